@@ -1,0 +1,32 @@
+# make demo [SEEDS="0 1 2"]   from a bare clone to a scored adaptation
+# make test                   from a bare clone to a green test run
+# make lint                   ruff
+SHELL := /bin/bash
+PYTHON ?= python3
+SEEDS ?= 0
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/.installed
+	SEEDS="$(SEEDS)" PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
+
+test: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+
+# .installed holds the seconds that the installation took, for the demonstration's summary.
+.venv/.installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	began=$$(date +%s) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+		&& echo $$(($$(date +%s) - began)) > $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs stores

@@ -1,0 +1,265 @@
+"""domains.toml: which folders make up a domain and how its micrographs are cut (docs/data_format.md)."""
+
+import re
+import tomllib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import InputError
+from data.images import SUFFIXES
+
+_OPTIONS = {"reference", "scale", "tile", "overlap", "field_of_view", "seed"}
+_DOMAIN = {
+    "images", "masks", "mask_suffix", "foreground", "background",
+    "pixel_size_nm", "information_bar", "invert", "folds", "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tile stores are cut: px at working scale, except field_of_view (width, height) in reference px."""
+
+    reference: str
+    reference_pixel_size_nm: float
+    scale: float
+    tile: int
+    overlap: int
+    field_of_view: tuple[int, int] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A native micrograph: `name` is its stem, `mask` None where not annotated, `fold` -1 where in none."""
+
+    name: str
+    image: Path
+    mask: Path | None
+    fold: int
+    test: bool
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One entry of domains.toml, its folders listed. background None stands for "rest"."""
+
+    name: str
+    root: Path
+    foreground: tuple
+    background: tuple | None
+    pixel_size_nm: float
+    information_bar: int
+    invert: bool
+    folds: int
+    sources: tuple[Source, ...]
+
+
+def read_domains(path) -> tuple[Options, dict[str, Domain]]:
+    """Parse a domains.toml and list its folders. InputError names file, key, value and remedy."""
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error}); mend the line named") from error
+    top = _Table(path, "", document, {"options", "domains"})
+    entries = top.take("domains", dict, "a table [domains.NAME] for every domain")
+    tables = {}
+    for name, entry in entries.items():
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            raise InputError(
+                f"{path}: domain name '{name}' becomes a file name; use letters, digits, _ . - only"
+            )
+        tables[name] = _Table(path, f"domains.{name}", entry, _DOMAIN)
+    options = _options(_Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS), tables)
+    return options, {name: _domain(name, table, options.seed) for name, table in tables.items()}
+
+
+def split_in_folds(names, folds, seed) -> dict[str, int]:
+    """Assign every name a fold 0 .. folds - 1 at random, by the seed; sizes differ by one at most."""
+    order = np.random.default_rng(seed).permutation(sorted(names))
+    return {str(name): position % folds for position, name in enumerate(order)}
+
+
+class _Table:
+    """A TOML table whose keys are checked as they are taken."""
+
+    def __init__(self, path, where, entries, known):
+        self.path, self.where, self.entries = path, where, entries
+        if not isinstance(entries, dict):
+            raise self.error("", entries, "make it a table")
+        for key in entries:
+            if key not in known:
+                raise self.error(key, entries[key], f"unknown key; known are {', '.join(sorted(known))}")
+
+    def error(self, key, value, remedy):
+        place = ".".join(part for part in (self.where, key) if part)
+        shown = "" if isinstance(value, dict) else f" = {value!r}"
+        return InputError(f"{self.path}: {place}{shown}: {remedy}")
+
+    def take(self, key, kind, remedy, default=None, valid=lambda value: True):
+        if key not in self.entries:
+            if default is None:
+                raise InputError(
+                    f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}"
+                )
+            return default
+        value = self.entries[key]
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool) or not valid(value):
+            raise self.error(key, value, f"it must be {remedy}")
+        return value
+
+    def folder(self, key):
+        folder = self.path.parent / self.take(key, str, "a folder relative to this file")
+        if not folder.is_dir():
+            raise self.error(key, self.entries[key], f"no folder {folder}; create it or correct the path")
+        return folder
+
+
+def _options(table, domains) -> Options:
+    reference = table.take("reference", str, "the domain whose pixel size is the common one")
+    if reference not in domains:
+        raise table.error("reference", reference, f"no such domain; there are {', '.join(domains) or 'none'}")
+    field = table.take(
+        "field_of_view", list, "[width, height] in pixels of the reference", [],
+        lambda sides: len(sides) == 2 and all(type(side) is int and side > 0 for side in sides),
+    )  # fmt: skip
+    return Options(
+        reference=reference,
+        reference_pixel_size_nm=_pixel_size(domains[reference]),
+        scale=float(
+            table.take("scale", float, "a factor above 0, at most 4", 0.5, lambda value: 0 < value <= 4)
+        ),
+        tile=table.take("tile", int, "16 .. 4096 pixels", 512, lambda value: 16 <= value <= 4096),
+        overlap=table.take("overlap", int, "0 .. 1024 pixels", 62, lambda value: 0 <= value <= 1024),
+        field_of_view=tuple(field) or None,
+        seed=table.take("seed", int, "an integer from 0", 0, lambda value: value >= 0),
+    )
+
+
+def _pixel_size(table):
+    return float(
+        table.take("pixel_size_nm", float, "the pixel size in nm, above 0", None, lambda v: 0 < v < 1e6)
+    )
+
+
+def _domain(name, table, seed) -> Domain:
+    images, masks = _files(table)
+    if masks:
+        foreground = _values(table, "foreground")
+        background = _values(table, "background", [0])
+        shared = set(foreground) & set(background or ())
+        if shared:
+            raise table.error(
+                "background", table.entries.get("background", [0]), f"{shared.pop()} is foreground too"
+            )
+    else:
+        foreground, background = (), None
+        for key in ("mask_suffix", "foreground", "background", "folds"):
+            if key in table.entries:
+                raise table.error(
+                    key, table.entries[key], "there are no masks; add the key 'masks' or remove this one"
+                )
+    test = set(table.take("test", list, "a list of names (file names without suffix)", [],
+                          lambda names: all(isinstance(name, str) for name in names)))  # fmt: skip
+    for missing, problem in ((test - set(images), "no image"), (test - set(masks), "no mask")):
+        if missing:
+            raise table.error("test", sorted(missing)[0], f"{problem} of this name; correct or remove it")
+    folds = table.take("folds", int, "2 or more", 0, lambda value: value >= 2)
+    candidates = sorted(set(masks) - test)
+    if len(candidates) < folds:
+        raise table.error(
+            "folds", folds, f"only {len(candidates)} annotated micrographs outside the test set; lower it"
+        )
+    fold = split_in_folds(candidates, folds, [seed, zlib.crc32(name.encode())]) if folds else {}
+    return Domain(
+        name=name,
+        root=table.path.parent,
+        foreground=foreground,
+        background=background,
+        pixel_size_nm=_pixel_size(table),
+        information_bar=table.take(
+            "information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0
+        ),
+        invert=table.take("invert", bool, "true or false", False),
+        folds=folds,
+        sources=tuple(
+            Source(stem, image, masks.get(stem), fold.get(stem, -1), stem in test)
+            for stem, image in images.items()
+        ),
+    )
+
+
+def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images by stem, and masks by the stem of their image."""
+    folder = table.folder("images")
+    images = _listing(table, "images", folder)
+    masks = {}
+    if "masks" in table.entries:
+        mask_folder = table.folder("masks")
+        suffix = table.take("mask_suffix", str, "the end of a mask's name", "")
+        found = _listing(table, "masks", mask_folder)
+        if mask_folder.resolve() == folder.resolve():
+            if not suffix:
+                raise table.error(
+                    "masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed"
+                )
+            found = {stem: file for stem, file in found.items() if stem.endswith(suffix)}
+            images = {stem: file for stem, file in images.items() if stem not in found}
+        for stem, file in found.items():
+            if not stem.endswith(suffix) or stem.removesuffix(suffix) not in images:
+                raise table.error(
+                    "masks", file.name, f"no image in {folder} belongs to it; check names and mask_suffix"
+                )
+            masks[stem.removesuffix(suffix)] = file
+        if not masks:
+            raise table.error(
+                "masks", table.entries["masks"], f"no mask in {mask_folder}; add some or remove the key"
+            )
+    if not images:
+        raise table.error(
+            "images", table.entries["images"], f"no {' '.join(SUFFIXES)} file in {folder}; add some"
+        )
+    return images, masks
+
+
+def _listing(table, key, folder) -> dict[str, Path]:
+    files = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+            continue
+        if file.stem in files:
+            raise table.error(
+                key, file.name, f"{files[file.stem].name} has the same name; rename or remove one"
+            )
+        files[file.stem] = file
+    return files
+
+
+def _values(table, key, default=None):
+    """Mask values of a key: ints for grey, (r, g, b) for colours, None for "rest"."""
+    kinds = (list, str) if key == "background" else list
+    remedy = 'grey values 0 .. 255 or colours "#rrggbb" in a list' + (
+        ', or "rest"' if key == "background" else ""
+    )
+    values = table.take(
+        key, kinds, remedy, default, lambda value: value == "rest" or (isinstance(value, list) and value)
+    )
+    if values == "rest":
+        return None
+    parsed = []
+    for value in values:
+        if type(value) is int and 0 <= value <= 255:
+            parsed.append(value)
+        elif isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+            parsed.append(tuple(bytes.fromhex(value[1:])))
+        else:
+            raise table.error(key, value, f"it must be {remedy}")
+    return tuple(parsed)

@@ -1,0 +1,229 @@
+"""Micrograph and mask files to arrays at the working scale, and arrays to tiles and back (paper 2.2)."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+
+from data.errors import InputError
+
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_OTHER_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
+_FOUR_COLOUR_JPEG = re.compile(
+    rb"\xff[\xc0-\xc2]\0\x14\x08.{4}\x04", re.DOTALL
+)  # frame header with 4 components
+_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
+_SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
+
+
+def read_image(path) -> np.ndarray:
+    """Read one micrograph (TIFF, PNG, JPEG or BMP; grey, palette, RGB or RGBA) as uint8 (h, w) grey.
+
+    Colour becomes luma, alpha is dropped. uint16 is scaled from the smallest depth of 8, 12 and 16 bit that
+    holds the maximum, since cameras of 12 bit write 16 bit files. Float must lie in 0..1.
+    Raises InputError if the file is not exactly one such image.
+    """
+    pixels, palette = _decode(Path(path))
+    if palette is not None:
+        pixels = palette[pixels]
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype.kind == "f":
+        pixels = _float_to_uint8(pixels, path)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"{path}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bit a channel"
+        )
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    return _to_uint8(pixels, depths=(8, 12, 16))
+
+
+def read_mask(path, foreground, background) -> np.ndarray:
+    """Read one annotation as uint8 (h, w) with 0 background and 1 foreground.
+
+    foreground, background: sequences of grey values (int) and colours (r, g, b) at 8 bit; background None
+    takes every value that is not foreground. Colours are compared as RGB, alpha dropped, 16 bit divided by
+    257; numbers of a TIFF palette image are taken as they are. InputError for a value that is neither.
+    """
+    pixels, _ = _decode(Path(path))
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel"
+        )
+    pixels = _to_uint8(pixels, depths=(8, 16)).astype(np.uint32)
+    codes = pixels * 0x010101 if pixels.ndim == 2 else pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    mask = np.isin(codes, [_code(value) for value in foreground])
+    if background is not None:
+        unknown = codes[~mask & ~np.isin(codes, [_code(value) for value in background])]
+        if unknown.size:
+            code = int(unknown[0])
+            value = f'"#{code:06x}"' if code % 0x010101 else str(code & 0xFF)
+            raise InputError(
+                f"{path}: mask value {value} is neither foreground nor background ({unknown.size} px); "
+                'list it as one of the two in the domains file, or set background = "rest" there'
+            )
+    return mask.astype(np.uint8)
+
+
+def crop_information_bar(pixels, information_bar) -> np.ndarray:
+    """Drop the lowest `information_bar` px rows of a native image."""
+    return pixels[: pixels.shape[0] - information_bar]
+
+
+def prepare_micrograph(grey, factor, invert=False, information_bar=0) -> np.ndarray:
+    """Native grey uint8 (h, w) to the working scale: bar cropped, polarity, one resize by `factor`.
+
+    factor is pixel_size / reference_pixel_size * scale. Raises InputError if nothing usable is left.
+    """
+    if information_bar >= grey.shape[0]:
+        raise InputError(
+            f"information_bar = {information_bar} px leaves nothing of an image {grey.shape[0]} px high"
+        )
+    grey = crop_information_bar(grey, information_bar)
+    return _resize(255 - grey if invert else grey, factor, cv2.INTER_CUBIC)
+
+
+def prepare_mask(mask, factor) -> np.ndarray:
+    """Native mask uint8 (h, w) of 0 and 1 (bar cropped) to the working scale: 1 from half coverage."""
+    return (_resize(mask.astype(np.float32), factor, cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
+
+
+def mirror_pad(array, top, bottom, left, right) -> np.ndarray:
+    """Mirror (h, w) about its border pixels, as often as the widths (px) ask: they may exceed the image."""
+    return np.pad(array, ((top, bottom), (left, right)), mode="reflect")
+
+
+def tile_positions(shape, tile) -> np.ndarray:
+    """int64 (n, 2): row and column of the tile centres' upper left corners that cover (h, w) = shape."""
+    rows, columns = (np.arange(0, side, tile) for side in shape)
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def cut_tiles(array, tile, overlap) -> tuple[np.ndarray, np.ndarray]:
+    """Cut (h, w) into overlapping tiles (n, T, T), T = tile + 2 overlap, and positions int64 (n, 2) (2.2).
+
+    The array is mirror-padded at the bottom and right to multiples of `tile` and by `overlap` px of context
+    on all sides; positions are row and column of a tile's centre region in the array.
+    """
+    height, width = array.shape
+    padded = mirror_pad(array, overlap, overlap + -height % tile, overlap, overlap + -width % tile)
+    side = tile + 2 * overlap
+    positions = tile_positions(array.shape, tile)
+    return np.stack(
+        [padded[row : row + side, column : column + side] for row, column in positions]
+    ), positions
+
+
+def stitch(tiles, positions, overlap, shape) -> np.ndarray:
+    """Put the centres of tiles (n, T, T) together to (h, w) = shape: the inverse of `cut_tiles`."""
+    tile = tiles.shape[1] - 2 * overlap
+    canvas = np.empty([-(-side // tile) * tile for side in shape], tiles.dtype)
+    for pixels, (row, column) in zip(tiles, positions, strict=True):
+        canvas[row : row + tile, column : column + tile] = pixels[
+            overlap : overlap + tile, overlap : overlap + tile
+        ]
+    return canvas[: shape[0], : shape[1]]
+
+
+def _decode(path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels (h, w) or (h, w, 3) RGB, and the palette (values, 3) of a TIFF palette image."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    if content.startswith(_TIFF_MAGIC):
+        pixels, palette = _decode_tiff(path)
+    elif content.startswith(_OTHER_MAGIC):
+        pixels, palette = _decode_other(path, content), None
+    else:
+        kind = "is empty" if not content else "is not a TIFF, PNG, JPEG or BMP file, whatever its name says"
+        raise InputError(f"{path}: {kind}; export the micrograph again or remove the file")
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
+    if (pixels.ndim != 2 and pixels.shape[2:] != (3,)) or 0 in pixels.shape:
+        raise InputError(f"{path}: shape {pixels.shape} is not one image; export a single grey or RGB image")
+    return pixels, palette
+
+
+def _decode_tiff(path):
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [
+                page for page in tiff.pages if not page.is_reduced
+            ]  # microscopes add previews as reduced pages
+            if len(pages) != 1:
+                raise InputError(f"{path}: {len(pages)} pages; export one micrograph a file")
+            page = pages[0]
+            if page.photometric not in (_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR):
+                raise InputError(f"{path}: colour space {page.photometric.name}; save it as grey or RGB")
+            ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+            if max(ends, default=0) > path.stat().st_size:
+                raise InputError(f"{path}: truncated, pixel data is missing at the end; copy the file again")
+            pixels = page.asarray()
+            if page.axes == "SYX":
+                pixels = np.moveaxis(pixels, 0, -1)
+            if page.photometric == _MINISWHITE:
+                pixels = ~pixels if pixels.dtype == np.bool_ else np.iinfo(pixels.dtype).max - pixels
+            palette = np.asarray(page.colormap).T if page.photometric == _PALETTE else None
+            return pixels, palette
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file fails anywhere in tifffile or a codec, with any exception
+        raise InputError(f"{path}: damaged TIFF ({error}); copy or export the file again") from error
+
+
+def _decode_other(path, content):
+    if b"acTL" in content[:4096]:
+        raise InputError(f"{path}: animated PNG; export one micrograph a file")
+    if content.startswith(b"\xff\xd8") and _FOUR_COLOUR_JPEG.search(content):
+        raise InputError(f"{path}: colour space CMYK; save it as grey or RGB")
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise InputError(f"{path}: damaged or truncated; copy or export the file again")
+    return (
+        pixels[..., 2::-1] if pixels.ndim == 3 and pixels.shape[2] >= 3 else pixels
+    )  # OpenCV decodes to BGR(A)
+
+
+def _float_to_uint8(pixels, path):
+    if np.isnan(pixels).any():
+        raise InputError(f"{path}: holds NaN; export the micrograph as 8 or 16 bit grey")
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{path}: float values {low:g} .. {high:g} outside 0 .. 1; export it as 8 or 16 bit grey"
+        )
+    return np.rint(pixels * 255).astype(np.uint8)
+
+
+def _to_uint8(pixels, depths):
+    if pixels.dtype == np.uint8:
+        return pixels
+    depth = next(depth for depth in depths if pixels.max() < 2**depth)
+    return np.rint(pixels * np.float32(255 / (2**depth - 1))).astype(np.uint8)
+
+
+def _code(value):
+    red, green, blue = (value,) * 3 if isinstance(value, int) else value
+    return red << 16 | green << 8 | blue
+
+
+def _resize(pixels, factor, enlarging):
+    height, width = (round(side * factor) for side in pixels.shape)
+    if min(height, width) < _SMALLEST or max(height, width) > _LARGEST:
+        raise InputError(
+            f"{pixels.shape[1]} x {pixels.shape[0]} px times {factor:.4g} gives {width} x {height} px; "
+            f"sides must have {_SMALLEST} .. {_LARGEST} px; check pixel_size_nm and scale"
+        )
+    if (height, width) == pixels.shape:
+        return pixels.copy()
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else enlarging)

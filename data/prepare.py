@@ -1,0 +1,182 @@
+"""Micrographs to tile stores (paper Section 2.2):
+
+python -m data.prepare domains.toml --out stores
+python -m data.prepare domains.toml --out stores --domain source --domain t3 --force
+"""
+
+import argparse
+import hashlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.domains import Domain, Options, Source, read_domains
+from data.errors import InputError, exits_cleanly
+from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
+from data.store import Store, StoreWriter, store_path
+
+
+@exits_cleanly
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare", description="Micrographs to HDF5 tile stores."
+    )
+    parser.add_argument("domains", type=Path, help="the domains.toml (docs/data_format.md)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the stores, made if it does not exist"
+    )
+    parser.add_argument(
+        "--domain", action="append", help="prepare this domain only; may be given several times"
+    )
+    parser.add_argument("--force", action="store_true", help="replace stores that were prepared differently")
+    options = parser.parse_args(arguments)
+
+    cutting, domains = read_domains(options.domains)
+    for name in options.domain or domains:
+        if name not in domains:
+            raise InputError(
+                f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}"
+            )
+        prepare_domain(cutting, domains[name], options.out, options.force)
+
+
+def prepare_domain(options: Options, domain: Domain, out, force=False) -> Path:
+    """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
+
+    Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
+    """
+    path = store_path(out, domain.name)
+    parameters = _parameters(options, domain)
+    sources = [_provenance(source, domain.root) for source in domain.sources]
+    if path.exists():
+        different = _differences(path, parameters, sources)
+        if not different:
+            print(f"{domain.name}: {path} is up to date, kept")
+            return path
+        if not force:
+            raise InputError(f"{path}: differs in {', '.join(different)}; use another --out, or --force")
+    factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
+    with StoreWriter(path, options.tile, options.overlap) as writer:
+        for source in tqdm(domain.sources, desc=domain.name, unit="micrograph"):
+            image, mask = read_source(source, domain, factor)
+            for suffix, field in fields_of_view(image.shape, options):
+                writer.add(
+                    image[field],
+                    None if mask is None else mask[field],
+                    name=source.name + suffix,
+                    parent=source.name,
+                )
+        writer.finish(parameters, sources)
+    _summarise(Store(path))
+    return path
+
+
+def read_source(source: Source, domain: Domain, factor) -> tuple[np.ndarray, np.ndarray | None]:
+    """One native micrograph and its mask (None without), both uint8 (h, w) at working scale."""
+    grey = read_image(source.image)
+    try:
+        image = prepare_micrograph(grey, factor, domain.invert, domain.information_bar)
+    except InputError as error:
+        raise InputError(f"{source.image}: {error}") from error
+    if source.mask is None:
+        return image, None
+    mask = read_mask(source.mask, domain.foreground, domain.background)
+    cropped = crop_information_bar(grey, domain.information_bar).shape
+    if mask.shape == grey.shape:
+        mask = crop_information_bar(mask, domain.information_bar)
+    if mask.shape != cropped:
+        raise InputError(
+            f"{source.mask}: {mask.shape[1]} x {mask.shape[0]} px, but {source.image.name} has "
+            f"{grey.shape[1]} x {grey.shape[0]} (information bar {domain.information_bar}); "
+            "export the mask at the micrograph's size"
+        )
+    return image, prepare_mask(mask, factor)
+
+
+def fields_of_view(shape, options: Options):
+    """Crops of a working-scale micrograph: (name suffix, (rows, columns) slices), as many as fit, centred.
+
+    The study crops its light-optical micrographs to the field of the electron-optical ones (Section 2.2).
+    A side that is smaller than the field is kept whole.
+    """
+    if options.field_of_view is None:
+        return [("", (slice(None), slice(None)))]
+    width, height = (round(side * options.scale) for side in options.field_of_view)
+    rows, columns = _fields(shape[0], height), _fields(shape[1], width)
+    if len(rows) == len(columns) == 1:
+        return [("", (rows[0], columns[0]))]
+    return [
+        (f"_{row}{column}", (rows[row], columns[column]))
+        for row in range(len(rows))
+        for column in range(len(columns))
+    ]
+
+
+def _fields(side, field):
+    count = max(1, side // field)
+    size = min(side, field)
+    first = (side - count * size) // 2
+    return [slice(first + number * size, first + (number + 1) * size) for number in range(count)]
+
+
+def _parameters(options, domain) -> dict:
+    """Everything that decides what a store holds, in the types that JSON gives back."""
+    colours = {
+        key: values
+        if values is None
+        else [list(value) if isinstance(value, tuple) else value for value in values]
+        for key, values in (("foreground", domain.foreground), ("background", domain.background))
+    }
+    cutting = asdict(options) | {"field_of_view": options.field_of_view and list(options.field_of_view)}
+    own = {key: getattr(domain, key) for key in ("pixel_size_nm", "information_bar", "invert", "folds")}
+    return {"domain": domain.name} | cutting | own | colours
+
+
+def _provenance(source, root) -> dict:
+    return {
+        "name": source.name,
+        "file": Path(os.path.relpath(source.image, root)).as_posix(),
+        "sha256": _sha256(source.image),
+        "mask_file": source.mask and Path(os.path.relpath(source.mask, root)).as_posix(),
+        "mask_sha256": source.mask and _sha256(source.mask),
+        "fold": source.fold,
+        "test": source.test,
+    }
+
+
+def _sha256(path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _differences(path, parameters, sources) -> list[str]:
+    """What the existing store was prepared with otherwise than asked for now."""
+    try:
+        metadata = Store(path).metadata
+    except InputError:
+        return ["its format, or it is damaged"]
+    different = [key for key, value in parameters.items() if metadata["parameters"].get(key) != value]
+    return different + ["the image or mask files or their split"] * (metadata["sources"] != sources)
+
+
+def _summarise(store):
+    micrographs = store.micrographs
+    labelled = sum(micrograph.labelled for micrograph in micrographs)
+    test = sum(micrograph.test for micrograph in micrographs)
+    tiles, size = len(store.tile_micrograph), store.path.stat().st_size / 1e6
+    print(
+        f"{store.domain}: {len(micrographs)} micrographs ({labelled} annotated, {test} for testing, "
+        f"{store.folds} folds), {tiles} tiles, {size:.1f} MB in {store.path}"
+    )
+    if labelled and not test and not store.folds:
+        print(f"{store.domain}: neither folds nor test micrographs, so no model can be evaluated on it")
+
+
+if __name__ == "__main__":
+    main()

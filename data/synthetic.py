@@ -1,0 +1,282 @@
+"""Synthetic complex-phase-steel micrographs with exact masks, in four domains like the study's (paper, Table 1).
+
+    python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--workers 2]
+
+writes ordinary folders `<out>/<domain>/images`, `<out>/<domain>/masks` and `<out>/domains.toml`, so that the demo takes
+the road of a laboratory's own data. One microstructure (`data.synthetic_drawing`) is etched and imaged four ways:
+source (Struers A2, SEM), t1 (Nital, the same SEM), t2 (over-etched, another SEM), t3 (light-optical, bright field).
+As in the study, t1 and t2 have masks for their test images only; t3 has masks for its training images too, which only
+a supervised reference on the target may use. An image is a pure function of (seed, domain, index).
+"""
+
+import argparse
+import functools
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data.errors import InputError, exits_cleanly
+from data.synthetic_drawing import microstructure, smooth_noise
+
+SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pixels a camera pixel
+
+
+@dataclass(frozen=True)
+class Etching:
+    """What an etchant and its duration bring out. Widths in nm, counts per 1000 square micrometres, the rest grey."""
+
+    film: float
+    widening: float  # of films and islands
+    island: float
+    boundary: float
+    boundary_width: float
+    fading: float  # share of the boundaries' contrast that follows their inclination
+    wall: float  # sub-grain boundaries
+    crystal: float
+    lath: float
+    roughness: float
+    stains: float = 0.0  # rings and ellipses left by drying etchant
+    residues: float = 0.0  # bright particles
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """An instrument with its detector settings: grey values relative to full scale."""
+
+    brightness: float
+    contrast: float
+    blur: float  # sigma of the point spread, nm
+    noise: float
+    shading: float
+    edge: float = 0.0  # SEM: extra signal of slopes
+    tilt: float = 0.0  # SEM: signal of slopes that face the detector
+    scratches: float = 0.0  # light: expected number an image
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A way to prepare and image the steel, and the mean bainite fractions of its training and test images."""
+
+    etching: Etching
+    microscope: Microscope
+    fraction: float
+    test_fraction: float = 0.44
+    light: bool = False
+
+
+SEM_1 = Microscope(brightness=0.30, contrast=1.0, blur=22.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
+# The gap of t3 is set by the blur (which loses the films), `lath` and `film` (which keep the streaks) and `fading`.
+DOMAINS = {
+    "source": Domain(Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_width=42.0, fading=0.85,
+                             wall=0.0, crystal=0.06, lath=0.012, roughness=0.028), SEM_1, 0.53, 0.53),
+    "t1": Domain(Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
+                         wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0),
+                 Microscope(brightness=0.33, contrast=0.92, blur=24.0, noise=0.038, shading=0.04, edge=0.09, tilt=0.06),
+                 0.53),
+    "t2": Domain(Etching(film=0.46, widening=26.0, island=0.40, boundary=0.40, boundary_width=80.0, fading=0.95,
+                         wall=0.09, crystal=0.11, lath=0.05, roughness=0.05, stains=8.0, residues=45.0),
+                 Microscope(brightness=0.40, contrast=1.1, blur=40.0, noise=0.06, shading=0.07, edge=0.16, tilt=0.10),
+                 0.29, 0.47),
+    "t3": Domain(Etching(film=0.50, widening=16.0, island=0.55, boundary=0.75, boundary_width=110.0, fading=0.9,
+                         wall=0.08, crystal=0.08, lath=0.07, roughness=0.03, stains=3.0),
+                 Microscope(brightness=0.78, contrast=1.0, blur=150.0, noise=0.022, shading=0.06, scratches=0.7),
+                 0.53, light=True),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Image shapes (h, w), images of each domain as (training, test), and how the tile stores are cut."""
+
+    electron: tuple[int, int]
+    light: tuple[int, int]
+    images: dict[str, tuple[int, int]]
+    tile: int
+    overlap: int
+
+
+SIZES = {
+    "demo": Size((716, 1024), (180, 256), {"source": (20, 0), "t1": (12, 6), "t2": (12, 6), "t3": (24, 8)}, 128, 16),
+    "study": Size((1433, 2048), (336, 448), {"source": (35, 0), "t1": (20, 5), "t2": (12, 3), "t3": (59, 50)}, 512, 62),
+}
+
+
+def draw(domain, index, seed=0, size="demo"):
+    """Draw micrograph `index` of a domain: (image, mask), uint8 (h, w) at native pixels; mask 0 or 255.
+
+    Indices from the number of training images on are test images. Light-optical images are bright-field, that is,
+    before the inversion.
+    """
+    recipe, plan = DOMAINS[domain], SIZES[size]
+    rng = np.random.default_rng([seed, sum(domain.encode()), index])
+    training = plan.images[domain][0]
+    mean = recipe.fraction if index < training else recipe.test_fraction
+    # Fractions vary evenly around the mean (golden-ratio sequence), so that even a few images keep it.
+    position = index if index < training else index - training
+    fraction = mean + 0.26 * ((0.5 + position * 0.6180339887 + 0.31 * (seed % 7)) % 1 - 0.5)
+    if not recipe.light:
+        structure = microstructure(rng, plan.electron, SEM_PIXEL, fraction)
+        return electron_image(rng, structure, recipe), np.where(structure.bainite, np.uint8(255), np.uint8(0))
+    fine = tuple(LIGHT_SUPERSAMPLING * side for side in plan.light)
+    structure = microstructure(rng, fine, LIGHT_PIXEL / LIGHT_SUPERSAMPLING, fraction)
+    covered = cv2.resize(structure.bainite.astype(np.float32), plan.light[::-1], interpolation=cv2.INTER_AREA)
+    return light_image(rng, structure, recipe), np.where(covered >= 0.5, np.uint8(255), np.uint8(0))
+
+
+def electron_image(rng, structure, recipe):
+    """Secondary-electron micrograph, uint8 (h, w): proud films and islands with bright edges on a dark matrix."""
+    etching, microscope, pixel = recipe.etching, recipe.microscope, structure.pixel
+    shape = structure.film.shape
+    film, island, wall, boundary = _revealed(structure, etching)
+    rough = _roughness(rng, shape, pixel)
+    height = film + 0.9 * island + 0.25 * structure.crystal - 0.2 * boundary + 0.06 * rough
+    height = cv2.GaussianBlur(height, (0, 0), 26 / pixel)
+    slope_x, slope_y = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.25), cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.25)
+    mottle = smooth_noise(rng, shape, 60 / pixel)
+    grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
+            + etching.film * film + etching.island * island * (0.8 + 0.25 * mottle)
+            + etching.boundary * boundary + etching.wall * wall + etching.roughness * rough
+            + microscope.edge * np.sqrt(cv2.magnitude(slope_x, slope_y)) * 2
+            + microscope.tilt * (slope_x + 0.6 * slope_y) * 4)
+    grey += _artefacts(rng, shape, pixel, etching)
+    grey = cv2.GaussianBlur(grey, (0, 0), microscope.blur / pixel)
+    grey += microscope.shading * smooth_noise(rng, shape, 9000 / pixel)
+    grey = 0.4 + microscope.contrast * (grey - 0.4)
+    grain = rng.standard_normal(shape, dtype=np.float32)
+    grain = 0.85 * grain + 0.6 * cv2.blur(grain, (3, 1))  # the detector's bandwidth correlates neighbours on a line
+    return _quantise(grey + microscope.noise * np.sqrt(np.clip(grey, 0.05, 1.2)) * grain)
+
+
+def light_image(rng, structure, recipe):
+    """Bright-field light-optical micrograph, uint8 (h, w) at the camera's pixel: etched features are dark and blurred."""
+    etching, microscope, pixel = recipe.etching, recipe.microscope, structure.pixel
+    shape = structure.film.shape
+    film, island, wall, boundary = _revealed(structure, etching)
+    mottle = smooth_noise(rng, shape, 300 / pixel)
+    grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
+            - etching.film * film - etching.island * island * (0.8 + 0.2 * mottle)
+            - etching.boundary * boundary - etching.wall * wall + etching.roughness * _roughness(rng, shape, pixel))
+    grey -= _artefacts(rng, shape, pixel, etching)
+    for _ in range(rng.poisson(microscope.scratches)):
+        grey = _scratched(rng, grey)
+    grey = cv2.GaussianBlur(grey, (0, 0), microscope.blur / pixel)
+    grey += microscope.shading * smooth_noise(rng, shape, 12000 / pixel)
+    camera = (shape[1] // LIGHT_SUPERSAMPLING, shape[0] // LIGHT_SUPERSAMPLING)
+    grey = cv2.resize(grey, camera, interpolation=cv2.INTER_AREA)
+    grey = 0.6 + microscope.contrast * (grey - 0.6)
+    return _quantise(grey + microscope.noise * rng.standard_normal(grey.shape, dtype=np.float32))
+
+
+def _revealed(structure, etching):
+    """Films, islands, sub-grain boundaries and boundaries as the etchant shows them: four (h, w) arrays in 0..1."""
+    soft = 1.2 * structure.pixel
+    film = _ramp(structure.film + etching.widening, soft)
+    island = _ramp(structure.island + etching.widening, 2 * soft)
+    wall = _ramp(structure.wall, soft)
+    seen = 1 - etching.fading * (1 - structure.inclination)
+    boundary = seen * np.exp(-((structure.boundary / etching.boundary_width) ** 2))
+    return film, island, wall, boundary
+
+
+def _ramp(depth, softness):
+    """1 inside, 0 outside, linear over `softness` nm around the outline."""
+    return np.clip(depth / softness + 0.5, 0, 1)
+
+
+def _roughness(rng, shape, pixel):
+    """Etched-surface roughness, unit scale: finer and coarser relief as on a real ground and etched surface."""
+    return sum(weight * smooth_noise(rng, shape, sigma / pixel)
+               for sigma, weight in ((40.0, 0.5), (130.0, 0.5), (450.0, 0.5), (1600.0, 0.5)))
+
+
+def _artefacts(rng, shape, pixel, etching):
+    """Grey added by residues (bright particles) and stains (faint rings and ellipses of dried etchant), (h, w)."""
+    layer = np.zeros(shape, np.float32)
+    area = shape[0] * shape[1] * pixel**2 / 1e9
+    for _ in range(rng.poisson(etching.residues * area)):
+        centre = (rng.random(2) * shape[::-1]).astype(int).tolist()
+        axes = np.maximum(1, rng.uniform(40, 170, 2) / pixel).astype(int).tolist()
+        cv2.ellipse(layer, centre, axes, rng.uniform(0, 180), 0, 360, rng.uniform(0.2, 0.6), -1)
+    for _ in range(rng.poisson(etching.stains * area)):
+        y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+        a, b = rng.uniform(900, 3200, 2) / pixel
+        radius = np.hypot((x - rng.random() * shape[1]) / a, (y - rng.random() * shape[0]) / b)
+        radius += 0.07 * smooth_noise(rng, shape, 600 / pixel)
+        layer += rng.uniform(0.05, 0.16) * np.exp(-(((radius - 1) * min(a, b) * pixel / 140) ** 2))
+        layer += rng.uniform(-0.07, 0.05) * _ramp(1 - radius, 0.2)
+    return layer
+
+
+def _scratched(rng, grey):
+    """`grey` with one polishing scratch across the field."""
+    height, width = grey.shape
+    start, angle = rng.random(2) * (width, height), rng.uniform(0, np.pi)
+    reach = rng.uniform(0.2, 1.0) * width * np.array([np.cos(angle), np.sin(angle)])
+    line = np.zeros_like(grey)
+    cv2.line(line, (start - reach).astype(int).tolist(), (start + reach).astype(int).tolist(), 1.0, 2, cv2.LINE_AA)
+    return grey + rng.uniform(-0.25, 0.12) * line
+
+
+def _quantise(grey):
+    return np.clip(np.round(grey * 255), 0, 255).astype(np.uint8)
+
+
+def write_domains(out, size, seed, workers):
+    """Draw every domain of `size` into the folder `out` with `workers` processes and write `out`/domains.toml.
+
+    InputError if `out` holds drawn domains already: nothing is overwritten.
+    """
+    out, plan = Path(out), SIZES[size]
+    if (out / "domains.toml").exists():
+        raise InputError(f"{out / 'domains.toml'}: exists already; name a new folder with --out or remove this one")
+    jobs = [(domain, index) for domain, counts in plan.images.items() for index in range(sum(counts))]
+    for domain in plan.images:
+        for folder in ("images", "masks"):
+            (out / domain / folder).mkdir(parents=True, exist_ok=True)
+    write = functools.partial(_write, out=out, seed=seed, size=size)
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="drawing", unit="image"):
+            pass
+    (out / "domains.toml").write_text(_domains_toml(plan), encoding="utf-8")
+
+
+def _write(job, out, seed, size):
+    domain, index = job
+    image, mask = draw(domain, index, seed, size)
+    stem = f"{domain}_{index:03d}"
+    # PNG for the light microscope, TIFF for the SEM: both occur in a laboratory, so the demo reads both.
+    cv2.imwrite(str(out / domain / "images" / (stem + (".png" if DOMAINS[domain].light else ".tif"))), image)
+    if domain in ("source", "t3") or index >= SIZES[size].images[domain][0]:
+        cv2.imwrite(str(out / domain / "masks" / f"{stem}.png"), mask)
+
+
+def _domains_toml(plan):
+    lines = ["[options]", 'reference = "source"', "scale = 0.5", f"tile = {plan.tile}", f"overlap = {plan.overlap}"]
+    for domain, (training, test) in plan.images.items():
+        light = DOMAINS[domain].light
+        lines += ["", f"[domains.{domain}]", f'images = "{domain}/images"', f'masks = "{domain}/masks"',
+                  "foreground = [255]", f"pixel_size_nm = {LIGHT_PIXEL if light else SEM_PIXEL}"]
+        lines += ["invert = true"] if light else []
+        lines += [f"test = {[f'{domain}_{i:03d}' for i in range(training, training + test)]}".replace("'", '"')
+                  if test else "folds = 5"]
+    return "\n".join(lines) + "\n"
+
+
+@exits_cleanly
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", required=True, help="new folder for the domains")
+    parser.add_argument("--size", choices=SIZES, default="demo", help="demo: small and quick; study: the paper's sizes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
+    options = parser.parse_args(arguments)
+    write_domains(options.out, options.size, options.seed, options.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Tiles of a store as endless batches whose content depends on nothing but the seed and the step."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.augmentation import Augmentation
+from data.random import generator
+from data.store import Store
+
+
+class LabelledTiles(Dataset):
+    """Augmented source tiles with masks.
+
+    An item is asked for by (epoch, index) and is (image uint8 (1, T, T), mask uint8 (1, tile, tile)): the mask covers
+    the centre only, because the loss discards the overlap (paper Section 2.2).
+    """
+
+    def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
+        self.store, self.seed = store, seed
+        self.tiles = store.training_tiles(fold, labelled=True)
+        self.augment = Augmentation(policy)
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, index = where
+        tile, margin = self.tiles[index], self.store.overlap
+        rng = generator(self.seed, f"augmentation of {self.store.domain}", epoch, index)
+        image, mask = self.augment(self.store.tile_image(tile), self.store.tile_mask(tile), rng)
+        centre = slice(margin, margin + self.store.tile)
+        return _tensor(image), _tensor(mask[centre, centre])
+
+
+class UnlabelledTiles(Dataset):
+    """Augmented target tiles, images only: the store must be opened without labels, so no mask can reach training."""
+
+    def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
+        if store.labels:
+            raise ValueError("a target store is opened with Store(path, labels=False)")
+        self.store, self.seed = store, seed
+        self.tiles = store.training_tiles(fold, labelled=False)
+        self.augment = Augmentation(policy)
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, where: tuple[int, int]) -> torch.Tensor:
+        epoch, index = where
+        rng = generator(self.seed, f"augmentation of {self.store.domain}", epoch, index)
+        image, _ = self.augment(self.store.tile_image(self.tiles[index]), None, rng)
+        return _tensor(image)
+
+
+class BatchStream(Sampler):
+    """The (epoch, index) pairs of one process's share of each global batch, from step `start` to step `stop`.
+
+    Sample n of the run (n = step x batch_size + place) is place n % size of the permutation of epoch n // size. So a
+    batch is a function of (seed, step) alone: it depends neither on the number of processes or workers nor on where
+    the run was resumed, and no tile is dropped at the end of an epoch.
+    """
+
+    def __init__(self, size, batch_size, start, stop, seed, purpose, rank=0, world=1):
+        self.size, self.batch_size, self.start, self.stop = size, batch_size, start, stop
+        self.seed, self.purpose, self.rank, self.share = seed, purpose, rank, batch_size // world
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, None
+        for step in range(self.start, self.stop):
+            batch = []
+            first = step * self.batch_size + self.rank * self.share
+            for n in range(first, first + self.share):
+                if n // self.size != epoch:
+                    epoch = n // self.size
+                    order = generator(self.seed, f"order of {self.purpose}", epoch).permutation(self.size)
+                batch.append((epoch, int(order[n % self.size])))
+            yield batch
+
+
+def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int, processes) -> Iterator:
+    """This process's batches of steps `start` ... `stop - 1`, on its device.
+
+    `batch_size` is global, over all processes; `processes` has rank, world and device.
+    """
+    stream = BatchStream(
+        len(tiles), batch_size, start, stop, tiles.seed, tiles.store.domain, processes.rank, processes.world
+    )
+    loader = DataLoader(
+        tiles,
+        batch_sampler=stream,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=processes.device.type == "cuda",
+        generator=torch.Generator(),  # keeps the loader's own seed out of the global random state
+    )
+    for batch in loader:
+        if isinstance(batch, torch.Tensor):
+            yield batch.to(processes.device, non_blocking=True)
+        else:
+            yield [part.to(processes.device, non_blocking=True) for part in batch]
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV would start a pool of its own in every worker
+    torch.set_num_threads(1)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))[None]

@@ -1,0 +1,275 @@
+"""Check tile stores before hours of training are spent on them, and show what is in them:
+
+    python -m data.verify stores
+
+Prints a fingerprint of every domain and writes contact_sheet.png into the folder. Exits with an error if a check fails.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from data.errors import InputError, exits_cleanly
+from data.images import cut_tiles
+from data.store import Store, check_seal, digest, seal_is_intact
+
+_MICROGRAPHS_SHOWN = 3  # a domain, in the contact sheet
+_SHOWN_SIDE, _DETAIL_SIDE = 700, 256  # px at working scale
+_OUTLINE, _FRAME = (255, 220, 0), (230, 30, 30)
+
+
+@exits_cleanly
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m data.verify", description=__doc__.split("\n\n")[0])
+    parser.add_argument("stores", type=Path, nargs="+", help="folders of stores, or stores")
+    options = parser.parse_args(arguments)
+
+    paths = _store_files(options.stores)
+    stores, problems, warnings = [], [], []
+    for path in paths:
+        try:
+            store = open_intact(path)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        found = check_store(store)
+        problems += [f"{path}: {problem}" for problem in found]
+        if not found:
+            stores.append(store)
+            print(fingerprint(store))
+    for failures, found in zip((problems, warnings), check_together(stores), strict=True):
+        failures += found
+    if stores:
+        sheet = paths[0].parent / "contact_sheet.png"
+        draw_contact_sheet(stores, sheet)
+        print(f"contact sheet: {sheet}")
+    for warning in warnings:
+        print(f"warning: {warning}")
+    if problems:
+        raise InputError("\n       ".join([f"{len(problems)} checks failed", *problems]))
+    print(f"{len(stores)} stores verified")
+
+
+def open_intact(path) -> Store:
+    """Open a store of which every byte is as it was written, else InputError."""
+    check_seal(path)
+    if not seal_is_intact(path):
+        raise InputError(
+            f"{path}: bytes have changed since it was written; copy it or run data.prepare again"
+        )
+    return Store(path)
+
+
+def check_store(store: Store) -> list[str]:
+    """Everything that is wrong inside one store: tiles, masks, digests, and the split by native micrograph."""
+    problems = _check_tiles(store)
+    split = defaultdict(set)
+    for micrograph in store.micrographs:
+        split[micrograph.sha256].add((micrograph.fold, micrograph.test))
+        if micrograph.test and not micrograph.labelled:
+            problems.append(f"test micrograph '{micrograph.name}' has no mask")
+        if not -1 <= micrograph.fold < store.folds or (micrograph.test and micrograph.fold != -1):
+            problems.append(f"micrograph '{micrograph.name}' has fold {micrograph.fold} of {store.folds}")
+    for sha256, places in split.items():
+        if len(places) > 1:
+            names = sorted(
+                {micrograph.name for micrograph in store.micrographs if micrograph.sha256 == sha256}
+            )
+            problems.append(
+                f"{', '.join(names)} are one image but lie in different folds or in test and training"
+            )
+    return problems
+
+
+def _check_tiles(store) -> list[str]:
+    """Compare every tile with its micrograph cut again, and the micrographs with their digests."""
+    problems = []
+    with h5py.File(store.path, "r", locking=False) as file:
+        tiles = {
+            name: file[f"tiles/{name}"] for name in ("image", "mask", "labelled", "micrograph", "position")
+        }
+        count, side = len(store.tile_micrograph), store.tile + 2 * store.overlap
+        for name in ("image", "mask"):
+            if tiles[name].shape != (count, side, side) or tiles[name].dtype != np.uint8:
+                return [
+                    f"tiles/{name} is {tiles[name].dtype} {tiles[name].shape}, not uint8 {(count, side, side)}"
+                ]
+        labelled = [store.micrographs[micrograph].labelled for micrograph in store.tile_micrograph]
+        if not np.array_equal(tiles["labelled"], labelled):
+            problems.append("tiles/labelled disagrees with the micrographs")
+        for micrograph, entry in zip(store.micrographs, store.metadata["micrographs"], strict=True):
+            pixels = {"image": store.image(micrograph.index)}
+            if micrograph.labelled:
+                pixels["mask"] = store.mask(micrograph.index)
+                if not np.isin(pixels["mask"], (0, 1)).all():
+                    problems.append(f"mask of '{micrograph.name}' has values other than 0 and 1")
+            own = np.flatnonzero(store.tile_micrograph == micrograph.index)
+            for name, array in pixels.items():
+                cut, positions = cut_tiles(array, store.tile, store.overlap)
+                if (
+                    array.shape != (micrograph.height, micrograph.width)
+                    or digest(array) != entry[f"{name}_digest"]
+                ):
+                    problems.append(f"{name} of '{micrograph.name}' is not what was prepared")
+                if not np.array_equal(positions, store.tile_position[own]) or any(
+                    not np.array_equal(tiles[name][index], tile) for index, tile in zip(own, cut, strict=True)
+                ):
+                    problems.append(
+                        f"{name} tiles of '{micrograph.name}' differ from the micrograph cut again"
+                    )
+    return problems
+
+
+def check_together(stores) -> tuple[list[str], list[str]]:
+    """Problems and warnings among stores that are used together: preparation, and images that several share."""
+    problems, warnings = [], []
+    for store in stores[1:]:
+        if store.preparation != stores[0].preparation:
+            problems.append(
+                f"{store.path} was prepared with {store.preparation} but {stores[0].path} with "
+                f"{stores[0].preparation}; prepare them from one domains.toml"
+            )
+    places = defaultdict(set)
+    for store in stores:
+        for micrograph in store.micrographs:
+            places[micrograph.sha256].add((store.domain, micrograph.parent, micrograph.test))
+    for uses in places.values():
+        if len({domain for domain, _, _ in uses}) < 2:
+            continue
+        names = ", ".join(
+            f"{domain}/{name}{' (test)' if test else ''}" for domain, name, test in sorted(uses)
+        )
+        if len({test for _, _, test in uses}) == 2:
+            problems.append(f"one image for testing here and training there: {names}; remove it from one")
+        else:
+            warnings.append(f"one image in several domains: {names}")
+    return problems, warnings
+
+
+def fingerprint(store: Store) -> str:
+    """A few lines on a domain: counts, grey levels (0..255), phase fractions of the annotated tile centres."""
+    grey = np.zeros(256, np.int64)
+    for micrograph in store.micrographs:
+        grey += np.bincount(store.image(micrograph.index).ravel(), minlength=256)
+    levels, cumulated = np.arange(256), np.cumsum(grey) / grey.sum()
+    mean = (grey * levels).sum() / grey.sum()
+    deviation = np.sqrt((grey * (levels - mean) ** 2).sum() / grey.sum())
+    percentiles = ", ".join(f"{np.searchsorted(cumulated, part):d}" for part in (0.01, 0.25, 0.5, 0.75, 0.99))
+    count = len(store.micrographs)
+    annotated = sum(micrograph.labelled for micrograph in store.micrographs)
+    test = sum(micrograph.test for micrograph in store.micrographs)
+    folds = [sum(micrograph.fold == fold for micrograph in store.micrographs) for fold in range(store.folds)]
+    lines = [
+        f"{store.domain} ({store.fingerprint[:12]})",
+        f"  micrographs     {count} ({annotated} annotated, {test} for testing), folds {folds or 'none'}",
+        f"  tiles           {len(store.tile_micrograph)}, {len(store.training_tiles(None, False))} for training, "
+        f"{store.tile} + 2 x {store.overlap} px at scale {store.scale:g}",
+        f"  grey levels     mean {mean:.1f}, standard deviation {deviation:.1f}, "
+        f"percentiles 1, 25, 50, 75, 99: {percentiles}",
+    ]
+    for name, of_test in (("training", False), ("testing", True)):
+        fractions = _phase_fractions(store, of_test)
+        if fractions:
+            histogram = np.histogram(fractions, bins=10, range=(0, 1))[0]
+            bars = " ".join(map(str, histogram))
+            lines.append(f"  phase fraction  {name} tiles: mean {np.mean(fractions):.3f}; by tenths: {bars}")
+    return "\n".join(lines)
+
+
+def _phase_fractions(store, of_test) -> list[float]:
+    centre = slice(store.overlap, store.overlap + store.tile)
+    fractions = []
+    for tile, index in enumerate(store.tile_micrograph):
+        micrograph = store.micrographs[index]
+        if micrograph.labelled and micrograph.test == of_test:
+            fractions.append(store.tile_mask(tile)[centre, centre].mean())
+    return fractions
+
+
+def draw_contact_sheet(stores, path):
+    """One row a domain, as the paper's Figure 1: micrographs with the annotation's outline, a framed detail unscaled."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = _MICROGRAPHS_SHOWN + 1
+    figure = Figure(figsize=(3.6 * columns, 3.9 * len(stores)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(stores), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, store in zip(axes, stores, strict=True):
+        # annotated ones first: they show most
+        order = sorted(store.micrographs, key=lambda micrograph: (not micrograph.labelled, micrograph.index))
+        chosen = [
+            order[place]
+            for place in np.unique(np.linspace(0, len(order) - 1, _MICROGRAPHS_SHOWN).astype(int))
+        ]
+        for axis, micrograph in zip(row, chosen, strict=False):
+            axis.imshow(
+                _overlay(store, micrograph, framed=micrograph is chosen[0]), interpolation="antialiased"
+            )
+            use = (
+                "test"
+                if micrograph.test
+                else "training"
+                if micrograph.fold < 0
+                else f"fold {micrograph.fold}"
+            )
+            axis.set_title(
+                f"{store.domain}: {micrograph.name}\n{micrograph.width} x {micrograph.height} px, {use}",
+                fontsize=8,
+            )
+        rows, detail_columns = _detail(chosen[0])
+        detail = store.image(chosen[0].index)[rows, detail_columns]
+        row[-1].imshow(detail, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        row[-1].set_title(f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px", fontsize=8)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free space or check permissions"
+        ) from error
+
+
+def _overlay(store, micrograph, framed) -> np.ndarray:
+    image = store.image(micrograph.index)
+    shrink = max(1.0, max(image.shape) / _SHOWN_SIDE)
+    size = (max(1, round(image.shape[1] / shrink)), max(1, round(image.shape[0] / shrink)))
+    picture = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
+    if micrograph.labelled:
+        mask = cv2.resize(store.mask(micrograph.index), size, interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
+    if framed:
+        rows, columns = _detail(micrograph)
+        corners = [
+            (round(column / shrink), round(row / shrink))
+            for row, column in ((rows.start, columns.start), (rows.stop, columns.stop))
+        ]
+        cv2.rectangle(picture, corners[0], corners[1], _FRAME, 2)
+    return picture
+
+
+def _detail(micrograph) -> tuple[slice, slice]:
+    starts = [max(0, (side - _DETAIL_SIDE) // 2) for side in (micrograph.height, micrograph.width)]
+    return tuple(slice(start, start + _DETAIL_SIDE) for start in starts)
+
+
+def _store_files(arguments) -> list[Path]:
+    paths = []
+    for argument in arguments:
+        found = sorted(argument.glob("*.h5")) if argument.is_dir() else [argument]
+        if not found:
+            raise InputError(
+                f"{argument}: no store (*.h5) in this folder; run data.prepare with --out {argument}"
+            )
+        paths += found
+    return paths
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Pictures of predictions: errors in colour over the micrograph, panels side by side, training curves."""
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+# Okabe and Ito's palette: told apart with every kind of colour blindness, and against grey.
+FALSE_POSITIVE = (230, 120, 0)
+FALSE_NEGATIVE = (0, 114, 230)
+FOREGROUND = (0, 158, 115)
+CONTOUR = (240, 228, 66)
+OPACITY = 0.6
+LEGEND = (("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
+LEGEND_PREDICTION = (("predicted foreground", FOREGROUND),)
+
+
+def overlay(image, prediction, label=None):
+    """The micrograph in grey with a prediction in colour, RGB uint8 (h, w, 3).
+
+    image: uint8 (h, w); prediction, label: masks (h, w), zero is background. With a label the false positives and
+    false negatives are tinted and what is right stays grey, the predicted foreground outlined; without one the
+    predicted foreground is tinted.
+    """
+    rgb = np.repeat(image[..., None], 3, axis=2)
+    prediction = prediction.astype(bool)
+    if label is None:
+        _tint(rgb, prediction, FOREGROUND, 0.35)
+    else:
+        label = label.astype(bool)
+        _tint(rgb, prediction & ~label, FALSE_POSITIVE, OPACITY)
+        _tint(rgb, ~prediction & label, FALSE_NEGATIVE, OPACITY)
+    contours, _ = cv2.findContours(prediction.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(rgb, contours, -1, CONTOUR, 1)
+
+
+def panel(path, columns, legend=LEGEND, title=None):
+    """Save pictures side by side. columns: list of (caption, uint8 (h, w) or (h, w, 3), or None for a gap)."""
+    shape = next(picture.shape for _, picture in columns if picture is not None)
+    width = 3.6
+    figure = Figure((width * len(columns), width * shape[0] / shape[1] + 0.75), layout="constrained")
+    for axes, (caption, picture) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        axes.set_axis_off()
+        axes.set_title(caption, fontsize=9, parse_math=False)
+        if picture is None:
+            axes.text(0.5, 0.5, "no run", ha="center", va="center", color="grey", transform=axes.transAxes)
+        else:
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    if title:
+        figure.suptitle(title, fontsize=10, parse_math=False)
+    patches = [Patch(color=np.divide(colour, 255), label=name) for name, colour in legend]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def caption(name, confusion):
+    """A panel's caption: what it is, its mIoU, and the phase fraction predicted and labelled."""
+    return (
+        f"{name}\nmIoU {100 * confusion.miou:.1f} %, phase fraction "
+        f"{100 * confusion.phase_fraction_predicted:.1f} % (label {100 * confusion.phase_fraction_label:.1f} %)"
+    )
+
+
+def curves(path, runs):
+    """Save training curves, one small plot for every logged quantity.
+
+    runs: dict name -> list of dicts with `step`, the lines of metrics.jsonl; whatever numbers they hold are drawn.
+    """
+    keys = sorted({key for lines in runs.values() for line in lines for key in line if _drawable(line, key)})
+    if not keys:
+        return
+    columns = min(4, len(keys))
+    rows = -(-len(keys) // columns)
+    figure = Figure((3.2 * columns, 2.2 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(keys) :]:
+        axes.set_axis_off()
+    handles = {}
+    for axes, key in zip(grid, keys, strict=False):
+        for number, (name, lines) in enumerate(runs.items()):
+            points = [(line["step"], line[key]) for line in lines if _drawable(line, key)]
+            if points:
+                (handles[name],) = axes.plot(*zip(*points, strict=True), f"C{number}", linewidth=1, label=name)
+        axes.set_title(key, fontsize=8, parse_math=False)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    figure.supxlabel("step", fontsize=8)
+    figure.legend(handles=handles.values(), loc="outside upper center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _drawable(line, key):
+    value = line[key] if key in line else None
+    return key != "step" and isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _tint(rgb, where, colour, opacity):
+    rgb[where] = ((1 - opacity) * rgb[where] + opacity * np.array(colour)).astype(np.uint8)

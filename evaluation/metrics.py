@@ -1,0 +1,70 @@
+"""Counts of right and wrong pixels, and the study's measures drawn from them (paper 2.4.5, eq. 1 and 2)."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixel counts of a binary segmentation, foreground positive. Counts of several micrographs add up."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    tn: int = 0
+
+    @classmethod
+    def of(cls, predicted, label):
+        """Count a prediction (h, w) against a label (h, w); zero is background, anything else foreground."""
+        predicted, label = np.asarray(predicted, bool), np.asarray(label, bool)
+        if predicted.shape != label.shape:
+            raise ValueError(f"prediction {predicted.shape} and label {label.shape} differ in shape")
+        tp = int(np.count_nonzero(predicted & label))
+        fp = int(np.count_nonzero(predicted)) - tp
+        fn = int(np.count_nonzero(label)) - tp
+        return cls(tp, fp, fn, predicted.size - tp - fp - fn)
+
+    def __add__(self, other):
+        return Confusion(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def pixels(self):
+        """Number of pixels counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+    def iou(self):
+        """Intersection over union of both classes, fractions of 1 (eq. 1).
+
+        nan for a class that is neither labelled nor predicted anywhere: its IoU is undefined.
+        """
+        wrong = self.fp + self.fn
+        return {
+            "background": _ratio(self.tn, self.tn + wrong),
+            "foreground": _ratio(self.tp, self.tp + wrong),
+        }
+
+    @property
+    def miou(self):
+        """Mean IoU over the classes that have one, fraction of 1; nan without a pixel."""
+        defined = [value for value in self.iou().values() if not np.isnan(value)]
+        return float(np.mean(defined)) if defined else float("nan")
+
+    @property
+    def phase_fraction_predicted(self):
+        """Area fraction of predicted foreground."""
+        return _ratio(self.tp + self.fp, self.pixels)
+
+    @property
+    def phase_fraction_label(self):
+        """Area fraction of labelled foreground."""
+        return _ratio(self.tp + self.fn, self.pixels)
+
+
+def rdt(target, source):
+    """Relative domain transferability (eq. 2): target mIoU relative to the supervised source mIoU."""
+    return (target - source) / source
+
+
+def _ratio(part, whole):
+    return part / whole if whole else float("nan")

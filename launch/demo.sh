@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# From nothing to a scored adaptation on drawn micrographs; `make demo` calls it.
+#   SEEDS="0 1 2"   one whole demonstration a seed (drawing, initialisation, batches), then the means
+#   CONTROL=1       trains a control without adversary (lambda_adv = 0) too
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SEEDS=${SEEDS:-0}
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+processes=$((gpus > 0 ? gpus : 2))
+train() { torchrun --standalone --nproc_per_node="$processes" "$@"; }
+
+for seed in $SEEDS; do
+    folder=runs/demo/seed$seed
+    mkdir -p "$folder"
+    began=$SECONDS
+
+    python -m data.synthetic --size demo --seed "$seed" --out "$folder/micrographs"
+    python -m data.prepare "$folder/micrographs/domains.toml" --out "$folder/stores"
+    python -m data.verify "$folder/stores"
+    data=$((SECONDS - began)) began=$SECONDS
+
+    common=(--data "$folder/stores" --seed "$seed" --workers 1)
+    train train_supervised.py --experiment demo.supervised "${common[@]}" --run-dir "$folder/supervised"
+    supervised=$((SECONDS - began)) began=$SECONDS
+
+    uda=(--experiment demo.uda --target t3 "${common[@]}"
+        --pretraining "$folder/supervised/last.pt" --reference "$folder/supervised")
+    train train_uda.py "${uda[@]}" --run-dir "$folder/uda"
+    adaptation=$((SECONDS - began)) began=$SECONDS
+
+    for domain in source t1 t2 t3; do # the source first: the others are measured against it
+        python evaluate.py "$folder/supervised" --data "$folder/stores" --domain "$domain"
+        python evaluate.py "$folder/supervised" --data "$folder/stores" --domain "$domain" --otsu
+    done
+    for domain in t1 t2 t3; do
+        python evaluate.py "$folder/supervised" --data "$folder/stores" --domain "$domain" --adabn
+    done
+    python evaluate.py "$folder/uda" --data "$folder/stores" --domain t3
+    python evaluate.py "$folder/uda" --data "$folder/stores" --domain source
+    evaluate=$((SECONDS - began)) began=$SECONDS
+
+    if [[ ${CONTROL:-0} == 1 ]]; then
+        train train_uda.py "${uda[@]}" --lambda-adv-main 0 --lambda-adv-aux 0 --run-dir "$folder/control"
+        python evaluate.py "$folder/control" --data "$folder/stores" --domain t3
+    fi
+
+    install=$(cat .venv/.installed 2>/dev/null || echo 0)
+    printf '{"install": %s, "data": %s, "supervised": %s, "uda": %s, "evaluate": %s}\n' \
+        "${install:-0}" "$data" "$supervised" "$adaptation" "$evaluate" > "$folder/seconds.json"
+done
+
+python -m evaluation.tables runs/demo --out runs/demo --demo

@@ -1,0 +1,65 @@
+"""Segmentation networks and discriminators; all of them emit logits."""
+
+from torchvision.models import resnet
+
+from data.errors import InputError
+from models.batchnorm import (
+    SourceAndTarget,
+    domain_batch_norm,
+    freeze_batch_norm,
+    reestimate_statistics,
+    set_domain,
+    without_domains,
+)
+from models.deeplabv2 import DeepLabV2, ResNetBackbone, SmallBackbone
+from models.discriminator import Discriminators, probability_map
+from models.pretraining import load_pretraining
+from models.segmenter import Logits, Segmenter
+from models.unet import UNet
+
+__all__ = [
+    "MODELS",
+    "Discriminators",
+    "Logits",
+    "Segmenter",
+    "SourceAndTarget",
+    "build",
+    "domain_batch_norm",
+    "freeze_batch_norm",
+    "load_pretraining",
+    "parameter_groups",
+    "probability_map",
+    "reestimate_statistics",
+    "set_domain",
+    "without_domains",
+]
+
+_BUILDERS = {
+    "deeplabv2_resnet101": lambda: DeepLabV2(ResNetBackbone(resnet.resnet101)),
+    "deeplabv2_resnet50": lambda: DeepLabV2(ResNetBackbone(resnet.resnet50)),
+    "deeplabv2_resnet18": lambda: DeepLabV2(ResNetBackbone(resnet.resnet18)),
+    "deeplabv2_small": lambda: DeepLabV2(SmallBackbone()),
+    "unet_vgg16": UNet,
+}
+MODELS = tuple(_BUILDERS)
+
+
+def build(name: str) -> Segmenter:
+    """The network `name` of MODELS, randomly initialised by torch's global generator.
+
+    InputError: unknown name.
+    """
+    if name not in _BUILDERS:
+        raise InputError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    return _BUILDERS[name]()
+
+
+def parameter_groups(model: Segmenter, learning_rate: float, backbone_factor: float = 0.1) -> list[dict]:
+    """Groups for a torch optimizer: the backbone at `backbone_factor` times the heads' learning rate.
+
+    Every parameter is in exactly one group; the published code lists the backbone's three to four times.
+    """
+    return [
+        {"params": model.backbone_parameters(), "lr": backbone_factor * learning_rate},
+        {"params": model.head_parameters(), "lr": learning_rate},
+    ]

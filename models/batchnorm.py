@@ -1,0 +1,132 @@
+"""Batch norm between domains: statistics for each domain, frozen statistics, re-estimated statistics.
+
+Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li et al., 2016.
+"""
+
+from collections.abc import Iterable
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+from models.segmenter import Logits
+
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class DomainBatchNorm(nn.Module):
+    """A BatchNorm2d for each domain, all with the same weight and bias; `domain` names the one in use."""
+
+    def __init__(self, norm: nn.BatchNorm2d, domains: tuple[str, ...]):
+        super().__init__()
+        self.domain = domains[0]
+        self.norms = nn.ModuleDict({domain: _twin(norm) for domain in domains})
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norms[self.domain](features)
+
+
+class SourceAndTarget(nn.Module):
+    """Both passes of an adaptation step as one module, so that DDP sees one forward and reduces once.
+
+    forward(source, target) takes two image batches (N, 1, H, W) and returns the Logits of each, computed
+    under its own domain's statistics where the model has them. The model is left on domain 'target'.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, target: Tensor) -> tuple[Logits, Logits]:
+        set_domain(self.model, "source")
+        source_logits = self.model(source)
+        set_domain(self.model, "target")
+        return source_logits, self.model(target)
+
+
+def domain_batch_norm(model: nn.Module, domains: tuple[str, ...] = ("source", "target")) -> nn.Module:
+    """Give every batch norm of `model` running statistics for each domain, in place; returns the model.
+
+    The affine part stays shared: the same Parameter objects, also after conversion to nn.SyncBatchNorm.
+    All domains start from the present statistics; the first domain is set.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, DomainBatchNorm(child, domains))
+    return model
+
+
+def set_domain(model: nn.Module, domain: str) -> None:
+    """Choose whose running statistics are used and updated; no effect on a model with only one set."""
+    for module in model.modules():
+        if isinstance(module, DomainBatchNorm):
+            module.domain = domain
+
+
+def without_domains(state: dict[str, Tensor], domain: str = "source") -> dict[str, Tensor]:
+    """The state dict for a model without per-domain statistics: `domain`'s are kept, others dropped."""
+    plain = {}
+    for key, value in state.items():
+        before, marker, after = key.rpartition(".norms.")
+        owner, _, rest = after.partition(".")
+        if not marker:
+            plain[key] = value
+        elif owner == domain:
+            plain[f"{before}.{rest}"] = value
+    return plain
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Use running statistics and never update them, whatever model.train() says; weight and bias still learn.
+
+    Call it after conversions (per-domain, synchronised), which build new modules.
+    """
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.train = MethodType(_stay_in_evaluation, module)
+            module.eval()
+
+
+@torch.no_grad()
+def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """AdaBN: replace the current domain's running statistics by the average of those of `batches`.
+
+    batches: images (N, 1, H, W) as the model takes them, on its device. Modes and momenta are restored.
+    """
+    norms = _norms_in_use(model)
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.training = True  # not train(), which a frozen norm ignores
+    for images in batches:
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, mode in modes:
+        module.training = mode
+
+
+def _norms_in_use(model: nn.Module) -> list[nn.Module]:
+    idle = {
+        id(norm)
+        for module in model.modules()
+        if isinstance(module, DomainBatchNorm)
+        for domain, norm in module.norms.items()
+        if domain != module.domain
+    }
+    return [module for module in model.modules() if isinstance(module, NORMS) and id(module) not in idle]
+
+
+def _twin(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    twin = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    twin.load_state_dict(norm.state_dict())
+    twin.weight, twin.bias = norm.weight, norm.bias
+    return twin.to(norm.weight.device).train(norm.training)
+
+
+def _stay_in_evaluation(norm: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(norm, False)

@@ -1,0 +1,50 @@
+"""The domain discriminators of AdaptSegNet, one for each level of output (Tsai et al., CVPR 2018)."""
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+
+SMALLEST_INPUT = 32  # five halvings
+
+
+class Discriminators(nn.Module):
+    """One fully convolutional discriminator for each level ('main', 'aux').
+
+    Each has five 4x4 convolutions of stride 2 with width, 2, 4, 8 times width and 1 channels, LeakyReLU 0.2
+    between them and no normalisation.
+    """
+
+    def __init__(self, width: int = 64, levels: tuple[str, ...] = ("main", "aux")):
+        super().__init__()
+        self.levels = tuple(levels)
+        self.networks = nn.ModuleDict({level: _discriminator(width) for level in levels})
+
+    def forward(self, probability_maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """level -> probability map (N, 2, H, W) in; level -> logits (N, 1, h, w) of 'this is target' out.
+
+        All levels in one call, so that DDP sees one forward. InputError: maps under 32 pixels a side.
+        """
+        for maps in probability_maps.values():
+            height, width = maps.shape[-2:]
+            if min(height, width) < SMALLEST_INPUT:
+                raise InputError(
+                    f"the discriminators cannot judge a prediction of {height} x {width} pixels: "
+                    f"choose tiles of at least {SMALLEST_INPUT} x {SMALLEST_INPUT}"
+                )
+        return {level: self.networks[level](maps) for level, maps in probability_maps.items()}
+
+
+def probability_map(logits: Tensor) -> Tensor:
+    """Logits (N, 1, H, W) -> float32 probabilities (N, 2, H, W) of background and foreground, [1 - p, p]."""
+    logits = logits.float()
+    return torch.sigmoid(torch.cat([-logits, logits], dim=1))
+
+
+def _discriminator(width: int) -> nn.Sequential:
+    layers = []
+    channels = 2
+    for outputs in (width, 2 * width, 4 * width, 8 * width):
+        layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        channels = outputs
+    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 4, stride=2, padding=1))

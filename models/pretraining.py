@@ -1,0 +1,104 @@
+"""Starting weights: ImageNet's from torchvision, or a file of the user's (paper 2.3)."""
+
+import pickle
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torchvision import models as torchvision_models
+
+from data.errors import InputError
+from models.batchnorm import without_domains
+from models.segmenter import Segmenter
+
+# The first weights of each: those of the study's time.
+IMAGENET_WEIGHTS = {
+    "deeplabv2_resnet101": torchvision_models.ResNet101_Weights.IMAGENET1K_V1,
+    "deeplabv2_resnet50": torchvision_models.ResNet50_Weights.IMAGENET1K_V1,
+    "deeplabv2_resnet18": torchvision_models.ResNet18_Weights.IMAGENET1K_V1,
+    "unet_vgg16": torchvision_models.VGG16_Weights.IMAGENET1K_V1,
+}
+CLASSIFIER = ("fc.", "classifier.")
+REMEDY = "Choose the --model that the file was saved from, or another file"
+
+
+def load_pretraining(model: Segmenter, name: str, pretraining: str) -> None:
+    """Load starting weights into `model`, the network called `name`, before any per-domain batch norm.
+
+    pretraining: 'random' leaves the model alone; 'imagenet' fills the backbone from torchvision's weights;
+    else it is a file: a torchvision state dict fills the backbone, a checkpoint of ours the whole model.
+    From a checkpoint with statistics per domain, the source's are taken. What is left unused is printed.
+    InputError: no such weights or file, or keys or shapes that differ from the model's.
+    """
+    if pretraining == "random":
+        return
+    if pretraining == "imagenet":
+        _load_backbone(model, _imagenet(name), f"the ImageNet weights of {name}")
+        return
+    state = _read(Path(pretraining))
+    if "model" in state:
+        _load(model, without_domains(state["model"]), f"{pretraining} (key 'model')")
+    else:
+        _load_backbone(model, state, pretraining)
+
+
+def _imagenet(name: str) -> dict:
+    if name not in IMAGENET_WEIGHTS:
+        raise InputError(
+            f"--pretraining imagenet: there are no ImageNet weights for {name}; "
+            f"use --pretraining random or one of {', '.join(IMAGENET_WEIGHTS)}"
+        )
+    url = IMAGENET_WEIGHTS[name].url
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(
+                url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False
+            )
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"--pretraining imagenet: cannot download {url} ({error}). On a machine with internet, "
+                f"download {path.name} and put it into {path.parent}"
+            ) from error
+    return _read(path)
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"--pretraining {path}: no such file; give random, imagenet or a file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} is not a file of weights that torch.load(weights_only=True) reads "
+            f"({str(error).splitlines()[0]}); replace it by a state dict saved with torch.save"
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}; a state dict (name -> tensor) is needed")
+    return state
+
+
+def _load_backbone(model: Segmenter, state: dict, origin: str) -> None:
+    unused = [key for key in state if key.startswith(CLASSIFIER)]
+    _load(model.backbone, {key: value for key, value in state.items() if key not in unused}, origin)
+    if unused and (not dist.is_initialized() or dist.get_rank() == 0):
+        print(f"{origin}: backbone loaded; the classifier is not used ({', '.join(unused)})", flush=True)
+
+
+def _load(module: torch.nn.Module, state: dict, origin: str) -> None:
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        mismatches = _shorten(str(error).splitlines()[1:])
+        raise InputError(f"{origin} does not fit the model: {mismatches}. {REMEDY}") from error
+    if missing or unexpected:
+        raise InputError(
+            f"{origin} does not fit the model. Missing: {_shorten(missing)}. "
+            f"Unexpected: {_shorten(unexpected)}. {REMEDY}"
+        )
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(name.strip() for name in names[:4])
+    return (shown or "none") + (f" and {len(names) - 4} more" if len(names) > 4 else "")

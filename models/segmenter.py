@@ -1,0 +1,42 @@
+"""What every segmentation network here shares: its input, its output and its two parameter groups."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# Channel statistics that torchvision's ImageNet weights expect, for RGB in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Logits(NamedTuple):
+    """Foreground logits (N, 1, H, W), float32, at the input's size; `aux` is None without such a head."""
+
+    main: Tensor
+    aux: Tensor | None
+
+
+class Segmenter(nn.Module):
+    """Base of the networks: `backbone` is what pre-training fills, everything else counts as head.
+
+    forward(images) takes grey images (N, 1, H, W), uint8 or float in 0..255, H and W >= 33, to Logits.
+    """
+
+    backbone: nn.Module
+
+    def __init__(self):
+        super().__init__()
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Grey images (N, 1, H, W) in 0..255 -> (N, 3, H, W) float32, as ImageNet weights expect."""
+        return (images.float() - self.mean) / self.std
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        return list(self.backbone.parameters())
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        heads = [child for child in self.children() if child is not self.backbone]
+        return [parameter for head in heads for parameter in head.parameters()]

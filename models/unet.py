@@ -1,0 +1,71 @@
+"""U-Net on torchvision's VGG16, the study's second architecture (paper 2.3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import vgg
+
+from models.segmenter import Logits, Segmenter
+
+DECODER_WIDTHS = (256, 128, 64, 32, 16)
+SKIP_WIDTHS = (512, 512, 256, 128, 0)  # stride 16, 8, 4, 2; the last stage has no skip connection
+
+
+class UNet(Segmenter):
+    """VGG16 without batch norm as encoder, a centre, five decoder stages, one head; Logits.aux is None.
+
+    The layout is that of Segmentation Models PyTorch of 2021, which the study probably used.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = VGG16Backbone()
+        self.centre = _convolutions(512, 512)
+        inputs = (512, *DECODER_WIDTHS[:-1])
+        self.decoder = nn.ModuleList(
+            _convolutions(below + skip, width)
+            for below, skip, width in zip(inputs, SKIP_WIDTHS, DECODER_WIDTHS, strict=True)
+        )
+        self.head = nn.Conv2d(DECODER_WIDTHS[-1], 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Logits:
+        full, *skips, bottom = self.backbone(self.normalise(images))
+        features = self.centre(bottom)
+        for stage, skip in zip(self.decoder, reversed(skips), strict=False):
+            # The skip's own size: halving an odd size rounds down, so doubling would not meet it.
+            features = F.interpolate(features, size=skip.shape[-2:])
+            features = stage(torch.cat([features, skip], dim=1))
+        features = self.decoder[-1](F.interpolate(features, size=full.shape[-2:]))
+        return Logits(self.head(features).float(), None)
+
+
+class VGG16Backbone(nn.Module):
+    """VGG16's convolutions under torchvision's key names (`features.*`).
+
+    (N, 3, H, W) -> six feature maps: each of the five stages before its pooling (strides 1 to 16), then the
+    last pooling (stride 32).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.features = vgg.make_layers(vgg.cfgs["D"])
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = []
+        features = images
+        for module in self.features:
+            if isinstance(module, nn.MaxPool2d):
+                maps.append(features)
+            features = module(features)
+        return [*maps, features]
+
+
+def _convolutions(channels: int, width: int) -> nn.Sequential:
+    layers = []
+    for inputs in (channels, width):
+        layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+    return nn.Sequential(*layers)

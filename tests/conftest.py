@@ -1,0 +1,75 @@
+"""Stores of small micrographs that went the same road as a user's: image files, domains.toml, data.prepare."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).parent.parent
+
+_TOML = """
+[options]
+reference = "source"
+scale = 1.0
+tile = 48
+overlap = 8
+
+[domains.source]
+images = "source/images"
+masks = "source/masks"
+foreground = [255]
+pixel_size_nm = 50
+folds = 3
+
+[domains.labelled]
+images = "target/images"
+masks = "target/masks"
+foreground = [255]
+pixel_size_nm = 50
+test = ["m4", "m5"]
+
+[domains.unlabelled]
+images = "target/images"
+pixel_size_nm = 50
+"""
+
+
+def draw(folder: Path, count: int, seed: int, contrast: float, size: tuple[int, int] = (100, 90)) -> None:
+    """Blobs of streaks on smooth ground, with masks."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for k in range(count):
+        mask = cv2.GaussianBlur(rng.normal(size=size), (0, 0), 9) > 0
+        streaks = cv2.GaussianBlur(rng.normal(size=size), (0, 0), sigmaX=4, sigmaY=0.7)
+        image = 120 + contrast * (400 * streaks * mask + 10 * rng.normal(size=size))
+        cv2.imwrite(str(folder / "images" / f"m{k}.png"), image.clip(0, 255).astype(np.uint8))
+        cv2.imwrite(str(folder / "masks" / f"m{k}.png"), (255 * mask).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory) -> Path:
+    """Folder of tile stores `source`, `labelled` and `unlabelled`; the last two are the same target images."""
+    folder = tmp_path_factory.mktemp("domains")
+    draw(folder / "source", 6, seed=1, contrast=1.0)
+    draw(folder / "target", 6, seed=2, contrast=0.5)
+    (folder / "domains.toml").write_text(_TOML)
+    run("-m", "data.prepare", folder / "domains.toml", "--out", folder / "stores")
+    return folder / "stores"
+
+
+def run(*arguments, processes: int = 0, ok: bool = True) -> subprocess.CompletedProcess:
+    """Run a script of the project, under torchrun when `processes` is given; its output is captured."""
+    launcher = [sys.executable]
+    if processes:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    result = subprocess.run(
+        [*launcher, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (result.returncode == 0) == ok, result.stdout + result.stderr
+    return result

@@ -1,0 +1,138 @@
+"""Adapt a segmentation model to micrographs of another kind without a label of theirs: AdaptSegNet, multi-level.
+
+    python train_uda.py --target t3                                # one process
+    torchrun --nproc_per_node=4 train_uda.py --target t3           # one node, four GPUs: the study's experiment T3.2
+    sbatch --array=0-4 launch/slurm/uda.sbatch --target t3         # five folds on a cluster
+
+The segmentation model learns the annotated source and, at the same time, to make its predictions on the target look
+like those on the source to two discriminators, one for each head (Tsai et al., CVPR 2018; paper Section 2.4.3).
+The same command again resumes an interrupted run.
+"""
+
+from types import SimpleNamespace
+
+import torch
+
+from data.errors import exits_cleanly
+from data.store import Store, store_path
+from data.tiles import LabelledTiles, UnlabelledTiles, batches
+from evaluation.validation import save_panel, validate
+from losses import GanLoss, segmentation_loss
+from models import Discriminators, SourceAndTarget, parameter_groups, probability_map
+from training import distributed
+from training.health import Health
+from training.network import build_model, build_optimizer
+from training.options import parse
+from training.precision import Precision
+from training.run import Run
+from training.schedule import factor, set_learning_rate
+
+
+def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
+    source = Store(store_path(options.data, options.source))
+    target = Store(store_path(options.data, options.target), labels=False)
+    source_tiles = LabelledTiles(source, options.fold, options.augmentation, options.seed)
+    target_tiles = UnlabelledTiles(target, options.fold, options.augmentation, options.seed)
+
+    model = build_model(options, processes)
+    discriminators = Discriminators(options.discriminator_width).to(processes.device)
+    optimizer = build_optimizer(
+        options.optimizer,
+        parameter_groups(model, options.learning_rate, options.backbone_factor),
+        options.weight_decay,
+    )
+    optimizer_D = build_optimizer(
+        "adam",
+        [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}],
+        0.0,
+        betas=(0.9, 0.99),
+    )
+    precision = Precision(options.amp, processes.device)
+    parts = {
+        "model": model,
+        "discriminators": discriminators,
+        "optimizers": [optimizer, optimizer_D],
+        "scaler": precision.scaler,
+    }
+    run = Run(options, [source, target], parts, processes)
+    if run.finished:
+        print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
+        return
+
+    both = distributed.parallel(SourceAndTarget(model), processes)
+    judges = distributed.parallel(discriminators, processes)
+    if options.compile:
+        both, judges = torch.compile(both), torch.compile(judges)
+    gan, health = GanLoss(options.gan), Health()
+    weights = {"main": 1.0, "aux": options.lambda_aux}
+    lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
+    span = (options.batch_size, run.step, options.iterations, options.workers, processes)
+
+    for (images, masks), target_images in zip(batches(source_tiles, *span), batches(target_tiles, *span), strict=True):
+        set_learning_rate(
+            [optimizer, optimizer_D], factor(options.schedule, run.step, options.iterations, options.power)
+        )
+
+        # The segmentation model: right on the source, and on the target taken for the source by frozen discriminators.
+        discriminators.requires_grad_(False)
+        with precision.autocast():
+            source_logits, target_logits = both(images, target_images)
+            source_maps, target_maps = probability_maps(source_logits), probability_maps(target_logits)
+            loss_seg = {level: segmentation_loss(getattr(source_logits, level), masks) for level in weights}
+            loss_adv = {level: gan(logits, "source") for level, logits in discriminators(target_maps).items()}
+            loss = sum(weights[k] * loss_seg[k] + lambda_adv[k] * loss_adv[k] for k in weights)
+        precision.backward(loss)
+
+        # The discriminators: tell source from target, judged on the predictions from before the update.
+        discriminators.requires_grad_(True)
+        with precision.autocast():
+            verdicts = judges({k: torch.cat([source_maps[k], target_maps[k]]).detach() for k in weights})
+            loss_D = {level: domain_loss(gan, logits) for level, logits in verdicts.items()}
+        precision.backward(sum(loss_D.values()))
+
+        losses = run.check_finite(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D))
+        precision.step(optimizer, optimizer_D)
+
+        run.step += 1
+        if run.due(options.log_every):
+            fraction = distributed.mean({"target_phase_fraction": target_maps["main"][:, 1].mean()}, processes)
+            run.log({**losses, **fraction, "learning_rate": optimizer.param_groups[-1]["lr"]})
+            for warning in health.observe({**losses, **fraction}):
+                run.tracker.say(f"warning: {warning}")
+        if run.due(options.validate_every):
+            run.judge(validate(model, source, options.fold, processes))
+        if run.due(options.panels_every):
+            save_panel(run.folder / "panels" / f"step{run.step:06d}.png", model, source, target, options.fold, processes)
+        if run.due(options.checkpoint_every):
+            run.save()
+    run.close()
+
+
+def probability_maps(logits) -> dict[str, torch.Tensor]:
+    """What the discriminators see of each head: level -> (N, 2, H, W) probabilities [1 - p, p]."""
+    return {"main": probability_map(logits.main), "aux": probability_map(logits.aux)}
+
+
+def domain_loss(gan: GanLoss, logits: torch.Tensor) -> torch.Tensor:
+    """A discriminator's loss on a batch whose first half is source and second half target: the mean of the two."""
+    source_logits, target_logits = logits.chunk(2)
+    return (gan(source_logits, "source") + gan(target_logits, "target")) / 2
+
+
+def named(**losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Flat names: loss_seg={"main": x} -> {"loss_seg_main": x}."""
+    return {f"{name}_{level}": value for name, levels in losses.items() for level, value in levels.items()}
+
+
+@exits_cleanly
+def main() -> None:
+    options = SimpleNamespace(**parse("train_uda", "T3.2", __doc__.splitlines()[0]))
+    processes = distributed.start(options.batch_size)
+    try:
+        train(options, processes)
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The segmentation model and the optimizers as the options ask for them."""
+
+from types import SimpleNamespace
+
+import torch
+
+import models
+from training.distributed import Processes, barrier
+
+
+def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Module:
+    """The model with its pre-trained weights, per-domain statistics for UDA, and the batch norm asked for.
+
+    Every process draws the same initial weights from `options.seed`.
+    """
+    torch.manual_seed(options.seed)
+    model = models.build(options.model)
+    if not processes.first:
+        barrier(processes)  # the first process downloads weights, the others find them
+    models.load_pretraining(model, options.model, options.pretraining)
+    if processes.first:
+        barrier(processes)
+    if options.script == "train_uda":
+        models.domain_batch_norm(model)
+    if options.batch_norm == "frozen":
+        models.freeze_batch_norm(model)
+    elif options.batch_norm == "sync" and processes.world > 1 and processes.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(processes.device).train()
+
+
+def build_optimizer(name: str, groups: list[dict], weight_decay: float, **adam) -> torch.optim.Optimizer:
+    """Adam, or SGD with momentum 0.9, over parameter groups with their own `lr`; remembers each as `initial_lr`."""
+    if name == "adam":
+        optimizer = torch.optim.Adam(groups, weight_decay=weight_decay, **adam)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer

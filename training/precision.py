@@ -1,0 +1,29 @@
+"""Automatic mixed precision as one object, so that the loop reads the same for bf16, fp16 and fp32."""
+
+import torch
+
+PRECISIONS = ("bf16", "fp16", "off")
+
+
+class Precision:
+    """Autocast, and gradient scaling where fp16 needs it."""
+
+    def __init__(self, amp: str, device: torch.device):
+        """`amp`: one of PRECISIONS; fp16 is scaled, bf16 has the range of fp32 and is not."""
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Update with every optimizer, then clear its gradients."""
+        for optimizer in optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
