@@ -2,7 +2,7 @@
 
     python train_supervised.py --experiment S.6                             # one process
     torchrun --nproc_per_node=4 train_supervised.py --experiment S.10       # one node, four GPUs
-    sbatch --array=0-4 launch/slurm/supervised.sbatch --experiment S.10     # five folds on a cluster
+    sbatch --array=0-4 launch/slurm/train.sbatch train_supervised.py --experiment S.10   # five folds on a cluster
 
 Fold k of the source is held out; the model after the last step is what evaluate.py reports, best.pt is the best on the
 held-out fold. Paper Sections 2.4.2 and 3.1. The same command again resumes an interrupted run.

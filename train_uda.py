@@ -2,7 +2,7 @@
 
     python train_uda.py --target t3                                # one process
     torchrun --nproc_per_node=4 train_uda.py --target t3           # one node, four GPUs: the study's experiment T3.2
-    sbatch --array=0-4 launch/slurm/uda.sbatch --target t3         # five folds on a cluster
+    sbatch --array=0-4 launch/slurm/train.sbatch train_uda.py --target t3       # five folds on a cluster
 
 The segmentation model learns the annotated source and, at the same time, to make its predictions on the target look
 like those on the source to two discriminators, one for each head (Tsai et al., CVPR 2018; paper Section 2.4.3).

@@ -49,7 +49,9 @@ class Augmentation:
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator):
         if self._compose is None:
             return image, mask
-        self._compose.set_random_seed(int(rng.integers(2**31)))
+        # Compose.set_random_seed would give every transform the same seed, so that all of them act or none.
+        for transform in self._compose.transforms:
+            transform.set_random_seed(int(rng.integers(2**31)))
         inputs = {"image": image[..., None]} if mask is None else {"image": image[..., None], "mask": mask}
         result = self._compose(**inputs)
         return result["image"][..., 0], result.get("mask")

@@ -66,8 +66,7 @@ class Store:
                 self.tile_micrograph = file["tiles/micrograph"][:]
                 self.tile_position = file["tiles/position"][:]
             self.metadata = json.loads(text)
-            self.micrographs = _micrographs(self.metadata)
-            parameters = self.metadata["parameters"]
+            self.micrographs, parameters = _micrographs(self.metadata), self.metadata["parameters"]
             self.domain: str = parameters["domain"]
             self.tile: int = parameters["tile"]
             self.overlap: int = parameters["overlap"]
@@ -189,8 +188,8 @@ class StoreWriter:
                 self.file.create_dataset(f"micrographs/{index}/mask", data=mask, **_COMPRESSED)
             self.file.flush()  # so that the file's size, from which _reserve counts, is complete
         self.positions += [(index, row, column) for row, column in positions]
-        height, width = image.shape
-        own = {"labelled": mask is not None, "height": height, "width": width, "image_digest": digest(image)}
+        size = dict(zip(("height", "width"), image.shape, strict=True))
+        own = size | {"labelled": mask is not None, "image_digest": digest(image)}
         self.micrographs.append(description | own | {"mask_digest": None if mask is None else digest(mask)})
 
     def finish(self, parameters, sources):

@@ -1,16 +1,18 @@
-"""Synthetic complex-phase-steel micrographs with exact masks, in four domains like the study's (paper, Table 1).
+"""Synthetic complex-phase-steel micrographs with exact masks, in four domains like the paper's (Table 1).
 
     python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--workers 2]
 
-writes ordinary folders `<out>/<domain>/images`, `<out>/<domain>/masks` and `<out>/domains.toml`, so that the demo takes
-the road of a laboratory's own data. One microstructure (`data.synthetic_drawing`) is etched and imaged four ways:
-source (Struers A2, SEM), t1 (Nital, the same SEM), t2 (over-etched, another SEM), t3 (light-optical, bright field).
-As in the study, t1 and t2 have masks for their test images only; t3 has masks for its training images too, which only
-a supervised reference on the target may use. An image is a pure function of (seed, domain, index).
+writes ordinary folders `<out>/<domain>/images`, `<out>/<domain>/masks` and `<out>/domains.toml`, so that the
+demo takes the road of a laboratory's own data. One microstructure (`data.synthetic_drawing`) is etched and
+imaged four ways: source (Struers A2, SEM), t1 (Nital, the same SEM), t2 (over-etched, another SEM) and t3
+(light-optical, bright field). As in the study, t1 and t2 have masks for their test images only; t3 has masks
+for its training images too, meant for a supervised reference on the target alone. An image is a pure function
+of (seed, domain, index).
 """
 
 import argparse
 import functools
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pi
 
 @dataclass(frozen=True)
 class Etching:
-    """What an etchant and its duration bring out. Widths in nm, counts per 1000 square micrometres, the rest grey."""
+    """What an etchant brings out: widths in nm, counts per 1000 um2, the rest grey (1 = white)."""
 
     film: float
     widening: float  # of films and islands
@@ -60,7 +62,7 @@ class Microscope:
 
 @dataclass(frozen=True)
 class Domain:
-    """A way to prepare and image the steel, and the mean bainite fractions of its training and test images."""
+    """How the steel is etched and imaged, and the mean bainite fractions of training and test images."""
 
     etching: Etching
     microscope: Microscope
@@ -69,23 +71,23 @@ class Domain:
     light: bool = False
 
 
-SEM_1 = Microscope(brightness=0.30, contrast=1.0, blur=22.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
-# The gap of t3 is set by the blur (which loses the films), `lath` and `film` (which keep the streaks) and `fading`.
+STRUERS = Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_width=42.0, fading=0.85,
+                  wall=0.0, crystal=0.06, lath=0.012, roughness=0.028)
+NITAL = Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
+                wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0)
+LONG_NITAL = Etching(film=0.46, widening=26.0, island=0.40, boundary=0.40, boundary_width=80.0, fading=0.95,
+                     wall=0.09, crystal=0.11, lath=0.05, roughness=0.05, stains=8.0, residues=45.0)
+# The gap of t3: `film` and `lath` are what the blur leaves of the laths, `fading` hides boundaries.
+LIGHT_NITAL = Etching(film=0.50, widening=16.0, island=0.55, boundary=0.75, boundary_width=110.0, fading=0.9,
+                      wall=0.08, crystal=0.08, lath=0.07, roughness=0.03, stains=3.0)
+SEM_1 = Microscope(brightness=0.31, contrast=1.0, blur=19.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
+SEM_2 = Microscope(brightness=0.40, contrast=1.1, blur=40.0, noise=0.06, shading=0.07, edge=0.16, tilt=0.10)
+BRIGHT_FIELD = Microscope(brightness=0.78, contrast=1.0, blur=150.0, noise=0.022, shading=0.06, scratches=0.7)
 DOMAINS = {
-    "source": Domain(Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_width=42.0, fading=0.85,
-                             wall=0.0, crystal=0.06, lath=0.012, roughness=0.028), SEM_1, 0.53, 0.53),
-    "t1": Domain(Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
-                         wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0),
-                 Microscope(brightness=0.33, contrast=0.92, blur=24.0, noise=0.038, shading=0.04, edge=0.09, tilt=0.06),
-                 0.53),
-    "t2": Domain(Etching(film=0.46, widening=26.0, island=0.40, boundary=0.40, boundary_width=80.0, fading=0.95,
-                         wall=0.09, crystal=0.11, lath=0.05, roughness=0.05, stains=8.0, residues=45.0),
-                 Microscope(brightness=0.40, contrast=1.1, blur=40.0, noise=0.06, shading=0.07, edge=0.16, tilt=0.10),
-                 0.29, 0.47),
-    "t3": Domain(Etching(film=0.50, widening=16.0, island=0.55, boundary=0.75, boundary_width=110.0, fading=0.9,
-                         wall=0.08, crystal=0.08, lath=0.07, roughness=0.03, stains=3.0),
-                 Microscope(brightness=0.78, contrast=1.0, blur=150.0, noise=0.022, shading=0.06, scratches=0.7),
-                 0.53, light=True),
+    "source": Domain(STRUERS, SEM_1, fraction=0.53),
+    "t1": Domain(NITAL, SEM_1, fraction=0.53),
+    "t2": Domain(LONG_NITAL, SEM_2, fraction=0.29, test_fraction=0.47),
+    "t3": Domain(LIGHT_NITAL, BRIGHT_FIELD, fraction=0.53, light=True),
 }
 
 
@@ -95,25 +97,27 @@ class Size:
 
     electron: tuple[int, int]
     light: tuple[int, int]
-    images: dict[str, tuple[int, int]]
     tile: int
     overlap: int
+    images: dict[str, tuple[int, int]]
 
 
 SIZES = {
-    "demo": Size((716, 1024), (180, 256), {"source": (20, 0), "t1": (12, 6), "t2": (12, 6), "t3": (24, 8)}, 128, 16),
-    "study": Size((1433, 2048), (336, 448), {"source": (35, 0), "t1": (20, 5), "t2": (12, 3), "t3": (59, 50)}, 512, 62),
+    "demo": Size((716, 1024), (180, 256), 128, 16,
+                 {"source": (20, 0), "t1": (12, 6), "t2": (12, 6), "t3": (24, 8)}),
+    "study": Size((1433, 2048), (336, 448), 512, 62,
+                  {"source": (35, 0), "t1": (20, 5), "t2": (12, 3), "t3": (59, 50)}),
 }
 
 
 def draw(domain, index, seed=0, size="demo"):
     """Draw micrograph `index` of a domain: (image, mask), uint8 (h, w) at native pixels; mask 0 or 255.
 
-    Indices from the number of training images on are test images. Light-optical images are bright-field, that is,
-    before the inversion.
+    Indices from the number of training images on are test images. Light-optical micrographs are bright-field,
+    not inverted yet.
     """
     recipe, plan = DOMAINS[domain], SIZES[size]
-    rng = np.random.default_rng([seed, sum(domain.encode()), index])
+    rng = np.random.default_rng([seed, index, *domain.encode()])
     training = plan.images[domain][0]
     mean = recipe.fraction if index < training else recipe.test_fraction
     # Fractions vary evenly around the mean (golden-ratio sequence), so that even a few images keep it.
@@ -129,14 +133,15 @@ def draw(domain, index, seed=0, size="demo"):
 
 
 def electron_image(rng, structure, recipe):
-    """Secondary-electron micrograph, uint8 (h, w): proud films and islands with bright edges on a dark matrix."""
+    """Secondary-electron micrograph, uint8 (h, w): proud bright films and islands on a dark matrix."""
     etching, microscope, pixel = recipe.etching, recipe.microscope, structure.pixel
     shape = structure.film.shape
     film, island, wall, boundary = _revealed(structure, etching)
     rough = _roughness(rng, shape, pixel)
     height = film + 0.9 * island + 0.25 * structure.crystal - 0.2 * boundary + 0.06 * rough
     height = cv2.GaussianBlur(height, (0, 0), 26 / pixel)
-    slope_x, slope_y = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.25), cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.25)
+    slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.25)
+    slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.25)
     mottle = smooth_noise(rng, shape, 60 / pixel)
     grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
             + etching.film * film + etching.island * island * (0.8 + 0.25 * mottle)
@@ -148,20 +153,20 @@ def electron_image(rng, structure, recipe):
     grey += microscope.shading * smooth_noise(rng, shape, 9000 / pixel)
     grey = 0.4 + microscope.contrast * (grey - 0.4)
     grain = rng.standard_normal(shape, dtype=np.float32)
-    grain = 0.85 * grain + 0.6 * cv2.blur(grain, (3, 1))  # the detector's bandwidth correlates neighbours on a line
+    grain = 0.85 * grain + 0.6 * cv2.blur(grain, (3, 1))  # neighbours on a scan line correlate
     return _quantise(grey + microscope.noise * np.sqrt(np.clip(grey, 0.05, 1.2)) * grain)
 
 
 def light_image(rng, structure, recipe):
-    """Bright-field light-optical micrograph, uint8 (h, w) at the camera's pixel: etched features are dark and blurred."""
+    """Bright-field light-optical micrograph, uint8 (h, w) at the camera's pixel: etched features are dark."""
     etching, microscope, pixel = recipe.etching, recipe.microscope, structure.pixel
     shape = structure.film.shape
     film, island, wall, boundary = _revealed(structure, etching)
     mottle = smooth_noise(rng, shape, 300 / pixel)
     grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
             - etching.film * film - etching.island * island * (0.8 + 0.2 * mottle)
-            - etching.boundary * boundary - etching.wall * wall + etching.roughness * _roughness(rng, shape, pixel))
-    grey -= _artefacts(rng, shape, pixel, etching)
+            - etching.boundary * boundary - etching.wall * wall)
+    grey += etching.roughness * _roughness(rng, shape, pixel) - _artefacts(rng, shape, pixel, etching)
     for _ in range(rng.poisson(microscope.scratches)):
         grey = _scratched(rng, grey)
     grey = cv2.GaussianBlur(grey, (0, 0), microscope.blur / pixel)
@@ -173,7 +178,7 @@ def light_image(rng, structure, recipe):
 
 
 def _revealed(structure, etching):
-    """Films, islands, sub-grain boundaries and boundaries as the etchant shows them: four (h, w) arrays in 0..1."""
+    """Films, islands, sub-grain boundaries, boundaries as the etchant shows them: arrays (h, w) in 0..1."""
     soft = 1.2 * structure.pixel
     film = _ramp(structure.film + etching.widening, soft)
     island = _ramp(structure.island + etching.widening, 2 * soft)
@@ -189,13 +194,13 @@ def _ramp(depth, softness):
 
 
 def _roughness(rng, shape, pixel):
-    """Etched-surface roughness, unit scale: finer and coarser relief as on a real ground and etched surface."""
+    """Roughness of the etched surface (h, w), about unit variance, on scales from 40 nm to 1.6 um."""
     return sum(weight * smooth_noise(rng, shape, sigma / pixel)
                for sigma, weight in ((40.0, 0.5), (130.0, 0.5), (450.0, 0.5), (1600.0, 0.5)))
 
 
 def _artefacts(rng, shape, pixel, etching):
-    """Grey added by residues (bright particles) and stains (faint rings and ellipses of dried etchant), (h, w)."""
+    """Grey (h, w) added by residues (bright particles) and by stains (faint ellipses of dried etchant)."""
     layer = np.zeros(shape, np.float32)
     area = shape[0] * shape[1] * pixel**2 / 1e9
     for _ in range(rng.poisson(etching.residues * area)):
@@ -218,7 +223,8 @@ def _scratched(rng, grey):
     start, angle = rng.random(2) * (width, height), rng.uniform(0, np.pi)
     reach = rng.uniform(0.2, 1.0) * width * np.array([np.cos(angle), np.sin(angle)])
     line = np.zeros_like(grey)
-    cv2.line(line, (start - reach).astype(int).tolist(), (start + reach).astype(int).tolist(), 1.0, 2, cv2.LINE_AA)
+    ends = [(start + side * reach).astype(int).tolist() for side in (-1, 1)]
+    cv2.line(line, *ends, 1.0, 2)
     return grey + rng.uniform(-0.25, 0.12) * line
 
 
@@ -227,19 +233,19 @@ def _quantise(grey):
 
 
 def write_domains(out, size, seed, workers):
-    """Draw every domain of `size` into the folder `out` with `workers` processes and write `out`/domains.toml.
+    """Draw all domains of a `size` into the folder `out` with `workers` processes; write its domains.toml.
 
-    InputError if `out` holds drawn domains already: nothing is overwritten.
+    InputError if `out` has a domains.toml already: nothing is overwritten.
     """
     out, plan = Path(out), SIZES[size]
     if (out / "domains.toml").exists():
-        raise InputError(f"{out / 'domains.toml'}: exists already; name a new folder with --out or remove this one")
+        raise InputError(f"{out / 'domains.toml'}: exists already; give --out a new folder or remove it")
     jobs = [(domain, index) for domain, counts in plan.images.items() for index in range(sum(counts))]
     for domain in plan.images:
         for folder in ("images", "masks"):
             (out / domain / folder).mkdir(parents=True, exist_ok=True)
     write = functools.partial(_write, out=out, seed=seed, size=size)
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="drawing", unit="image"):
             pass
     (out / "domains.toml").write_text(_domains_toml(plan), encoding="utf-8")
@@ -256,24 +262,31 @@ def _write(job, out, seed, size):
 
 
 def _domains_toml(plan):
-    lines = ["[options]", 'reference = "source"', "scale = 0.5", f"tile = {plan.tile}", f"overlap = {plan.overlap}"]
+    text = f'[options]\nreference = "source"\nscale = 0.5\ntile = {plan.tile}\noverlap = {plan.overlap}\n'
     for domain, (training, test) in plan.images.items():
         light = DOMAINS[domain].light
-        lines += ["", f"[domains.{domain}]", f'images = "{domain}/images"', f'masks = "{domain}/masks"',
-                  "foreground = [255]", f"pixel_size_nm = {LIGHT_PIXEL if light else SEM_PIXEL}"]
-        lines += ["invert = true"] if light else []
-        lines += [f"test = {[f'{domain}_{i:03d}' for i in range(training, training + test)]}".replace("'", '"')
-                  if test else "folds = 5"]
-    return "\n".join(lines) + "\n"
+        text += f'\n[domains.{domain}]\nimages = "{domain}/images"\nmasks = "{domain}/masks"\n'
+        text += f"foreground = [255]\npixel_size_nm = {LIGHT_PIXEL if light else SEM_PIXEL}\n"
+        text += "invert = true\n" if light else ""
+        names = json.dumps([f"{domain}_{index:03d}" for index in range(training, training + test)])
+        text += f"test = {names}\n" if test else "folds = 5\n"
+    return text
+
+
+def _natural(text):
+    """argparse type: a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
 
 
 @exits_cleanly
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="new folder for the domains")
-    parser.add_argument("--size", choices=SIZES, default="demo", help="demo: small and quick; study: the paper's sizes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
+    parser.add_argument("--size", choices=SIZES, default="demo", help="demo is quick, study as the paper's")
+    parser.add_argument("--seed", type=_natural, default=0, help="another seed draws other micrographs")
+    parser.add_argument("--workers", type=_natural, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
     write_domains(options.out, options.size, options.seed, options.workers)
 

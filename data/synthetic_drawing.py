@@ -1,7 +1,7 @@
-"""The microstructure behind the synthetic micrographs: lath bainite and polygonal ferrite, laid out in nanometres.
+"""The microstructure behind the synthetic micrographs: lath bainite and polygonal ferrite, in nanometres.
 
-Every feature is a signed depth or a distance, so that an etchant can widen or fade it (paper, Sections 2.1 and 2.2).
-`data.synthetic` images it.
+Every feature is a signed depth or a distance, so that an etchant can widen or fade it (paper, Sections 2.1
+and 2.2). `data.synthetic` etches and images it.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Layout, in nm: regions stand for prior austenite grains, cells for the packets and ferrite grains inside them.
+# Layout, in nm: regions stand for prior austenite grains, cells for their packets and for ferrite grains.
 REGION_SPACING, CELL_SPACING = 10500.0, 4300.0
 FILM_SPACING, FILM_HALF_WIDTH = (250.0, 470.0), (24.0, 42.0)
 SEAM_TEETH = 260.0  # laths end unevenly at the ferrite: amplitude of the teeth
@@ -19,7 +19,7 @@ LATHS, ACROSS_STEP, ALONG_STEP = 96, 10.0, 80.0  # resolution of the per-packet 
 
 @dataclass(frozen=True)
 class Microstructure:
-    """One field of view. Arrays are (h, w) float32 on a grid of `pixel` nm; depths in nm are positive inside."""
+    """One field of view: arrays (h, w), float32, on a grid of `pixel` nm; depths in nm, positive inside."""
 
     pixel: float
     bainite: np.ndarray  # bool, the exact mask
@@ -41,25 +41,26 @@ def smooth_noise(rng, shape, sigma):
     if step == 1:
         return small[: shape[0], : shape[1]]
     size = (small.shape[1] * step, small.shape[0] * step)
-    return cv2.resize(small, size, interpolation=cv2.INTER_CUBIC)[step : step + shape[0], step : step + shape[1]]
+    large = cv2.resize(small, size, interpolation=cv2.INTER_CUBIC)
+    return large[step : step + shape[0], step : step + shape[1]]
 
 
 def scattered(rng, extent, spacing):
-    """Points (n, 2) x, y in nm over `extent` (height, width) and a margin, no two closer than about 0.6 `spacing`."""
+    """Points (n, 2) x, y in nm over `extent` (height, width) and a margin, none closer than 0.6 `spacing`."""
     margin = 1.5 * spacing
-    area = (extent[0] + 2 * margin) * (extent[1] + 2 * margin)
+    sides = np.array([extent[1], extent[0]]) + 2 * margin
+    wanted = int(sides.prod() / spacing**2)
     points = np.empty((0, 2))
-    wanted = int(area / spacing**2)
-    for candidate in rng.random((wanted * 6, 2)) * (extent[1] + 2 * margin, extent[0] + 2 * margin) - margin:
-        if len(points) < wanted and (len(points) == 0 or np.hypot(*(points - candidate).T).min() > 0.6 * spacing):
+    for candidate in rng.random((6 * wanted, 2)) * sides - margin:
+        if len(points) < wanted and np.all(np.hypot(*(points - candidate).T) > 0.6 * spacing):
             points = np.vstack([points, candidate])
     return points
 
 
 def nearest_cells(x, y, step, centres, metrics, chosen):
-    """Distances to the nearest and second-nearest of the `chosen` cells and the index of the nearest, each (h, w).
+    """Distances (h, w) to the nearest and second-nearest of the `chosen` cells, and the index of the nearest.
 
-    x, y (h, w) nm are the warped coordinates of a grid of `step` nm; metrics (n, 2, 2) stretches each cell's space.
+    x, y (h, w) nm are the warped coordinates of a grid of `step` nm; metrics (n, 2, 2) stretch the cells.
     """
     first = np.full(x.shape, 4 * REACH, np.float32)
     second = first.copy()
@@ -82,7 +83,7 @@ def nearest_cells(x, y, step, centres, metrics, chosen):
 def microstructure(rng, shape, pixel, fraction):
     """Draw a Microstructure of `shape` (h, w) at `pixel` nm whose bainite covers about `fraction` of it."""
     extent = (shape[0] * pixel, shape[1] * pixel)
-    half = (shape[0] // 2 + 1, shape[1] // 2 + 1)  # cells are laid out on every second pixel: four times faster
+    half = (shape[0] // 2 + 1, shape[1] // 2 + 1)  # cells on every second pixel: four times faster
     rows, columns = np.mgrid[: half[0], : half[1]].astype(np.float32) * np.float32(2 * pixel)
     warp = [sum(amplitude * smooth_noise(rng, half, sigma / (2 * pixel))
                 for sigma, amplitude in ((1900.0, 420.0), (480.0, 120.0), (140.0, 24.0))) for _ in range(2)]
@@ -122,23 +123,24 @@ def microstructure(rng, shape, pixel, fraction):
     film = np.where(bainite, laths["film"] - 45 * (1 - taper), -1000).astype(np.float32)
     wall = np.where(bainite, laths["wall"], -1000).astype(np.float32)
     crystal = np.clip(rng.normal(0, 0.55, len(centres)), -1.2, 1.2).astype(np.float32)[cell]
+    inclination = 0.5 * smooth_noise(rng, shape, 1500 / pixel) + 0.25 * smooth_noise(rng, shape, 190 / pixel)
+    inclination = np.clip(0.5 + inclination, 0, 1) * np.where(bainite, 0.7, 1)
     return Microstructure(
         pixel, bainite, film, wall, _islands(rng, shape, pixel, bainite, boundary, cell, len(centres)),
         boundary.astype(np.float32),
-        np.clip(0.5 + 0.5 * smooth_noise(rng, shape, 1500 / pixel) + 0.25 * smooth_noise(rng, shape, 190 / pixel), 0, 1)
-        * np.where(bainite, 0.7, 1).astype(np.float32),
-        crystal, np.where(bainite, laths["tint"], 0).astype(np.float32))
+        inclination.astype(np.float32), crystal, np.where(bainite, laths["tint"], 0).astype(np.float32))
 
 
 def _distance_inside(region):
-    """Distance in pixels to the outside of a bool region, 0 outside; the frame counts as inside."""
-    return cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5)
+    """Distance in pixels (at most REACH) from inside a bool region to its outside; 0 outside."""
+    return np.minimum(cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5), REACH)
 
 
 def _without_specks(region, pixel):
-    """`region` with its islands and holes under 0.5 square micrometres removed, as no annotator draws them."""
+    """`region` without its islands and holes under 0.5 um2, which no annotator would draw."""
     for value in (True, False):
-        count, label, stats, _ = cv2.connectedComponentsWithStats((region == value).astype(np.uint8), connectivity=4)
+        part = (region == value).astype(np.uint8)
+        _, label, stats, _ = cv2.connectedComponentsWithStats(part, connectivity=4)
         speck = stats[:, cv2.CC_STAT_AREA] * pixel**2 < 5e5
         speck[0] = False
         region = np.where(speck[label], not value, region)
@@ -153,7 +155,7 @@ def _metrics(angle, elongation, scale):
 
 
 def _laths(rng, shape, pixel, centres, angle, packet):
-    """Fields (h, w) of the lath pattern, continued beyond the packets: film, wall (nm), teeth, tint (about -1..1)."""
+    """Lath pattern (h, w), continued beyond the packets: film, wall (depths, nm), teeth, tint (-1..1)."""
     used, local = np.unique(packet, return_inverse=True)
     local = local.reshape(shape).astype(np.int32)
     across = np.arange(-REACH, REACH, ACROSS_STEP)
@@ -190,7 +192,7 @@ def _laths(rng, shape, pixel, centres, angle, packet):
     def per_packet(low, high):
         return np.repeat(rng.uniform(low, high, len(used)), LATHS)[:, None].astype(np.float32)
 
-    # From packet to packet films run from continuous to strings of short particles; each swells and thins out.
+    # Films run from continuous to strings of short particles, packet by packet; each swells and thins out.
     broken = per_packet(0.2, 0.9)
     swelling = np.sqrt(1 - broken**2) * varying(9.0) + broken * varying(2.6) + per_packet(-0.5, 0.9)
     swelling += rng.normal(0, 0.4, (count, 1)).astype(np.float32)
@@ -206,11 +208,12 @@ def _laths(rng, shape, pixel, centres, angle, packet):
 
 
 def _islands(rng, shape, pixel, bainite, boundary, cell, cells):
-    """Depth (nm) inside second-phase islands: irregular blobs of two sizes that prefer the boundaries of ferrite."""
+    """Depth (nm) inside second-phase islands: irregular blobs of two sizes that prefer boundaries."""
     # Each grain has its own density of islands, from almost clean to granular.
     threshold = rng.uniform(1.1, 2.5, cells).astype(np.float32)[cell]
     threshold = threshold + np.where(bainite, 0.9, 0).astype(np.float32)
     attraction = 0.9 * np.exp(-((boundary / 260) ** 2))
     coarse = smooth_noise(rng, shape, 185 / pixel) + 0.35 * smooth_noise(rng, shape, 70 / pixel)
     fine = smooth_noise(rng, shape, 85 / pixel)
-    return np.maximum((coarse + attraction - threshold) * 160, (fine - threshold - 0.75) * 75).astype(np.float32)
+    depth = np.maximum((coarse + attraction - threshold) * 160, (fine - threshold - 0.75) * 75)
+    return depth.astype(np.float32)

@@ -2,7 +2,7 @@
 
     python -m data.verify stores
 
-Prints a fingerprint of every domain and writes contact_sheet.png into the folder. Exits with an error if a check fails.
+Prints a fingerprint of every domain and writes contact_sheet.png beside the stores. Fails if a check fails.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def open_intact(path) -> Store:
 
 
 def check_store(store: Store) -> list[str]:
-    """Everything that is wrong inside one store: tiles, masks, digests, and the split by native micrograph."""
+    """Everything that is wrong inside one store: tiles, masks, digests, the split by native micrograph."""
     problems = _check_tiles(store)
     split = defaultdict(set)
     for micrograph in store.micrographs:
@@ -95,9 +95,7 @@ def _check_tiles(store) -> list[str]:
         count, side = len(store.tile_micrograph), store.tile + 2 * store.overlap
         for name in ("image", "mask"):
             if tiles[name].shape != (count, side, side) or tiles[name].dtype != np.uint8:
-                return [
-                    f"tiles/{name} is {tiles[name].dtype} {tiles[name].shape}, not uint8 {(count, side, side)}"
-                ]
+                return [f"tiles/{name} is {tiles[name].dtype} {tiles[name].shape}, not {(count, side, side)}"]
         labelled = [store.micrographs[micrograph].labelled for micrograph in store.tile_micrograph]
         if not np.array_equal(tiles["labelled"], labelled):
             problems.append("tiles/labelled disagrees with the micrographs")
@@ -125,7 +123,7 @@ def _check_tiles(store) -> list[str]:
 
 
 def check_together(stores) -> tuple[list[str], list[str]]:
-    """Problems and warnings among stores that are used together: preparation, and images that several share."""
+    """Problems and warnings among stores that are used together: preparation, images that several share."""
     problems, warnings = [], []
     for store in stores[1:]:
         if store.preparation != stores[0].preparation:
@@ -151,7 +149,7 @@ def check_together(stores) -> tuple[list[str], list[str]]:
 
 
 def fingerprint(store: Store) -> str:
-    """A few lines on a domain: counts, grey levels (0..255), phase fractions of the annotated tile centres."""
+    """A few lines on a domain: counts, grey levels (0..255), phase fractions of annotated tile centres."""
     grey = np.zeros(256, np.int64)
     for micrograph in store.micrographs:
         grey += np.bincount(store.image(micrograph.index).ravel(), minlength=256)
@@ -166,8 +164,8 @@ def fingerprint(store: Store) -> str:
     lines = [
         f"{store.domain} ({store.fingerprint[:12]})",
         f"  micrographs     {count} ({annotated} annotated, {test} for testing), folds {folds or 'none'}",
-        f"  tiles           {len(store.tile_micrograph)}, {len(store.training_tiles(None, False))} for training, "
-        f"{store.tile} + 2 x {store.overlap} px at scale {store.scale:g}",
+        f"  tiles           {len(store.tile_micrograph)}, {len(store.training_tiles(None, False))} for "
+        f"training, {store.tile} + 2 x {store.overlap} px at scale {store.scale:g}",
         f"  grey levels     mean {mean:.1f}, standard deviation {deviation:.1f}, "
         f"percentiles 1, 25, 50, 75, 99: {percentiles}",
     ]
@@ -191,7 +189,7 @@ def _phase_fractions(store, of_test) -> list[float]:
 
 
 def draw_contact_sheet(stores, path):
-    """One row a domain, as the paper's Figure 1: micrographs with the annotation's outline, a framed detail unscaled."""
+    """A row a domain, as in the paper's Figure 1: micrographs with the annotation's outline, a detail."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

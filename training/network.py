@@ -26,7 +26,8 @@ def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Modu
         models.freeze_batch_norm(model)
     elif options.batch_norm == "sync" and processes.world > 1 and processes.device.type == "cuda":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(processes.device).train()
+    # Convolutions are faster in channels-last, on the CPU and on tensor cores.
+    return model.to(processes.device, memory_format=torch.channels_last).train()
 
 
 def build_optimizer(name: str, groups: list[dict], weight_decay: float, **adam) -> torch.optim.Optimizer:

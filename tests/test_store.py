@@ -1,0 +1,148 @@
+"""A tile store: whole or not at all, labels only where allowed, splits that never share a micrograph."""
+
+import json
+import multiprocessing
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.store import Store, StoreWriter, digest, store_path
+from data.verify import check_together, main, open_intact
+
+
+def test_no_micrograph_is_trained_on_and_scored(stores):
+    source, target = Store(store_path(stores, "source")), Store(store_path(stores, "labelled"))
+    for store, folds in ((source, range(3)), (target, [0])):
+        scored = []
+        for fold in folds:
+            trained = set(store.tile_micrograph[store.training_tiles(fold, labelled=True)])
+            assert trained and not trained & set(store.evaluation_micrographs(fold))
+            scored += store.evaluation_micrographs(fold)
+        assert len(scored) == len(set(scored))
+    assert sorted(m.name for m in target.micrographs if m.index in target.evaluation_micrographs(0)) == [
+        "m4",
+        "m5",
+    ]
+    assert target.validation_micrographs(0) == []
+    with pytest.raises(InputError, match="fold 3"):
+        source.training_tiles(3, labelled=True)
+
+
+def test_store_without_labels_never_hands_out_a_mask(stores):
+    closed, opened = (Store(store_path(stores, "labelled"), labels=labels) for labels in (False, True))
+    for micrograph in opened.micrographs:
+        assert opened.mask(micrograph.index).shape == closed.image(micrograph.index).shape
+        with pytest.raises(InputError, match="without labels"):
+            closed.mask(micrograph.index)
+    for tile in range(len(closed.tile_micrograph)):
+        with pytest.raises(InputError, match="without labels"):
+            closed.tile_mask(tile)
+    with pytest.raises(InputError, match="has no mask"):
+        Store(store_path(stores, "unlabelled")).tile_mask(0)
+
+
+def _read(store, tiles):
+    return [digest(store.tile_image(tile)) + digest(store.tile_mask(tile)) for tile in tiles]
+
+
+def test_processes_read_the_same_store_at_once(stores):
+    store = Store(store_path(stores, "source"))
+    tiles = list(range(len(store.tile_micrograph)))
+    expected = _read(store, tiles)  # the handle is open when the workers start
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.starmap(_read, [(store, tiles)] * 2) == [expected] * 2
+    assert _read(pickle.loads(pickle.dumps(store)), tiles) == expected
+
+
+def test_unfinished_truncated_and_foreign_files_do_not_open(stores, tmp_path):
+    whole = store_path(stores, "source").read_bytes()
+    seal = json.loads(whole[:512])
+    old = (json.dumps(seal | {"schema": 0}).encode().ljust(511) + b"\n") + whole[512:]
+    cases = {
+        "truncated": whole[:-1000],
+        "half-written": bytes(512) + whole[512:],
+        "not a tile store": b"\x89HDF\r\n\x1a\n" + whole,
+        "schema 0": old,
+    }
+    for message, content in cases.items():
+        (tmp_path / "store.h5").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            Store(tmp_path / "store.h5")
+    with pytest.raises(InputError, match="no tile store"):
+        Store(tmp_path / "missing.h5")
+
+
+def test_a_store_being_written_does_not_open(tmp_path):
+    with StoreWriter(tmp_path / "a.h5", 16, 4) as writer:
+        writer.add(np.zeros((40, 40), np.uint8), None, name="m", parent="m")
+        with pytest.raises(InputError, match="half-written"):
+            Store(writer.partial)
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_finds_a_flipped_byte_anywhere(stores, tmp_path):
+    original = store_path(stores, "source").read_bytes()
+    copy = tmp_path / "source.h5"
+    for place in [3, 100, 511, *np.random.default_rng(0).integers(512, len(original), 20), len(original) - 1]:
+        flipped = bytearray(original)
+        flipped[place] ^= 0x10
+        copy.write_bytes(flipped)
+        with pytest.raises(InputError):
+            open_intact(copy)
+    copy.write_bytes(original)
+    open_intact(copy)
+
+
+def test_verify_prints_a_fingerprint_and_draws(stores, tmp_path, capsys):
+    for name in ("source", "labelled"):
+        shutil.copy(store_path(stores, name), tmp_path)
+    main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "phase fraction" in printed and "2 stores verified" in printed
+    assert (tmp_path / "contact_sheet.png").stat().st_size > 10_000
+
+
+def test_verify_finds_images_in_test_and_training(stores):
+    problems, _ = check_together([Store(store_path(stores, name)) for name in ("labelled", "unlabelled")])
+    assert len(problems) == 2 and "m4" in problems[0]
+
+
+def test_verify_finds_contents_that_disagree(tmp_path, capsys):
+    path = tmp_path / "a.h5"
+    sources = [
+        {
+            "name": name,
+            "file": name,
+            "sha256": "same",
+            "mask_file": name,
+            "mask_sha256": "m",
+            "fold": fold,
+            "test": False,
+        }
+        for fold, name in enumerate("ab")
+    ]
+    parameters = {
+        "domain": "a",
+        "tile": 16,
+        "overlap": 4,
+        "scale": 1,
+        "reference_pixel_size_nm": 1,
+        "folds": 2,
+    }
+    with StoreWriter(path, 16, 4) as writer:
+        for name, value in (("a", 1), ("b", 2)):
+            image = np.zeros((20, 20), np.uint8)
+            writer.add(image, np.full_like(image, value), name=name, parent=name)
+        writer.tile_images[0] = 7
+        writer.finish(parameters, sources)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path)])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "image tiles of 'a' differ" in message
+    assert "mask of 'b' has values other than 0 and 1" in message
+    assert "a, b are one image" in message
