@@ -102,7 +102,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         if run.due(options.validate_every):
             run.judge(validate(model, source, options.fold, processes))
         if run.due(options.panels_every):
-            save_panel(run.folder / "panels" / f"step{run.step:06d}.png", model, source, target, options.fold, processes)
+            save_panel(run.picture, model, source, target, options.fold, processes)
         if run.due(options.checkpoint_every):
             run.save()
     run.close()

@@ -1,4 +1,4 @@
-"""Every random draw of the project is a pure function of (seed, purpose, where): nothing depends on what was drawn before."""
+"""Every random draw is a pure function of (seed, purpose, where), so none depends on what was drawn before."""
 
 import zlib
 

@@ -75,13 +75,13 @@ STRUERS = Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_
                   wall=0.0, crystal=0.06, lath=0.012, roughness=0.028)
 NITAL = Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
                 wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0)
-LONG_NITAL = Etching(film=0.46, widening=26.0, island=0.40, boundary=0.40, boundary_width=80.0, fading=0.95,
-                     wall=0.09, crystal=0.11, lath=0.05, roughness=0.05, stains=8.0, residues=45.0)
+LONG_NITAL = Etching(film=0.27, widening=52.0, island=0.36, boundary=0.40, boundary_width=80.0, fading=0.95,
+                     wall=0.14, crystal=0.11, lath=0.08, roughness=0.09, stains=8.0, residues=45.0)
 # The gap of t3: `film` and `lath` are what the blur leaves of the laths, `fading` hides boundaries.
 LIGHT_NITAL = Etching(film=0.50, widening=16.0, island=0.55, boundary=0.75, boundary_width=110.0, fading=0.9,
                       wall=0.08, crystal=0.08, lath=0.07, roughness=0.03, stains=3.0)
 SEM_1 = Microscope(brightness=0.31, contrast=1.0, blur=19.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
-SEM_2 = Microscope(brightness=0.40, contrast=1.1, blur=40.0, noise=0.06, shading=0.07, edge=0.16, tilt=0.10)
+SEM_2 = Microscope(brightness=0.30, contrast=1.1, blur=56.0, noise=0.08, shading=0.07, edge=0.16, tilt=0.10)
 BRIGHT_FIELD = Microscope(brightness=0.78, contrast=1.0, blur=150.0, noise=0.022, shading=0.06, scratches=0.7)
 DOMAINS = {
     "source": Domain(STRUERS, SEM_1, fraction=0.53),
@@ -103,7 +103,7 @@ class Size:
 
 
 SIZES = {
-    "demo": Size((716, 1024), (180, 256), 128, 16,
+    "demo": Size((716, 1024), (180, 256), 112, 8,
                  {"source": (20, 0), "t1": (12, 6), "t2": (12, 6), "t3": (24, 8)}),
     "study": Size((1433, 2048), (336, 448), 512, 62,
                   {"source": (35, 0), "t1": (20, 5), "t2": (12, 3), "t3": (59, 50)}),

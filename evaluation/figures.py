@@ -11,16 +11,21 @@ FALSE_NEGATIVE = (0, 114, 230)
 FOREGROUND = (0, 158, 115)
 CONTOUR = (240, 228, 66)
 OPACITY = 0.6
-LEGEND = (("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
+LEGEND = (
+    ("false positive", FALSE_POSITIVE),
+    ("false negative", FALSE_NEGATIVE),
+    ("outline of the prediction", CONTOUR),
+)
 LEGEND_PREDICTION = (("predicted foreground", FOREGROUND),)
+LEGEND_LABEL = (("labelled foreground", FOREGROUND),)
 
 
 def overlay(image, prediction, label=None):
     """The micrograph in grey with a prediction in colour, RGB uint8 (h, w, 3).
 
-    image: uint8 (h, w); prediction, label: masks (h, w), zero is background. With a label the false positives and
-    false negatives are tinted and what is right stays grey, the predicted foreground outlined; without one the
-    predicted foreground is tinted.
+    image: uint8 (h, w); prediction, label: masks (h, w), zero is background. With a label the false positives
+    and false negatives are tinted and what is right stays grey; without one the foreground found is tinted.
+    The prediction is outlined in both cases.
     """
     rgb = np.repeat(image[..., None], 3, axis=2)
     prediction = prediction.astype(bool)
@@ -35,13 +40,14 @@ def overlay(image, prediction, label=None):
 
 
 def panel(path, columns, legend=LEGEND, title=None):
-    """Save pictures side by side. columns: list of (caption, uint8 (h, w) or (h, w, 3), or None for a gap)."""
+    """Save pictures side by side. columns: list of (caption, uint8 (h, w) or (h, w, 3), None for a gap)."""
     shape = next(picture.shape for _, picture in columns if picture is not None)
     width = 3.6
     figure = Figure((width * len(columns), width * shape[0] / shape[1] + 0.75), layout="constrained")
-    for axes, (caption, picture) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+    grid = figure.subplots(1, len(columns), squeeze=False)[0]
+    for axes, (text, picture) in zip(grid, columns, strict=True):
         axes.set_axis_off()
-        axes.set_title(caption, fontsize=9, parse_math=False)
+        axes.set_title(text, fontsize=9, parse_math=False)
         if picture is None:
             axes.text(0.5, 0.5, "no run", ha="center", va="center", color="grey", transform=axes.transAxes)
         else:
@@ -56,15 +62,15 @@ def panel(path, columns, legend=LEGEND, title=None):
 def caption(name, confusion):
     """A panel's caption: what it is, its mIoU, and the phase fraction predicted and labelled."""
     return (
-        f"{name}\nmIoU {100 * confusion.miou:.1f} %, phase fraction "
-        f"{100 * confusion.phase_fraction_predicted:.1f} % (label {100 * confusion.phase_fraction_label:.1f} %)"
+        f"{name}\nmIoU {100 * confusion.miou:.1f} %, foreground "
+        f"{100 * confusion.phase_fraction_predicted:.1f} % of {100 * confusion.phase_fraction_label:.1f} %"
     )
 
 
 def curves(path, runs):
     """Save training curves, one small plot for every logged quantity.
 
-    runs: dict name -> list of dicts with `step`, the lines of metrics.jsonl; whatever numbers they hold are drawn.
+    runs: dict name -> list of dicts with `step`, the lines of metrics.jsonl; every number in them is drawn.
     """
     keys = sorted({key for lines in runs.values() for line in lines for key in line if _drawable(line, key)})
     if not keys:
@@ -80,18 +86,19 @@ def curves(path, runs):
         for number, (name, lines) in enumerate(runs.items()):
             points = [(line["step"], line[key]) for line in lines if _drawable(line, key)]
             if points:
-                (handles[name],) = axes.plot(*zip(*points, strict=True), f"C{number}", linewidth=1, label=name)
+                steps, values = zip(*points, strict=True)
+                (handles[name],) = axes.plot(steps, values, f"C{number}", linewidth=1, label=name)
         axes.set_title(key, fontsize=8, parse_math=False)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
     figure.supxlabel("step", fontsize=8)
-    figure.legend(handles=handles.values(), loc="outside upper center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.legend(handles=handles.values(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
 
 
 def _drawable(line, key):
-    value = line[key] if key in line else None
-    return key != "step" and isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    value = line.get(key)
+    return key != "step" and isinstance(value, int | float) and np.isfinite(value)
 
 
 def _tint(rgb, where, colour, opacity):

@@ -28,7 +28,8 @@ def test_a_sample_is_a_pure_function_of_its_place(pair, policy):
 
 def test_samples_and_epochs_differ(pair):
     augment = Augmentation("extended")
-    images = [augment(*pair, generator(0, "augmentation", epoch, sample))[0] for epoch in range(4) for sample in range(4)]
+    places = [(epoch, sample) for epoch in range(4) for sample in range(4)]
+    images = [augment(*pair, generator(0, "augmentation", *place))[0] for place in places]
     assert len({image.tobytes() for image in images}) == len(images)
 
 

@@ -84,11 +84,11 @@ def test_phase_fractions_follow_the_study(domain, drawn):
 
 def test_written_folders_are_readable(tmp_path, monkeypatch):
     images = {"source": (2, 0), "t1": (1, 1), "t2": (1, 1), "t3": (1, 1)}
-    plan = synthetic.Size((240, 320), (40, 48), 128, 16, images)
+    plan = synthetic.Size((240, 320), (40, 48), 112, 8, images)
     monkeypatch.setitem(synthetic.SIZES, "demo", plan)
     synthetic.main(["--out", str(tmp_path / "demo"), "--workers", "1"])
     document = tomllib.loads((tmp_path / "demo/domains.toml").read_text())
-    assert document["options"] == {"reference": "source", "scale": 0.5, "tile": 128, "overlap": 16}
+    assert document["options"] == {"reference": "source", "scale": 0.5, "tile": 112, "overlap": 8}
     for domain, entry in document["domains"].items():
         images = {path.stem: path for path in (tmp_path / "demo" / entry["images"]).iterdir()}
         masks = {path.stem: path for path in (tmp_path / "demo" / entry["masks"]).iterdir()}

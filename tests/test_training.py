@@ -198,7 +198,8 @@ def test_an_update_equals_the_published_recipe(stores, supervised, tmp_path, gan
     settings = {"lambda_aux": 0.1, "adv": {"main": 0.05, "aux": 0.01}}
     uda(stores, tmp_path / "run", "--steps", 2, "--gan", gan, "--optimizer", "sgd", "--schedule", "constant",
         "--augmentation", "basic", "--discriminator-learning-rate", 1e-3, "--lambda-adv-main", settings["adv"]["main"],
-        "--lambda-adv-aux", settings["adv"]["aux"], "--learning-rate", 0.01, "--pretraining", supervised / "last.pt")  # fmt: skip
+        "--lambda-adv-aux", settings["adv"]["aux"], "--learning-rate", 0.01,
+        "--pretraining", supervised / "last.pt")  # fmt: skip
 
     torch.manual_seed(0)
     model = models.build("deeplabv2_small")

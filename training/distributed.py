@@ -32,7 +32,8 @@ def start(batch_size: int) -> Processes:
     world = int(os.environ.get("WORLD_SIZE", 1))
     if batch_size % world:
         raise InputError(
-            f"--batch-size {batch_size}: is global and cannot be shared by {world} processes. Give a multiple of {world}."
+            f"--batch-size {batch_size}: is global and cannot be shared by {world} processes. Give a multiple of "
+            f"{world}."
         )
     rank = int(os.environ.get("RANK", 0))
     if torch.cuda.is_available():

@@ -41,7 +41,7 @@ class Health:
         fraction = self.means.get("target_phase_fraction")
         if fraction is not None and not 0.02 < fraction < 0.98:
             found["fraction"] = (
-                f"the predicted phase fraction on the target is {fraction:.3f}: the model collapses to one class. Lower "
-                "--lambda-adv-main and --lambda-adv-aux."
+                f"the predicted phase fraction on the target is {fraction:.3f}: the model collapses to one class. "
+                "Lower --lambda-adv-main and --lambda-adv-aux."
             )
         return found

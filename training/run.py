@@ -42,6 +42,11 @@ class Run:
         """Whether something done every so many steps is due after `self.step` updates (always after the last)."""
         return self.step % every == 0 or self.step == self.options.iterations
 
+    @property
+    def picture(self) -> Path:
+        """Where this step's panel goes."""
+        return self.folder / "panels" / f"step{self.step:06d}.png"
+
     def log(self, values: dict[str, float]) -> None:
         self.tracker.log(self.step, values)
 
@@ -109,11 +114,11 @@ def _check_stores(options: SimpleNamespace, stores: list[Store]) -> None:
     for store in stores:
         if store.preparation != source.preparation:
             raise InputError(
-                f"{store.path}: prepared as {store.preparation}, {source.path} as {source.preparation}. Prepare both from "
-                "one domains.toml."
+                f"{store.path}: prepared as {store.preparation}, {source.path} as {source.preparation}. Prepare both "
+                "from one domains.toml."
             )
         if not len(store.training_tiles(options.fold, labelled=store.labels)):
-            raise InputError(f"{store.path}: has no training tile in fold {options.fold}. Add micrographs to the domain.")
+            raise InputError(f"{store.path}: no training tile in fold {options.fold}. Add micrographs to the domain.")
     if not source.validation_micrographs(options.fold):
         raise InputError(
             f"{source.path}: holds out no annotated micrograph in fold {options.fold}. Give the domain `folds` in "
