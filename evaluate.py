@@ -27,7 +27,7 @@ from data.images import SUFFIXES, crop_information_bar, prepare_micrograph, read
 from data.store import Store, store_path
 from evaluation import scoring
 from evaluation.figures import overlay
-from evaluation.inference import predict, predict_bands
+from evaluation.inference import predict, segment
 from evaluation.metrics import rdt
 from training.checkpoint import load_model
 
@@ -131,14 +131,15 @@ def score_members(members, options, device):
 
 def described(members):
     """What score.json says about the models: one value where all agree, else None."""
-
-    def agreed(values):
-        values = list(values)
-        return values[0] if all(value == values[0] for value in values) else None
-
-    facts = {key: agreed(m.config.get(key) for m in members) for key in ("experiment", "model", "seed", "fold")}
+    names = ("experiment", "model", "target", "seed", "fold")
+    facts = {name: agreed(m.config.get(name) for m in members) for name in names}
     facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
     return facts | {"runs": [str(m.run) for m in members]}
+
+
+def agreed(values):
+    values = list(values)
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def reference_of(member, domain, variant):
@@ -171,7 +172,7 @@ def score_one(predictor, store, micrographs, folder, facts, references):
     score = writer.finish(
         facts
         | {"images": len(rows), "seconds": time.perf_counter() - began, "rdt": relative}
-        | {"reference": [str(run) for run, _ in references if run], "reference_miou": reference_miou},
+        | {"reference": agreed(run and str(run) for run, _ in references), "reference_miou": reference_miou},
         pooled,
         rows,
     )
@@ -206,6 +207,7 @@ def segment_folder(members, options, device):
     reference = preparation["reference_pixel_size_nm"]
     pixel_size = options.pixel_size or reference
     factor = pixel_size / reference * preparation["scale"]
+    cut = (preparation["tile"], preparation["overlap"])
     masks.mkdir(parents=True, exist_ok=True)
     overlays.mkdir(exist_ok=True)
     rows, failures, stems = [], [], set()
@@ -215,38 +217,23 @@ def segment_folder(members, options, device):
                 raise InputError(f"{file}: another image has this name with another ending; rename one")
             stems.add(file.stem)
             native = read_image(file)
-            mask = segment(members, native, factor, options, device)
+            image = prepare_micrograph(native, factor, options.invert, options.information_bar)
+            shape = crop_information_bar(native, options.information_bar).shape
+            found = segment([member.model for member in members], image, *cut, shape, device)
+            mask = np.zeros_like(native)
+            mask[: shape[0]] = 255 * found
             scoring.write_png(masks / f"{file.stem}.png", mask)
             scoring.write_png(overlays / f"{file.stem}.png", overlay(*(_reduced(a) for a in (native, mask))))
         except InputError as error:
             message = str(error)
             failures.append(message if file.name in message else f"{file}: {message}")
             continue
-        found = crop_information_bar(mask, options.information_bar)
-        height, width = found.shape
-        size = {"height": height, "width": width, "pixel_size_nm": pixel_size}
-        rows.append({"file": file.name, **size, "phase_fraction": np.count_nonzero(found) / found.size})
+        size = {"height": shape[0], "width": shape[1], "pixel_size_nm": pixel_size}
+        rows.append({"file": file.name, **size, "phase_fraction": float(found.mean())})
     scoring.write_csv(out / "phase_fractions.csv", rows)
     print(f"{len(rows)} of {len(files)} images segmented: {out}")
     if failures:
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
-
-
-def segment(members, native, factor, options, device):
-    """Mask of 0 and 255, uint8 (h, w), of a native micrograph uint8 (h, w); 0 in the information bar."""
-    image = prepare_micrograph(native, factor, options.invert, options.information_bar)
-    # Probabilities in 255 steps keep memory small for stitched micrographs; 128 is the first from 0.5 upwards.
-    probability = np.empty(image.shape, np.uint8)
-    cut = (members[0].preparation["tile"], members[0].preparation["overlap"])
-    bands = [predict_bands(member.model, image, *cut, device) for member in members]
-    for parts in zip(*bands, strict=True):
-        row, mean = parts[0][0], np.mean([band for _, band in parts], axis=0)
-        probability[row : row + len(mean)] = np.rint(255 * mean)
-    mask = np.zeros(native.shape, np.uint8)
-    height, width = crop_information_bar(native, options.information_bar).shape
-    enlarging = cv2.INTER_LINEAR if factor <= 1 else cv2.INTER_AREA
-    mask[:height] = 255 * (cv2.resize(probability, (width, height), interpolation=enlarging) >= 128)
-    return mask
 
 
 def _reduced(picture):
@@ -276,7 +263,7 @@ def parse():
     options = parser.parse_args()
     if bool(options.domain) == bool(options.images):
         parser.error("give either --domain or --images")
-    if (options.ensemble or options.images) != bool(options.out):
+    if bool(options.ensemble or options.images) != bool(options.out):
         parser.error("--out goes with --ensemble or --images, and these need it")
     if options.images and (options.adabn or options.otsu):
         parser.error("--adabn and --otsu score a --domain")
@@ -297,6 +284,10 @@ def main():
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
     members = [load_member(path, options.checkpoint, device) for path in options.runs]
     (segment_folder if options.images else score_members)(members, options, device)
 

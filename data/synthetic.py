@@ -42,6 +42,7 @@ class Etching:
     crystal: float
     lath: float
     roughness: float
+    plate: float = 0.0  # how far the plates between films stay unetched (share of the films' mean contrast)
     stains: float = 0.0  # rings and ellipses left by drying etchant
     residues: float = 0.0  # bright particles
 
@@ -75,14 +76,15 @@ STRUERS = Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_
                   wall=0.0, crystal=0.06, lath=0.012, roughness=0.028)
 NITAL = Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
                 wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0)
-LONG_NITAL = Etching(film=0.27, widening=52.0, island=0.36, boundary=0.40, boundary_width=80.0, fading=0.95,
-                     wall=0.14, crystal=0.11, lath=0.08, roughness=0.09, stains=8.0, residues=45.0)
-# The gap of t3: `film` and `lath` are what the blur leaves of the laths, `fading` hides boundaries.
-LIGHT_NITAL = Etching(film=0.50, widening=16.0, island=0.55, boundary=0.75, boundary_width=110.0, fading=0.9,
-                      wall=0.08, crystal=0.08, lath=0.07, roughness=0.03, stains=3.0)
+LONG_NITAL = Etching(film=0.38, widening=33.0, island=0.38, boundary=0.40, boundary_width=80.0, fading=0.95,
+                     wall=0.12, crystal=0.11, lath=0.06, roughness=0.07, stains=8.0, residues=45.0)
+# The gap of t3: `blur` (FWHM 350 nm) leaves streaks of the films, `film` against `island` is their contrast. Without
+# `plate` bainite would be as bright and blotchy here as islands are in the source.
+LIGHT_NITAL = Etching(film=0.80, widening=8.0, island=0.60, boundary=0.60, boundary_width=110.0, fading=0.9,
+                      wall=0.06, crystal=0.07, lath=0.05, roughness=0.03, plate=0.8, stains=3.0)
 SEM_1 = Microscope(brightness=0.31, contrast=1.0, blur=19.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
-SEM_2 = Microscope(brightness=0.30, contrast=1.1, blur=56.0, noise=0.08, shading=0.07, edge=0.16, tilt=0.10)
-BRIGHT_FIELD = Microscope(brightness=0.78, contrast=1.0, blur=150.0, noise=0.022, shading=0.06, scratches=0.7)
+SEM_2 = Microscope(brightness=0.32, contrast=1.1, blur=48.0, noise=0.07, shading=0.07, edge=0.16, tilt=0.10)
+BRIGHT_FIELD = Microscope(brightness=0.74, contrast=1.1, blur=150.0, noise=0.022, shading=0.06, scratches=0.7)
 DOMAINS = {
     "source": Domain(STRUERS, SEM_1, fraction=0.53),
     "t1": Domain(NITAL, SEM_1, fraction=0.53),
@@ -163,8 +165,9 @@ def light_image(rng, structure, recipe):
     shape = structure.film.shape
     film, island, wall, boundary = _revealed(structure, etching)
     mottle = smooth_noise(rng, shape, 300 / pixel)
+    streaks = film - etching.plate * cv2.GaussianBlur(film, (0, 0), 900 / pixel)
     grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
-            - etching.film * film - etching.island * island * (0.8 + 0.2 * mottle)
+            - etching.film * streaks - etching.island * island * (0.8 + 0.2 * mottle)
             - etching.boundary * boundary - etching.wall * wall)
     grey += etching.roughness * _roughness(rng, shape, pixel) - _artefacts(rng, shape, pixel, etching)
     for _ in range(rng.poisson(microscope.scratches)):

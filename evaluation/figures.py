@@ -43,11 +43,11 @@ def panel(path, columns, legend=LEGEND, title=None):
     """Save pictures side by side. columns: list of (caption, uint8 (h, w) or (h, w, 3), None for a gap)."""
     shape = next(picture.shape for _, picture in columns if picture is not None)
     width = 3.6
-    figure = Figure((width * len(columns), width * shape[0] / shape[1] + 0.75), layout="constrained")
+    figure = Figure((width * len(columns), width * shape[0] / shape[1] + 1.0), layout="constrained")
     grid = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, (text, picture) in zip(grid, columns, strict=True):
         axes.set_axis_off()
-        axes.set_title(text, fontsize=9, parse_math=False)
+        axes.set_title(text, fontsize=8, parse_math=False)
         if picture is None:
             axes.text(0.5, 0.5, "no run", ha="center", va="center", color="grey", transform=axes.transAxes)
         else:
@@ -62,9 +62,35 @@ def panel(path, columns, legend=LEGEND, title=None):
 def caption(name, confusion):
     """A panel's caption: what it is, its mIoU, and the phase fraction predicted and labelled."""
     return (
-        f"{name}\nmIoU {100 * confusion.miou:.1f} %, foreground "
-        f"{100 * confusion.phase_fraction_predicted:.1f} % of {100 * confusion.phase_fraction_label:.1f} %"
+        f"{name}\nmIoU {100 * confusion.miou:.1f} %, phase fraction "
+        f"{100 * confusion.phase_fraction_predicted:.1f} % (label {100 * confusion.phase_fraction_label:.1f} %)"
     )
+
+
+def comparison(path, scores, methods):
+    """Save mIoU and phase fraction of each method on each domain, a dot for each seed, the label as a line.
+
+    scores: {domain: {method: {seed: dict with miou, phase_fraction_predicted, phase_fraction_label}}}.
+    """
+    figure = Figure((2.6 * len(scores) + 1, 4.2), layout="constrained")
+    grid = figure.subplots(2, len(scores), squeeze=False, sharey=True)
+    for column, (domain, of_method) in zip(grid.T, scores.items(), strict=True):
+        for axes, key in zip(column, ("miou", "phase_fraction_predicted"), strict=True):
+            for position, method in enumerate(methods):
+                values = [score[key] for score in of_method.get(method, {}).values() if score[key] is not None]
+                axes.plot(np.multiply(values, 100), [position] * len(values), f"C{position}o", alpha=0.7)
+            axes.set_yticks(range(len(methods)), methods, fontsize=8)
+            axes.set_ylim(len(methods) - 0.5, -0.5)
+            axes.set_xlim(0, 100)
+            axes.tick_params(labelsize=8)
+            axes.grid(alpha=0.3)
+        labels = {score["phase_fraction_label"] for scored in of_method.values() for score in scored.values()}
+        for label in labels:
+            column[1].axvline(100 * label, color="black", linewidth=1)
+        column[0].set_title(domain, fontsize=10, parse_math=False)
+        column[0].set_xlabel("mIoU [%]", fontsize=8)
+        column[1].set_xlabel("phase fraction [%], line: label", fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def curves(path, runs):
@@ -87,7 +113,8 @@ def curves(path, runs):
             points = [(line["step"], line[key]) for line in lines if _drawable(line, key)]
             if points:
                 steps, values = zip(*points, strict=True)
-                (handles[name],) = axes.plot(steps, values, f"C{number}", linewidth=1, label=name)
+                marker = "." if len(points) < 12 else ""
+                (handles[name],) = axes.plot(steps, values, f"C{number}", marker=marker, linewidth=1, label=name)
         axes.set_title(key, fontsize=8, parse_math=False)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)

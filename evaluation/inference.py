@@ -1,5 +1,6 @@
 """Overlap-tile inference on whole micrographs (paper 2.2, after Ronneberger et al.), in bounded memory."""
 
+import cv2
 import numpy as np
 import torch
 
@@ -48,6 +49,22 @@ def predict(model, image, tile, overlap, device="cpu", batch_size=4):
     for row, band in predict_bands(model, image, tile, overlap, device, batch_size):
         probability[row : row + len(band)] = band
     return probability
+
+
+def segment(models, image, tile, overlap, shape, device="cpu"):
+    """Mask of 0 and 1, uint8 (h, w) = shape, of a micrograph uint8 at working scale: the models' mean probability,
+    resized to `shape`, from 0.5 upwards.
+    """
+    # Kept in 255 steps, so that a stitched micrograph needs a byte for a pixel; 128 is the first from 0.5 upwards.
+    probability = np.empty(image.shape, np.uint8)
+    bands = [predict_bands(model, image, tile, overlap, device) for model in models]
+    for parts in zip(*bands, strict=True):
+        row, mean = parts[0][0], np.mean([band for _, band in parts], axis=0)
+        probability[row : row + len(mean)] = np.rint(255 * mean)
+    smaller = shape[0] < image.shape[0]
+    size = (shape[1], shape[0])
+    resized = cv2.resize(probability, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return (resized >= 128).astype(np.uint8)
 
 
 def _mirrored(start, stop, size):

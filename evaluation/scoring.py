@@ -1,12 +1,21 @@
-"""Scoring a predictor on labelled micrographs: pooled counts and one row per micrograph."""
+"""Scoring a predictor on labelled micrographs, and the files that a score is."""
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from data.errors import InputError
+from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
 from evaluation.metrics import Confusion
 
 THRESHOLD = 0.5
+PANELS = 3
 
 
 def score(predictor, store, micrographs, progress=None, on_image=None):
@@ -66,3 +75,74 @@ def ensemble(predictors):
         return total / len(predictors)
 
     return predictor
+
+
+def score_folder(run, domain, checkpoint, variant):
+    """Where the score of a run belongs: <run>/evaluation/<domain>, then .<checkpoint> unless last, .<variant>."""
+    parts = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
+    return Path(run) / "evaluation" / ".".join(parts)
+
+
+def read_score(path):
+    """A score.json as dict. InputError when it is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable score ({error}); run evaluate.py again") from error
+
+
+class ResultWriter:
+    """Writes a score's folder: predictions/, panels/ of a few micrographs, images.csv and, last, score.json.
+
+    It is the `on_image` of score(). predictions/<name>.png is 0/255 at working scale.
+    """
+
+    def __init__(self, folder, count, name):
+        """count: number of micrographs to come; name: of the model, in the panels."""
+        self.folder, self.name, self.seen = Path(folder), name, 0
+        self.with_panel = set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist())
+        for part in ("predictions", "panels"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, micrograph, image, label, predicted):
+        write_png(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted.astype(np.uint8))
+        if self.seen in self.with_panel:
+            columns = [
+                (f"micrograph {micrograph.name}", image),
+                ("label", overlay(image, label)),
+                (caption(self.name, Confusion.of(predicted, label)), overlay(image, predicted, label)),
+            ]
+            panel(self.folder / "panels" / f"{micrograph.name}.png", columns, LEGEND + LEGEND_LABEL)
+        self.seen += 1
+
+    def finish(self, facts, pooled, rows):
+        """Write the tables; returns what score.json holds (undefined numbers are null)."""
+        numbers = measures(pooled)
+        iou = {name: numbers.pop(f"iou_{name}") for name in ("background", "foreground")}
+        score = _without_nan({**facts, **numbers, "iou": _without_nan(iou)})
+        write_csv(self.folder / "images.csv", rows)
+        partial = self.folder / ".score.json.partial"
+        partial.write_text(json.dumps(score, indent=2) + "\n")
+        os.replace(partial, self.folder / "score.json")
+        return score
+
+
+def write_png(path, picture):
+    """Write uint8 (h, w) grey or (h, w, 3) RGB. InputError when it cannot be written."""
+    encoded = cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])[1]
+    try:
+        Path(path).write_bytes(encoded)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or change --out") from error
+
+
+def write_csv(path, rows):
+    """Write dicts of the same keys as CSV; undefined numbers are empty cells."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0] if rows else [])
+        writer.writeheader()
+        writer.writerows(_without_nan(row) for row in rows)
+
+
+def _without_nan(values):
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

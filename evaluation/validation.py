@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from data.store import Store
-from evaluation.figures import overlay, panel
+from evaluation.figures import LEGEND, LEGEND_PREDICTION, overlay, panel
 from evaluation.inference import predict
 from evaluation.metrics import Confusion
 from evaluation.scoring import THRESHOLD, score
@@ -44,7 +44,7 @@ def save_panel(
         image = target.image(target.tile_micrograph[target.training_tiles(fold, labelled=False)[0]])
         prediction = _predictor(model, "target", source, processes)(image) >= THRESHOLD
         columns += [(f"{target.domain}, for training", image), ("prediction", overlay(image, prediction))]
-    panel(path, columns)
+    panel(path, columns, legend=LEGEND if target is None else LEGEND + LEGEND_PREDICTION)
     model.train()
 
 

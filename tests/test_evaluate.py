@@ -1,0 +1,260 @@
+"""evaluate.py on real stores: scores, ensembles, unlabelled folders, and what it refuses."""
+
+import csv
+import json
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import draw, run
+
+import evaluate
+import models
+from data.store import Store, store_path
+from evaluation import tables
+from evaluation.inference import predict
+from evaluation.metrics import Confusion, rdt
+from evaluation.scoring import otsu_predictor
+from training import checkpoint
+
+
+def make_run(folder, stores, seed=0, **config):
+    """A run folder with a randomly initialised checkpoint, after adaptation if `target` is given."""
+    torch.manual_seed(seed)
+    model = models.build("deeplabv2_small")
+    if "target" in config:
+        models.domain_batch_norm(model)
+    # A random head is nearly constant: with its median moved to zero it cuts the images in two.
+    source = Store(store_path(stores, "source"))
+    with torch.no_grad():
+        logits = model.eval()(torch.from_numpy(source.tile_image(0))[None, None]).main
+        model.main_head.branches[0].bias -= logits.median()
+    config = {"script": "train_supervised", "experiment": "S.x", "source": "source", "fold": 0} | config
+    folder.mkdir(parents=True)
+    state = {
+        "config": {**config, "model": "deeplabv2_small", "seed": seed},
+        "preparation": source.preparation,
+        "step": 7,
+        "best": {"step": 7, "miou": 0.5},
+        "model": model.state_dict(),
+    }
+    (folder / "config.json").write_text(json.dumps(state["config"]))
+    checkpoint.save(folder / "last.pt", state)
+    return folder
+
+
+def call(monkeypatch, *arguments):
+    """evaluate.py in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments), "--device", "cpu"])
+    try:
+        evaluate.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def score_of(folder):
+    return json.loads((folder / "score.json").read_text())
+
+
+def probability(run, image):
+    model, state = checkpoint.load_model(run)
+    return predict(model, image, state["preparation"]["tile"], state["preparation"]["overlap"])
+
+
+def counts(predictor, store, fold=0):
+    total = Confusion()
+    for m in store.evaluation_micrographs(fold):
+        total += Confusion.of(predictor(store.image(m)) >= 0.5, store.mask(m))
+    return total
+
+
+def test_a_score_is_that_of_the_whole_test_micrographs(tmp_path, stores, monkeypatch):
+    supervised = make_run(tmp_path / "supervised", stores)
+    data = ("--data", stores)
+    printed = run("evaluate.py", supervised, *data, "--domain", "labelled")
+    assert "evaluate" in printed.stderr and score_of(supervised / "evaluation/labelled")["rdt"] is None
+    for domain in ("source", "labelled"):
+        assert call(monkeypatch, supervised, *data, "--domain", domain) == 0
+    source, target = (score_of(supervised / "evaluation" / name) for name in ("source", "labelled"))
+    store = Store(store_path(stores, "labelled"))
+    expected = counts(lambda image: probability(supervised, image), store)
+    assert (target["tp"], target["fp"], target["fn"], target["tn"]) == (
+        expected.tp, expected.fp, expected.fn, expected.tn,
+    )  # fmt: skip
+    assert 0 < expected.phase_fraction_predicted < 1
+    assert expected.pixels == 2 * 100 * 90, "scored on m4 and m5, without padding"
+    assert target["miou"] == expected.miou and target["iou"] == expected.iou()
+    assert target["rdt"] == rdt(target["miou"], source["miou"]) and source["rdt"] == 0
+    facts = ("domain", "variant", "checkpoint", "step", "images", "seed", "fold", "store_fingerprint")
+    assert [target[key] for key in facts] == ["labelled", "plain", "last", 7, 2, 0, 0, store.fingerprint]
+    with (supervised / "evaluation/labelled/images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["m4", "m5"]
+    assert sum(int(row["tp"]) for row in rows) == target["tp"]
+    assert cv2.imread(str(supervised / "evaluation/labelled/panels/m4.png")) is not None
+
+
+def test_an_adapted_model_uses_the_target_statistics_on_its_target_only(tmp_path, stores, monkeypatch):
+    adapted = make_run(tmp_path / "uda", stores, script="train_uda", target="labelled", reference=None)
+    state = checkpoint.load(adapted)
+    for name, value in state["model"].items():
+        if "norms.target.running_mean" in name:
+            value += 0.3
+    checkpoint.save(adapted / "last.pt", state)
+
+    def with_statistics(domain, name):
+        model, _ = checkpoint.load_model(adapted)
+        models.set_domain(model, domain)
+        return counts(lambda image: predict(model, image, 48, 8), Store(store_path(stores, name)))
+
+    for name, domain in (("labelled", "target"), ("source", "source")):
+        assert call(monkeypatch, adapted, "--data", stores, "--domain", name) == 0
+        assert score_of(adapted / "evaluation" / name)["tp"] == with_statistics(domain, name).tp
+    assert with_statistics("source", "labelled") != with_statistics("target", "labelled")
+
+
+def test_adabn_and_otsu_are_scores_of_their_own(tmp_path, stores, monkeypatch):
+    supervised = make_run(tmp_path / "supervised", stores)
+    options = (supervised, "--data", stores, "--domain", "labelled")
+    for extra in ((), ("--adabn",), ("--otsu",)):
+        assert call(monkeypatch, *options, *extra) == 0
+    store = Store(store_path(stores, "labelled"))
+    scores = {name: score_of(supervised / f"evaluation/labelled{name}") for name in ("", ".adabn", ".otsu")}
+    assert scores[".otsu"]["tp"] == counts(otsu_predictor, store).tp
+    assert scores[".adabn"]["variant"] == "adabn" and scores[".adabn"]["tp"] != scores[""]["tp"]
+    model, _ = checkpoint.load_model(supervised)
+    tiles = store.training_tiles(0, labelled=False)
+    parts = np.array_split(tiles, -(-len(tiles) // 16))
+    images = (torch.from_numpy(np.stack([store.tile_image(i) for i in part])[:, None]) for part in parts)
+    models.reestimate_statistics(model, images)
+    assert scores[".adabn"]["tp"] == counts(lambda image: predict(model, image, 48, 8), store).tp
+
+
+def test_an_ensemble_averages_probabilities(tmp_path, stores, monkeypatch):
+    runs = [make_run(tmp_path / str(seed), stores, seed) for seed in (1, 2)]
+    out = tmp_path / "bagged"
+    options = ("--data", stores, "--domain", "labelled", "--ensemble")
+    assert call(monkeypatch, *runs, *options) == 2, "--out is needed"
+    assert call(monkeypatch, *runs, *options, "--out", out) == 0
+    store = Store(store_path(stores, "labelled"))
+    expected = counts(lambda image: np.mean([probability(run, image) for run in runs], axis=0), store)
+    score = score_of(out)
+    assert (score["variant"], score["tp"], score["tn"]) == ("ensemble", expected.tp, expected.tn)
+
+
+def test_runs_of_different_folds_are_no_ensemble_on_the_source(tmp_path, stores, monkeypatch, capsys):
+    runs = [make_run(tmp_path / str(fold), stores, fold=fold) for fold in (0, 1)]
+    options = ("--data", stores, "--domain", "source", "--ensemble", "--out", tmp_path / "out")
+    assert call(monkeypatch, *runs, *options) == 2
+    assert "folds" in capsys.readouterr().err
+
+
+def test_several_runs_are_scored_in_turn(tmp_path, stores, monkeypatch, capsys):
+    runs = [make_run(tmp_path / str(seed), stores, seed) for seed in (1, 2)]
+    assert call(monkeypatch, *runs, "--data", stores, "--domain", "labelled") == 0
+    mious = [100 * score_of(run / "evaluation/labelled")["miou"] for run in runs]
+    assert f"mIoU {np.mean(mious):.1f} ± {np.std(mious, ddof=1):.1f} %" in capsys.readouterr().out
+
+
+def test_unlabelled_micrographs_get_masks_of_their_own_size(tmp_path, stores):
+    supervised = make_run(tmp_path / "supervised", stores)
+    draw(tmp_path / "lab", 2, seed=5, contrast=1.0, size=(64, 81))
+    images, out = tmp_path / "lab/images", tmp_path / "out"
+    shutil.copy(images / "m0.png", images / "m0.bmp")
+    (images / "broken.tif").write_bytes((images / "m0.png").read_bytes()[:100])
+    before = {file.name: file.read_bytes() for file in images.iterdir()}
+    options = ("--images", images, "--out", out, "--pixel-size", 100, "--invert", "--information-bar", 10)
+    result = run("evaluate.py", supervised, *options, ok=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "broken.tif" in result.stderr and "m0.png" in result.stderr, "both m0 would be one mask"
+    assert {file.name: file.read_bytes() for file in images.iterdir()} == before
+    mask = cv2.imread(str(out / "masks/m1.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (64, 81) and set(np.unique(mask)) == {0, 255} and not mask[54:].any()
+    grey = 255 - cv2.imread(str(images / "m1.png"), cv2.IMREAD_GRAYSCALE)[:54]
+    working = cv2.resize(grey, (162, 108), interpolation=cv2.INTER_CUBIC)
+    expected = cv2.resize(probability(supervised, working), (81, 54), interpolation=cv2.INTER_AREA) >= 0.5
+    assert np.mean(expected == (mask[:54] > 0)) > 0.99
+    with (out / "phase_fractions.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"m0.bmp", "m1.png"}
+    assert float(rows["m1.png"]["phase_fraction"]) == pytest.approx((mask[:54] > 0).mean())
+    assert (out / "overlays/m1.png").is_file() and not (out / "masks/broken.png").exists()
+
+
+def test_the_input_folder_is_never_written_to(tmp_path, stores, monkeypatch, capsys):
+    supervised = make_run(tmp_path / "supervised", stores)
+    draw(tmp_path / "lab", 1, seed=5, contrast=1.0)
+    for out in ("lab", "lab/masks"):
+        assert call(monkeypatch, supervised, "--images", tmp_path / "lab/masks", "--out", tmp_path / out) == 2
+        assert "--out" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_refused(tmp_path, stores, monkeypatch, capsys):
+    supervised = make_run(tmp_path / "supervised", stores)
+    state = checkpoint.load(supervised)
+    state["preparation"]["tile"] = 64
+    checkpoint.save(supervised / "other.pt", state)
+    refusals = {
+        ("other.pt", "--domain", "labelled"): "tile 64 in the checkpoint, 48 in the store",
+        ("last.pt", "--domain", "unlabelled"): "no labelled micrographs",
+        ("last.pt", "--domain", "nowhere"): "nowhere.h5",
+        ("missing.pt", "--domain", "labelled"): "missing.pt",
+        ("last.pt", "--images", tmp_path / "nothing", "--out", tmp_path / "out"): "nothing",
+        ("last.pt", "--domain", "labelled", "--invert"): "--images",
+    }
+    for (name, *options), message in refusals.items():
+        assert call(monkeypatch, supervised / name, "--data", stores, *options) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
+    for seed in (0, 1):
+        folder = tmp_path / f"seed{seed}"
+        supervised = make_run(folder / "supervised", stores, seed, experiment="<i>demo", data=str(stores))
+        facts = {"script": "train_uda", "target": "labelled", "reference": str(supervised), "data": str(stores)}
+        adapted = make_run(folder / "uda", stores, seed + 5, **facts)
+        (adapted / "metrics.jsonl").write_text('{"step": 1, "loss_seg_main": 0.7}\n{"step": 2, "los')
+        (folder / "seconds.json").write_text(json.dumps({"data": 10.0 + seed, "uda": 5.0}))
+        for name, *options in (("source",), ("labelled",), ("labelled", "--adabn")):
+            assert call(monkeypatch, supervised, "--data", stores, "--domain", name, *options) == 0
+        if seed == 0:
+            assert call(monkeypatch, adapted, "--data", stores, "--domain", "labelled") == 0
+
+    printed = run("-m", "evaluation.tables", tmp_path, "--out", tmp_path, "--demo").stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary) == {"source", "targets", "seconds"} and set(summary["source"]) == {"miou"}
+    assert summary["seconds"] == {"data": 10.5, "uda": 5.0}
+    target = summary["targets"].pop("labelled")
+    assert not summary["targets"]
+    assert set(target) == {"label_phase_fraction", "generalization", "adabn", "uda"}
+    assert set(target["adabn"]) == {"miou", "rdt", "phase_fraction"}
+    scores = [score_of(tmp_path / f"seed{seed}/supervised/evaluation/labelled") for seed in (0, 1)]
+    assert target["generalization"]["miou"] == pytest.approx((scores[0]["miou"] + scores[1]["miou"]) / 2)
+    assert target["uda"]["rdt"] == score_of(tmp_path / "seed0/uda/evaluation/labelled")["rdt"] is not None
+    assert "generalization" in printed and "±" in printed
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img src='data:image/png;base64,") == page.count("<img") == 4, "stands alone in one file"
+
+    run("-m", "evaluation.tables", tmp_path, "--out", tmp_path / "report")
+    assert all((tmp_path / "report" / f"scores.{ending}").stat().st_size for ending in ("md", "csv", "tex"))
+    page = (tmp_path / "report/report.html").read_text()
+    assert "&lt;i&gt;demo" in page and "<i>" not in page
+    with (tmp_path / "report/scores.csv").open() as file:
+        rows = {(row["experiment"], row["variant"], row["domain"]): row for row in csv.DictReader(file)}
+    assert float(rows["<i>demo", "plain", "labelled"]["miou_std"]) == pytest.approx(
+        np.std([score["miou"] for score in scores], ddof=1)
+    )
+    assert rows["S.x", "plain", "labelled"]["miou_std"] == "", "one run has no deviation"
+
+
+def test_an_adapted_model_on_another_target_is_not_a_result_of_the_demonstration(tmp_path, stores, monkeypatch):
+    supervised = make_run(tmp_path / "seed0/supervised", stores, data=str(stores))
+    adapted = make_run(tmp_path / "seed0/uda", stores, target="t9", reference=str(supervised))
+    for folder, name in ((supervised, "source"), (supervised, "labelled"), (adapted, "labelled")):
+        assert call(monkeypatch, folder, "--data", stores, "--domain", name) == 0
+    target = tables.demo_summary(tmp_path)["targets"]["labelled"]
+    assert set(target) == {"label_phase_fraction", "generalization"}
