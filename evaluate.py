@@ -1,6 +1,7 @@
 """Score trained models on a domain's labelled micrographs, or segment a folder of micrographs without labels.
 
     python evaluate.py runs/T3.2/fold0 --data stores --domain t3                  # one run, or several in turn
+    python evaluate.py runs/S.10/fold0 --data stores --domain source t1 t2 t3     # RDT needs the source's score first
     python evaluate.py runs/S.10/fold0 --data stores --domain t3 --adabn          # statistics of the domain itself
     python evaluate.py runs/T3.2/fold* --data stores --domain t3 --ensemble --out runs/T3.2/ensemble
     python evaluate.py runs/T3.2/fold0 --images lom --out segmented --pixel-size 126.6 --invert
@@ -10,6 +11,7 @@ run's score on its source: evaluate that first.
 """
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -91,9 +93,9 @@ def fit_to_domain(member, store, adabn, device):
         models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in batches))
 
 
-def score_members(members, options, device):
+def score_members(members, domain, options, device):
     """Score each member on the domain, or all as one ensemble, and print the outcome."""
-    path = store_path(options.data, options.domain)
+    path = store_path(options.data, domain)
     store, unlabelled = Store(path), Store(path, labels=False)
     for member in members:
         fit_to_domain(member, unlabelled, options.adabn, device)
@@ -147,13 +149,14 @@ def reference_of(member, domain, variant):
 
     Of a supervised run that is itself; its own plain score on the source is then being made: mIoU 'own'.
     """
-    run = member.config.get("reference") if member.config.get("target") else member.run
-    source = member.config["source"]
+    run = member.config.get("reference") or (None if member.config.get("target") else member.run)
     if run is None:
         print(f"remark: {member.run} names no --reference, so there is no RDT", file=sys.stderr)
         return None, None
-    if Path(run) == member.run and domain == source and variant == "plain":
+    if Path(run) == member.run and domain == member.config["source"] and variant == "plain":
         return run, "own"
+    config = Path(run) / "config.json"
+    source = json.loads(config.read_text())["source"] if config.is_file() else member.config["source"]
     path = scoring.score_folder(run, source, member.label, "plain") / "score.json"
     if not path.is_file():
         print(f"remark: no RDT without {path}; evaluate {run} on {source} first", file=sys.stderr)
@@ -251,7 +254,7 @@ def parse():
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group = parser.add_argument_group("score a domain")
-    group.add_argument("--domain", help="whose labelled test micrographs are scored")
+    group.add_argument("--domain", nargs="+", help="whose labelled test micrographs are scored; several in turn")
     group.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
     group.add_argument("--adabn", action="store_true", help="batch-norm statistics from the domain's training tiles")
     group.add_argument("--otsu", action="store_true", help="score Otsu's threshold instead: the floor")
@@ -269,6 +272,8 @@ def parse():
         parser.error("--adabn and --otsu score a --domain")
     if options.domain and (options.pixel_size or options.invert or options.information_bar):
         parser.error("--pixel-size, --invert and --information-bar go with --images; a store has them already")
+    if options.ensemble and options.domain and len(options.domain) > 1:
+        parser.error("--ensemble scores one --domain at a time")
     if options.otsu and (options.adabn or options.ensemble):
         parser.error("--otsu uses no model: not with --adabn or --ensemble")
     if options.images and len(options.runs) > 1 and not options.ensemble:
@@ -288,8 +293,13 @@ def main():
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
-    members = [load_member(path, options.checkpoint, device) for path in options.runs]
-    (segment_folder if options.images else score_members)(members, options, device)
+    for domain in options.domain or [None]:
+        # Loaded anew for each domain, because --adabn changes the models.
+        members = [load_member(path, options.checkpoint, device) for path in options.runs]
+        if domain:
+            score_members(members, domain, options, device)
+        else:
+            segment_folder(members, options, device)
 
 
 if __name__ == "__main__":

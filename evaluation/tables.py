@@ -15,12 +15,14 @@ from evaluation import report
 from evaluation.scoring import read_score, write_csv
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
-# The demonstration's methods: (run of a seed, variant of its score). `control` is adaptation without adversary.
+# The demonstration's methods: (run of a seed, variant of its score). `control` is adaptation without adversary,
+# `oracle` a model trained on target labels.
 METHODS = {
     "generalization": ("supervised", "plain"),
     "adabn": ("supervised", "adabn"),
     "uda": ("uda", "plain"),
     "control": ("control", "plain"),
+    "oracle": ("oracle", "plain"),
     "otsu": ("supervised", "otsu"),
 }
 SUMMARISED = ("generalization", "adabn", "uda")

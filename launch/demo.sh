@@ -20,29 +20,24 @@ for seed in $SEEDS; do
     python -m data.verify "$folder/stores"
     data=$((SECONDS - began)) began=$SECONDS
 
-    common=(--data "$folder/stores" --seed "$seed" --workers 1)
+    common=(--data "$folder/stores" --seed "$seed" --workers 0)
     train train_supervised.py --experiment demo.supervised "${common[@]}" --run-dir "$folder/supervised"
     supervised=$((SECONDS - began)) began=$SECONDS
 
-    uda=(--experiment demo.uda --target t3 "${common[@]}"
-        --pretraining "$folder/supervised/last.pt" --reference "$folder/supervised")
+    uda=(--experiment demo.uda --target t3 "${common[@]}" --reference "$folder/supervised")
     train train_uda.py "${uda[@]}" --run-dir "$folder/uda"
     adaptation=$((SECONDS - began)) began=$SECONDS
 
-    for domain in source t1 t2 t3; do # the source first: the others are measured against it
-        python evaluate.py "$folder/supervised" --data "$folder/stores" --domain "$domain"
-        python evaluate.py "$folder/supervised" --data "$folder/stores" --domain "$domain" --otsu
-    done
-    for domain in t1 t2 t3; do
-        python evaluate.py "$folder/supervised" --data "$folder/stores" --domain "$domain" --adabn
-    done
-    python evaluate.py "$folder/uda" --data "$folder/stores" --domain t3
-    python evaluate.py "$folder/uda" --data "$folder/stores" --domain source
+    score() { python evaluate.py "$folder/$1" --data "$folder/stores" --domain "${@:2}"; }
+    score supervised source t1 t2 t3 # the source first: the others are measured against it
+    score supervised source t1 t2 t3 --otsu
+    score supervised t1 t2 t3 --adabn
+    score uda t3 source
     evaluate=$((SECONDS - began)) began=$SECONDS
 
     if [[ ${CONTROL:-0} == 1 ]]; then
         train train_uda.py "${uda[@]}" --lambda-adv-main 0 --lambda-adv-aux 0 --run-dir "$folder/control"
-        python evaluate.py "$folder/control" --data "$folder/stores" --domain t3
+        score control t3
     fi
 
     install=$(cat .venv/.installed 2>/dev/null || echo 0)

@@ -94,13 +94,13 @@ def _parser(script: str, description: str) -> argparse.ArgumentParser:
     group.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
     group.add_argument("--seed", type=int, default=0, help="of initialisation, batches and augmentation")
     group.add_argument("--run-dir", help="folder of the run; by default runs/<experiment>/fold<k>")
+    group.add_argument("--reference", help="supervised source run that RDT is measured against; without UDA: this run")
 
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="stores", help="folder of tile stores, from data.prepare")
     group.add_argument("--source", help="annotated domain")
     if uda:
         group.add_argument("--target", help="domain to adapt to; its masks are never read")
-        group.add_argument("--reference", help="matching supervised run, for the relative domain transferability")
     group.add_argument("--fold", type=int, default=0, help="source micrographs held out for validation and test")
     group.add_argument("--augmentation", choices=POLICIES)
     group.add_argument("--workers", type=_whole, default=2, help="loader processes for each domain")
