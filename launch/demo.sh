@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-0}
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 processes=$((gpus > 0 ? gpus : 2))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 train() { torchrun --standalone --nproc_per_node="$processes" "$@"; }
 
 for seed in $SEEDS; do
@@ -15,7 +16,8 @@ for seed in $SEEDS; do
     mkdir -p "$folder"
     began=$SECONDS
 
-    python -m data.synthetic --size demo --seed "$seed" --out "$folder/micrographs"
+    [[ -f $folder/micrographs/domains.toml ]] || # drawn already: go on where the last call was stopped
+        python -m data.synthetic --size demo --seed "$seed" --out "$folder/micrographs"
     python -m data.prepare "$folder/micrographs/domains.toml" --out "$folder/stores"
     python -m data.verify "$folder/stores"
     data=$((SECONDS - began)) began=$SECONDS
@@ -40,9 +42,9 @@ for seed in $SEEDS; do
         score control t3
     fi
 
-    install=$(cat .venv/.installed 2>/dev/null || echo 0)
-    printf '{"install": %s, "data": %s, "supervised": %s, "uda": %s, "evaluate": %s}\n' \
-        "${install:-0}" "$data" "$supervised" "$adaptation" "$evaluate" > "$folder/seconds.json"
+    [[ -f $folder/seconds.json ]] || # the first call counts, later ones skip what is finished
+        printf '{"install": %s, "data": %s, "supervised": %s, "uda": %s, "evaluate": %s}\n' \
+            "$(cat .venv/.installed)" "$data" "$supervised" "$adaptation" "$evaluate" > "$folder/seconds.json"
 done
 
 python -m evaluation.tables runs/demo --out runs/demo --demo

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One of the real data sets of docs/examples: supervised on the source, adapted to the target, a control without
-# adversary, and an oracle that is trained on target labels. Seed k holds out fold k of both domains, so that every target
-# image is tested once, by models that never saw it. docs/results.md has what it printed.
+# One of the real data sets of docs/examples: supervised on the source, adapted to the target, and an oracle that is
+# trained on target labels. Seed k holds out fold k of both domains, so that every target image is tested once, by models
+# that never saw it. docs/results.md has what it printed.
 #   launch/example.sh ni_superalloy        SEEDS="0 1 2" PROCESSES=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +10,7 @@ stores=stores/$name
 train() { torchrun --standalone --nproc_per_node="${PROCESSES:-1}" "$@"; }
 
 python -m data.prepare "docs/examples/$name.toml" --out "$stores"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python -m data.verify "$stores"
 for seed in ${SEEDS:-0 1 2}; do
     folder=runs/$name/seed$seed
@@ -17,7 +18,6 @@ for seed in ${SEEDS:-0 1 2}; do
     uda=(--experiment demo.uda --target target "${common[@]}" --reference "$folder/supervised")
     train train_supervised.py --experiment demo.supervised "${common[@]}" --run-dir "$folder/supervised"
     train train_uda.py "${uda[@]}" --run-dir "$folder/uda"
-    train train_uda.py "${uda[@]}" --lambda-adv-main 0 --lambda-adv-aux 0 --run-dir "$folder/control"
     train train_supervised.py --experiment demo.supervised --source target "${common[@]}" \
         --reference "$folder/supervised" --run-dir "$folder/oracle"
     score() { python evaluate.py "$folder/$1" --data "$stores" --domain "${@:2}"; }
@@ -25,7 +25,6 @@ for seed in ${SEEDS:-0 1 2}; do
     score supervised source target --otsu
     score supervised target --adabn
     score uda target
-    score control target
     score oracle target
 done
 python -m evaluation.tables "runs/$name" --out "runs/$name" --demo

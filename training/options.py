@@ -149,6 +149,8 @@ def _check(config: dict) -> None:
         raise InputError(f"--fold {config['fold']}: folds count from 0.")
     if config["learning_rate"] <= 0:
         raise InputError(f"--learning-rate {config['learning_rate']}: give a positive rate.")
+    if config["script"] == "train_uda" and config["model"] == "unet_vgg16":
+        raise InputError("--model unet_vgg16: has no auxiliary head to adapt. Give a deeplabv2 model.")
     if config.get("target") == config["source"]:
         raise InputError(f"--target {config['target']}: is the source too. Give another domain.")
 
