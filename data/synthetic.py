@@ -76,14 +76,14 @@ STRUERS = Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_
                   wall=0.0, crystal=0.06, lath=0.012, roughness=0.028)
 NITAL = Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
                 wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0)
-LONG_NITAL = Etching(film=0.38, widening=33.0, island=0.38, boundary=0.40, boundary_width=80.0, fading=0.95,
+LONG_NITAL = Etching(film=0.33, widening=45.0, island=0.38, boundary=0.40, boundary_width=80.0, fading=0.95,
                      wall=0.12, crystal=0.11, lath=0.06, roughness=0.07, stains=8.0, residues=45.0)
 # The gap of t3: `blur` (FWHM 350 nm) leaves streaks of the films, `film` against `island` is their contrast. Without
 # `plate` bainite would be as bright and blotchy here as islands are in the source.
 LIGHT_NITAL = Etching(film=0.80, widening=8.0, island=0.60, boundary=0.60, boundary_width=110.0, fading=0.9,
                       wall=0.06, crystal=0.07, lath=0.05, roughness=0.03, plate=0.8, stains=3.0)
 SEM_1 = Microscope(brightness=0.31, contrast=1.0, blur=19.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
-SEM_2 = Microscope(brightness=0.32, contrast=1.1, blur=48.0, noise=0.07, shading=0.07, edge=0.16, tilt=0.10)
+SEM_2 = Microscope(brightness=0.32, contrast=1.1, blur=52.0, noise=0.07, shading=0.07, edge=0.16, tilt=0.10)
 BRIGHT_FIELD = Microscope(brightness=0.74, contrast=1.1, blur=150.0, noise=0.022, shading=0.06, scratches=0.7)
 DOMAINS = {
     "source": Domain(STRUERS, SEM_1, fraction=0.53),
