@@ -16,9 +16,9 @@ for seed in ${SEEDS:-0 1 2}; do
     folder=runs/$name/seed$seed
     common=(--data "$stores" --seed "$seed" --fold "$seed" --workers 0)
     uda=(--experiment demo.uda --target target "${common[@]}" --reference "$folder/supervised")
-    train train_supervised.py --experiment demo.supervised "${common[@]}" --run-dir "$folder/supervised"
-    train train_uda.py "${uda[@]}" --run-dir "$folder/uda"
-    train train_supervised.py --experiment demo.supervised --source target "${common[@]}" \
+    train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --run-dir "$folder/supervised"
+    train train_uda.py "${uda[@]}" --steps 600 --run-dir "$folder/uda"
+    train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --source target \
         --reference "$folder/supervised" --run-dir "$folder/oracle"
     score() { python evaluate.py "$folder/$1" --data "$stores" --domain "${@:2}"; }
     score supervised source target
