@@ -11,11 +11,7 @@ run's score on its source: evaluate that first.
 """
 
 import argparse
-import json
-import sys
 import time
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,73 +20,16 @@ import torch
 from tqdm import tqdm
 
 import models
-from data.errors import InputError, exits_cleanly
+from data.errors import InputError, exits_cleanly, make_folder
 from data.images import SUFFIXES, crop_information_bar, prepare_micrograph, read_image
 from data.store import Store, store_path
 from evaluation import scoring
 from evaluation.figures import overlay
-from evaluation.inference import predict, segment
+from evaluation.inference import segment
+from evaluation.members import SHARED, agreed, described, fit_to_domain, load_member, reference_of
 from evaluation.metrics import rdt
-from training.checkpoint import load_model
 
-ADABN_BATCH = 16  # tiles
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
-SHARED = ("tile", "overlap", "scale", "reference_pixel_size_nm")
-
-
-@dataclass
-class Member:
-    """A trained model with where it comes from. `label` is the checkpoint's name, mostly 'last'."""
-
-    run: Path
-    label: str
-    model: torch.nn.Module
-    config: dict
-    preparation: dict
-    step: int
-
-    def predictor(self, device):
-        """Micrograph uint8 (h, w) -> foreground probability float32 (h, w)."""
-        cut = {key: self.preparation[key] for key in ("tile", "overlap")}
-        return partial(predict, self.model, **cut, device=device)
-
-
-def load_member(path, which, device):
-    """Load a run folder's or a file's checkpoint onto the device."""
-    model, state = load_model(path, which)
-    path = Path(path)
-    run, label = (path, which) if path.is_dir() else (path.parent, path.stem)
-    model.to(device, memory_format=torch.channels_last)
-    return Member(run, label, model, state["config"], state["preparation"], state["step"])
-
-
-def fit_to_domain(member, store, adabn, device):
-    """Choose the batch-norm statistics for a domain: its own after adaptation to it, or re-estimated (AdaBN)."""
-    differing = [
-        f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
-        for key in SHARED
-        if member.preparation[key] != store.preparation[key]
-    ]
-    if differing:
-        raise InputError(
-            f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
-            "Run data.prepare with the checkpoint's values."
-        )
-    trained_on = member.preparation.get("fingerprints", {}).get(store.domain, store.fingerprint)
-    if trained_on != store.fingerprint:
-        print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
-    models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
-    if adabn:
-        tiles = store.training_tiles(member.config["fold"], labelled=False)
-        if not any(isinstance(module, models.batchnorm.NORMS) for module in member.model.modules()):
-            raise InputError(f"{member.run}: {member.config['model']} has no batch norm, --adabn changes nothing")
-        if not len(tiles):
-            raise InputError(f"{store.path}: no training tiles outside the test set, which --adabn needs")
-        # Equal parts, because all batches weigh the same in the estimate.
-        parts = np.array_split(tiles, -(-len(tiles) // ADABN_BATCH))
-        progress = tqdm(parts, desc=f"statistics of {store.domain}", unit="batch")
-        batches = (np.stack([store.tile_image(i) for i in part])[:, None] for part in progress)
-        models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in batches))
 
 
 def score_members(members, domain, options, device):
@@ -131,39 +70,6 @@ def score_members(members, domain, options, device):
         print(f"{len(scores)} runs: mIoU {miou.mean():.1f} ± {miou.std(ddof=1):.1f} %")
 
 
-def described(members):
-    """What score.json says about the models: one value where all agree, else None."""
-    names = ("experiment", "model", "target", "seed", "fold")
-    facts = {name: agreed(m.config.get(name) for m in members) for name in names}
-    facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
-    return facts | {"runs": [str(m.run) for m in members]}
-
-
-def agreed(values):
-    values = list(values)
-    return values[0] if all(value == values[0] for value in values) else None
-
-
-def reference_of(member, domain, variant):
-    """(run, mIoU) that RDT is relative to: the matching supervised run on the source; mIoU None if not scored.
-
-    Of a supervised run that is itself; its own plain score on the source is then being made: mIoU 'own'.
-    """
-    run = member.config.get("reference") or (None if member.config.get("target") else member.run)
-    if run is None:
-        print(f"remark: {member.run} names no --reference, so there is no RDT", file=sys.stderr)
-        return None, None
-    if Path(run) == member.run and domain == member.config["source"] and variant == "plain":
-        return run, "own"
-    config = Path(run) / "config.json"
-    source = json.loads(config.read_text())["source"] if config.is_file() else member.config["source"]
-    path = scoring.score_folder(run, source, member.label, "plain") / "score.json"
-    if not path.is_file():
-        print(f"remark: no RDT without {path}; evaluate {run} on {source} first", file=sys.stderr)
-        return run, None
-    return run, scoring.read_score(path)["miou"]
-
-
 def score_one(predictor, store, micrographs, folder, facts, references):
     """Score one predictor, write its folder, print a line, return what score.json holds."""
     began = time.perf_counter()
@@ -199,7 +105,9 @@ def segment_folder(members, options, device):
         raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
     if folder.resolve() in {out.resolve(), masks.resolve(), overlays.resolve()}:
         raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    files = sorted(
+        f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+    )
     if not files:
         raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it")
     preparation = members[0].preparation
@@ -207,26 +115,30 @@ def segment_folder(members, options, device):
         if any(member.preparation[key] != preparation[key] for key in SHARED):
             raise InputError(f"{member.run}: its data was prepared otherwise than that of {members[0].run}")
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
+    native = preparation["native"]
+    pixel_size = options.pixel_size or native["pixel_size_nm"]
+    invert = native["invert"] if options.invert is None else options.invert
+    bar = native["information_bar"] if options.information_bar is None else options.information_bar
+    print(f"{folder}: taken to have {pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off")
     reference = preparation["reference_pixel_size_nm"]
-    pixel_size = options.pixel_size or reference
     factor = pixel_size / reference * preparation["scale"]
     cut = (preparation["tile"], preparation["overlap"])
-    masks.mkdir(parents=True, exist_ok=True)
-    overlays.mkdir(exist_ok=True)
+    make_folder(masks)
+    make_folder(overlays)
     rows, failures, stems = [], [], set()
     for file in tqdm(files, desc=folder.name, unit="image"):
         try:
             if file.stem in stems:
                 raise InputError(f"{file}: another image has this name with another ending; rename one")
             stems.add(file.stem)
-            native = read_image(file)
-            image = prepare_micrograph(native, factor, options.invert, options.information_bar)
-            shape = crop_information_bar(native, options.information_bar).shape
+            grey = read_image(file)
+            image = prepare_micrograph(grey, factor, invert, bar)
+            shape = crop_information_bar(grey, bar).shape
             found = segment([member.model for member in members], image, *cut, shape, device)
-            mask = np.zeros_like(native)
+            mask = np.zeros_like(grey)
             mask[: shape[0]] = 255 * found
             scoring.write_png(masks / f"{file.stem}.png", mask)
-            scoring.write_png(overlays / f"{file.stem}.png", overlay(*(_reduced(a) for a in (native, mask))))
+            scoring.write_png(overlays / f"{file.stem}.png", overlay(*(_reduced(a) for a in (grey, mask))))
         except InputError as error:
             message = str(error)
             failures.append(message if file.name in message else f"{file}: {message}")
@@ -260,9 +172,9 @@ def parse():
     group.add_argument("--otsu", action="store_true", help="score Otsu's threshold instead: the floor")
     group = parser.add_argument_group("segment micrographs without labels")
     group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp)")
-    group.add_argument("--pixel-size", type=float, metavar="NM", help="if it is not that of the training source")
-    group.add_argument("--invert", action="store_true", help="bright-field images")
-    group.add_argument("--information-bar", type=int, default=0, metavar="PX", help="rows at the bottom to ignore")
+    group.add_argument("--pixel-size", type=float, metavar="NM", help="default: that of the domain adapted to")
+    group.add_argument("--invert", action=argparse.BooleanOptionalAction, help="bright field; default likewise")
+    group.add_argument("--information-bar", type=int, metavar="PX", help="rows at the bottom to ignore; likewise")
     options = parser.parse_args()
     if bool(options.domain) == bool(options.images):
         parser.error("give either --domain or --images")
@@ -270,7 +182,8 @@ def parse():
         parser.error("--out goes with --ensemble or --images, and these need it")
     if options.images and (options.adabn or options.otsu):
         parser.error("--adabn and --otsu score a --domain")
-    if options.domain and (options.pixel_size or options.invert or options.information_bar):
+    given = (options.pixel_size, options.invert, options.information_bar)
+    if options.domain and any(value is not None for value in given):
         parser.error("--pixel-size, --invert and --information-bar go with --images; a store has them already")
     if options.ensemble and options.domain and len(options.domain) > 1:
         parser.error("--ensemble scores one --domain at a time")
@@ -278,7 +191,7 @@ def parse():
         parser.error("--otsu uses no model: not with --adabn or --ensemble")
     if options.images and len(options.runs) > 1 and not options.ensemble:
         parser.error("several runs segment --images together: add --ensemble")
-    if options.information_bar < 0 or (options.pixel_size is not None and not 0 < options.pixel_size < 1e6):
+    if (options.information_bar or 0) < 0 or (options.pixel_size is not None and not 0 < options.pixel_size < 1e6):
         parser.error("--information-bar counts rows from 0, --pixel-size is a positive number of nm")
     return options
 

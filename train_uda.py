@@ -63,7 +63,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
     judges = distributed.parallel(discriminators, processes)
     if options.compile:
         both, judges = torch.compile(both), torch.compile(judges)
-    gan, health = GanLoss(options.gan), Health()
+    gan, health = GanLoss(options.gan), Health(options.gan)
     weights = {"main": 1.0, "aux": options.lambda_aux}
     lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
     span = (options.batch_size, run.step, options.iterations, options.workers, processes)

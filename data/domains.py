@@ -128,8 +128,8 @@ def _options(table, domains) -> Options:
     if reference not in domains:
         raise table.error("reference", reference, f"no such domain; there are {', '.join(domains) or 'none'}")
     field = table.take(
-        "field_of_view", list, "[width, height] in pixels of the reference", [],
-        lambda sides: len(sides) == 2 and all(type(side) is int and side > 0 for side in sides),
+        "field_of_view", list, "[width, height] of 64 or more pixels of the reference", [],
+        lambda sides: len(sides) == 2 and all(type(side) is int and side >= 64 for side in sides),
     )  # fmt: skip
     return Options(
         reference=reference,
@@ -233,7 +233,7 @@ def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
 def _listing(table, key, folder) -> dict[str, Path]:
     files = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+        if file.is_dir() or file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
             raise table.error(

@@ -2,10 +2,20 @@
 
 import functools
 import sys
+from pathlib import Path
 
 
 class InputError(Exception):
     """Input that the user has to mend. The message names the file, the value and the remedy."""
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder with its parents. InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}). Give another folder.") from error
+    return path
 
 
 def exits_cleanly(main):

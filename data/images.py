@@ -57,6 +57,10 @@ def read_mask(path, foreground, background) -> np.ndarray:
         raise InputError(
             f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel"
         )
+    if pixels.ndim == 2 and pixels.dtype == np.uint16 and pixels.max() > 255 and (pixels % 257).any():
+        raise InputError(
+            f"{path}: grey values up to {pixels.max()} are no 8-bit mask values; save the mask with 8 bit"
+        )
     pixels = _to_uint8(pixels, depths=(8, 16)).astype(np.uint32)
     codes = pixels * 0x010101 if pixels.ndim == 2 else pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     mask = np.isin(codes, [_code(value) for value in foreground])

@@ -245,7 +245,7 @@ def check_seal(path):
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(f"{path}: no tile store ({error.strerror}); make it with data.prepare") from error
-    if len(block) == _USER_BLOCK and not block.strip(b"\0"):
+    if not block.strip(b"\0"):  # the block is written last; a file just begun has not even its zeros
         raise InputError(f"{path}: half-written, its data.prepare is at work or was stopped; run it again")
     try:
         seal = json.loads(block)

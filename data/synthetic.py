@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.errors import InputError, exits_cleanly
+from data.errors import InputError, exits_cleanly, make_folder
 from data.synthetic_drawing import microstructure, smooth_noise
 
 SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pixels a camera pixel
@@ -246,7 +246,7 @@ def write_domains(out, size, seed, workers):
     jobs = [(domain, index) for domain, counts in plan.images.items() for index in range(sum(counts))]
     for domain in plan.images:
         for folder in ("images", "masks"):
-            (out / domain / folder).mkdir(parents=True, exist_ok=True)
+            make_folder(out / domain / folder)
     write = functools.partial(_write, out=out, seed=seed, size=size)
     with ProcessPoolExecutor(max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="drawing", unit="image"):

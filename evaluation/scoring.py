@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.errors import InputError
+from data.errors import InputError, make_folder
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
 from evaluation.metrics import Confusion
 
@@ -102,7 +102,7 @@ class ResultWriter:
         self.folder, self.name, self.seen = Path(folder), name, 0
         self.with_panel = set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist())
         for part in ("predictions", "panels"):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / part)
 
     def __call__(self, micrograph, image, label, predicted):
         write_png(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted.astype(np.uint8))

@@ -10,7 +10,7 @@ import os
 import statistics
 from pathlib import Path
 
-from data.errors import InputError, exits_cleanly
+from data.errors import InputError, exits_cleanly, make_folder
 from evaluation import report
 from evaluation.scoring import read_score, write_csv
 
@@ -56,10 +56,10 @@ def percent(values):
 
 
 def grouped(scores):
-    """Scores by (experiment, variant, checkpoint), then by domain: the folds and seeds of one table cell."""
+    """Scores by (experiment, variant, checkpoint, configuration), then by domain: the repeats in one table cell."""
     groups = {}
     for score in scores:
-        key = tuple(str(score[name]) for name in ("experiment", "variant", "checkpoint"))
+        key = tuple(str(score[name]) for name in ("experiment", "variant", "checkpoint", "configuration"))
         groups.setdefault(key, {}).setdefault(score["domain"], []).append(score)
     return groups
 
@@ -73,9 +73,9 @@ def overview(folder, scores):
     for path in sorted(Path(folder).rglob("config.json")):
         experiment = json.loads(path.read_text()).get("experiment")
         if experiment and not any(key[0] == experiment for key in groups):
-            groups[experiment, "", ""] = {}
+            groups[experiment, "", "", ""] = {}
     domains = sorted({score["domain"] for score in scores}, key=lambda name: (name != "source", name))
-    header = ["experiment", "variant", "checkpoint"]
+    header = ["experiment", "variant", "checkpoint", "configuration"]
     header += [f"{domain} {column}" for domain in domains for column in ("mIoU [%]", "RDT [%]", "runs")]
     rows = []
     for key, of_domain in sorted(groups.items()):
@@ -91,9 +91,10 @@ def overview(folder, scores):
 def long_rows(scores):
     """One dict for each experiment, variant, checkpoint and domain, fractions of 1: the content of scores.csv."""
     rows = []
-    for (experiment, variant, checkpoint), of_domain in sorted(grouped(scores).items()):
+    for (experiment, variant, checkpoint, configuration), of_domain in sorted(grouped(scores).items()):
         for domain, group in sorted(of_domain.items()):
             row = {"experiment": experiment, "variant": variant, "checkpoint": checkpoint, "domain": domain}
+            row["configuration"] = configuration
             row["runs"] = len(group)
             for name in MEASURES:
                 row[f"{name}_mean"], row[f"{name}_std"], _ = mean_std(score[name] for score in group)
@@ -197,7 +198,7 @@ def main():
     options = parser.parse_args()
     out = Path(options.out)
     scores = demo_scores(options.runs) if options.demo else collect(options.runs)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if options.demo:
         table = demo_table(scores)
         _write(out / "summary.json", json.dumps(demo_summary(options.runs), indent=2) + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from data.errors import make_folder
 from data.store import Store
 from evaluation.figures import LEGEND, LEGEND_PREDICTION, overlay, panel
 from evaluation.inference import predict
@@ -35,7 +36,7 @@ def save_panel(
     """
     if not processes.first:
         return
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     first = source.validation_micrographs(fold)[0]
     image = source.image(first)
     prediction = _predictor(model, "source", source, processes)(image) >= THRESHOLD

@@ -20,6 +20,8 @@ from evaluation.metrics import Confusion, rdt
 from evaluation.scoring import otsu_predictor
 from training import checkpoint
 
+NATIVE = {"pixel_size_nm": 50, "invert": False, "information_bar": 0}
+
 
 def make_run(folder, stores, seed=0, **config):
     """A run folder with a randomly initialised checkpoint, after adaptation if `target` is given."""
@@ -32,11 +34,12 @@ def make_run(folder, stores, seed=0, **config):
     with torch.no_grad():
         logits = model.eval()(torch.from_numpy(source.tile_image(0))[None, None]).main
         model.main_head.branches[0].bias -= logits.median()
-    config = {"script": "train_supervised", "experiment": "S.x", "source": "source", "fold": 0} | config
+    known = {"script": "train_supervised", "experiment": "S.x", "source": "source", "fold": 0, "iterations": 7}
+    config = known | config
     folder.mkdir(parents=True)
     state = {
         "config": {**config, "model": "deeplabv2_small", "seed": seed},
-        "preparation": source.preparation,
+        "preparation": {**source.preparation, "native": NATIVE},
         "step": 7,
         "best": {"step": 7, "miou": 0.5},
         "model": model.state_dict(),

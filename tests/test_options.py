@@ -90,20 +90,21 @@ def test_schedules():
 
 
 @pytest.mark.parametrize(
-    ("values", "word"),
+    ("gan", "values", "word"),
     [
-        ({"loss_D_main": math.log(2)}, "blind"),
-        ({"loss_D_aux": 0.02}, "wins"),
-        ({"target_phase_fraction": 0.001}, "collapses"),
-        ({"target_phase_fraction": 0.999}, "collapses"),
+        ("vanilla", {"loss_D_main": math.log(2)}, "blind"),
+        ("least_squares", {"loss_D_main": 0.25}, "blind"),
+        ("vanilla", {"loss_D_aux": 0.02}, "wins"),
+        ("vanilla", {"target_phase_fraction": 0.001}, "collapses"),
+        ("vanilla", {"target_phase_fraction": 0.999}, "collapses"),
     ],
 )
-def test_an_unhealthy_game_is_reported_once(values, word):
-    health = Health()
+def test_an_unhealthy_game_is_reported_once(gan, values, word):
+    health = Health(gan)
     said = [warning for _ in range(50) for warning in health.observe(values)]
     assert len(said) == 1 and word in said[0]
 
 
 def test_a_healthy_game_is_not_reported():
-    health = Health()
+    health = Health("vanilla")
     assert not [health.observe({"loss_D_main": 0.4, "target_phase_fraction": 0.4}) for _ in range(50)][-1]

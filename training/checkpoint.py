@@ -2,8 +2,6 @@
 
 import errno
 import os
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -14,14 +12,20 @@ from data.errors import InputError
 VERSION = 1
 
 
-def save(path: Path, state: dict) -> None:
-    """Write `state` to `path` through a temporary file: flushed, then renamed. InputError on a full disk."""
+def save(path: Path, state: dict, keep: Path | None = None) -> None:
+    """Write `state` to `path` through a temporary file: flushed, then renamed. What was at `path` becomes `keep`.
+
+    InputError on a full disk.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("wb") as file:
             torch.save({"version": VERSION, **state}, file)
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            keep.unlink(missing_ok=True)
+            os.link(path, keep)  # so that `path` never lacks
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         temporary.unlink(missing_ok=True)
@@ -45,9 +49,10 @@ def load(path_or_run: Path | str, which: str = "last") -> dict:
         raise InputError(f"{path}: no such checkpoint. Give a run folder that holds {which}.pt, or a .pt file.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, OSError) as error:
+    except Exception as error:  # damaged files make torch raise whatever its parser meets
         raise InputError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}). Delete it, or restore it from a copy."
+            f"{path}: not a readable checkpoint ({type(error).__name__}). Put {path.with_name('previous.pt')} in its "
+            "place, if that exists, or delete it."
         ) from error
     if not isinstance(state, dict) or "version" not in state or "model" not in state:
         raise InputError(f"{path}: not a checkpoint of this project. Give one that a training script wrote.")

@@ -92,7 +92,17 @@ def total(counts: list[int], processes: Processes) -> list[int]:
     return tensor.tolist()
 
 
-def barrier(processes: Processes) -> None:
-    """Wait for all processes."""
+def first_alone(action, processes: Processes) -> None:
+    """Run `action` on the first process while the others wait; its InputError is raised on all of them."""
+    error = None
+    if processes.first:
+        try:
+            action()
+        except InputError as caught:
+            error = caught
     if processes.world > 1:
-        dist.barrier()
+        outcome = [error]
+        dist.broadcast_object_list(outcome, src=0, device=processes.device)
+        error = outcome[0]
+    if error:
+        raise error

@@ -9,7 +9,9 @@ _PATIENCE = 10  # logging steps before the first judgement: the discriminators s
 class Health:
     """Running means of what `observe` is given; it returns each warning once, when it first holds."""
 
-    def __init__(self):
+    def __init__(self, gan: str):
+        """`gan`: the kind of GAN loss, which decides what a guess costs."""
+        self.blind = {"vanilla": math.log(2), "least_squares": 0.25}[gan]
         self.means: dict[str, float] = {}
         self.observed = 0
         self.warned: set[str] = set()
@@ -28,12 +30,12 @@ class Health:
     def _findings(self) -> dict[str, str]:
         found = {}
         for name, mean in self.means.items():
-            if name.startswith("loss_D_") and abs(mean - math.log(2)) < 0.01:
+            if name.startswith("loss_D_") and abs(mean - self.blind) < 0.015 * self.blind:
                 found[name + " blind"] = (
                     f"{name} stays at {mean:.3f}: the discriminator is blind, so nothing is adapted. Train longer or "
                     "raise --discriminator-learning-rate."
                 )
-            if name.startswith("loss_D_") and mean < 0.1:
+            if name.startswith("loss_D_") and mean < 0.15 * self.blind:
                 found[name + " wins"] = (
                     f"{name} is down at {mean:.3f}: the discriminator wins. Raise --lambda-adv-main and "
                     "--lambda-adv-aux, or lower --discriminator-learning-rate."

@@ -1,11 +1,12 @@
 """The segmentation model and the optimizers as the options ask for them."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 
 import models
-from training.distributed import Processes, barrier
+from training.distributed import Processes, first_alone
 
 
 def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Module:
@@ -15,11 +16,11 @@ def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Modu
     """
     torch.manual_seed(options.seed)
     model = models.build(options.model)
+    # The first process downloads weights, the others then find them.
+    load = partial(models.load_pretraining, model, options.model, options.pretraining)
+    first_alone(load, processes)
     if not processes.first:
-        barrier(processes)  # the first process downloads weights, the others find them
-    models.load_pretraining(model, options.model, options.pretraining)
-    if processes.first:
-        barrier(processes)
+        load()
     if options.script == "train_uda":
         models.domain_batch_norm(model)
     if options.batch_norm == "frozen":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import tomllib
@@ -39,10 +40,11 @@ def parse(script: str, base: str, description: str, argv: list[str] | None = Non
     config = {"script": script, **config, "experiment": name}
     config["run_dir"] = config["run_dir"] or f"runs/{name}/fold{config['fold']}"
     config["wandb"] = config["wandb"] or default_wandb_mode()
-    if "reference" in values and not config.get("reference"):
+    known = config["source"] == values["source"] and name != _named_after(config)  # the study's, or the demo's, domains
+    if known and "reference" in values and not config["reference"]:
         config["reference"] = f"runs/{values['reference']}/fold{config['fold']}"
     _check(config)
-    config["iterations"] = config["steps"] or _iterations(config, values.get("source_tiles"))
+    config["iterations"] = config["steps"] or _iterations(config, values.get("source_tiles") if known else None)
     if dry_run:
         if os.environ.get("RANK", "0") == "0":  # one object, whatever the number of processes
             print(json.dumps(config))
@@ -79,7 +81,12 @@ def _choose(script: str, base: str, asked: argparse.Namespace, experiments: dict
         same = values["script"] == script and values["source"] == source and values.get("target") == target
         if same and not name.startswith("demo."):
             return name, values
-    return f"{source}-{target}" if target else f"{source}-supervised", experiments[base]
+    return _named_after({"source": source, "target": target}), experiments[base]
+
+
+def _named_after(domains: dict) -> str:
+    """The experiment's name where the domains are the user's own."""
+    return f"{domains['source']}-{domains.get('target') or 'supervised'}"
 
 
 def _parser(script: str, description: str) -> argparse.ArgumentParser:
@@ -92,7 +99,7 @@ def _parser(script: str, description: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("experiment")
     group.add_argument("--experiment", help="take the values of this entry of launch/experiments.toml")
     group.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
-    group.add_argument("--seed", type=int, default=0, help="of initialisation, batches and augmentation")
+    group.add_argument("--seed", type=_whole, default=0, help="of initialisation, batches and augmentation")
     group.add_argument("--run-dir", help="folder of the run; by default runs/<experiment>/fold<k>")
     group.add_argument("--reference", help="supervised source run that RDT is measured against; without UDA: this run")
 
@@ -118,20 +125,20 @@ def _parser(script: str, description: str) -> argparse.ArgumentParser:
     group.add_argument("--steps", type=_positive, help="updates, instead of --epochs")
     group.add_argument("--batch-size", type=_positive, help="tiles of each domain in an update, over all processes")
     group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam")
-    group.add_argument("--learning-rate", type=float, help="of the heads")
-    group.add_argument("--backbone-factor", type=float, default=0.1, help="of the learning rate, for the backbone")
-    group.add_argument("--weight-decay", type=float, default=0.0)
+    group.add_argument("--learning-rate", type=_not_negative, help="of the heads")
+    group.add_argument("--backbone-factor", type=_not_negative, default=0.1, help="backbone's share of the rate")
+    group.add_argument("--weight-decay", type=_not_negative, default=0.0)
     group.add_argument("--schedule", choices=SCHEDULES)
-    group.add_argument("--power", type=float, default=0.9, help="of the polynomial schedule")
-    group.add_argument("--lambda-aux", type=float, default=0.1, help="weight of the auxiliary head's loss")
+    group.add_argument("--power", type=_not_negative, default=0.9, help="of the polynomial schedule")
+    group.add_argument("--lambda-aux", type=_not_negative, default=0.1, help="weight of the auxiliary head's loss")
     group.add_argument("--amp", choices=PRECISIONS, default="bf16", help="mixed precision")
     group.add_argument("--compile", action="store_true", help="torch.compile the networks")
     if uda:
         group = parser.add_argument_group("adaptation")
         group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla")
-        group.add_argument("--lambda-adv-main", type=float, default=1e-3, help="0 is the control without adversary")
-        group.add_argument("--lambda-adv-aux", type=float, default=2e-4)
-        group.add_argument("--discriminator-learning-rate", type=float, default=1e-4)
+        group.add_argument("--lambda-adv-main", type=_not_negative, default=1e-3, help="0 for a control run")
+        group.add_argument("--lambda-adv-aux", type=_not_negative, default=2e-4)
+        group.add_argument("--discriminator-learning-rate", type=_not_negative, default=1e-4)
         group.add_argument("--discriminator-width", type=_positive, default=64)
 
     group = parser.add_argument_group("record")
@@ -147,8 +154,6 @@ def _parser(script: str, description: str) -> argparse.ArgumentParser:
 def _check(config: dict) -> None:
     if config["fold"] < 0:
         raise InputError(f"--fold {config['fold']}: folds count from 0.")
-    if config["learning_rate"] <= 0:
-        raise InputError(f"--learning-rate {config['learning_rate']}: give a positive rate.")
     if config["script"] == "train_uda" and config["model"] == "unet_vgg16":
         raise InputError("--model unet_vgg16: has no auxiliary head to adapt. Give a deeplabv2 model.")
     if config.get("target") == config["source"]:
@@ -165,6 +170,13 @@ def _iterations(config: dict, study_tiles: int | None) -> int:
     else:
         raise InputError(f"{path}: no such store, so --epochs has no meaning. Run data.prepare, or give --steps.")
     return max(1, config["epochs"] * tiles // config["batch_size"])
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
 
 
 def _whole(text: str) -> int:

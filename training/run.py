@@ -8,9 +8,13 @@ import torch
 
 from data.errors import InputError
 from data.store import Store
+from models.discriminator import SMALLEST_INPUT
 from training import checkpoint
-from training.distributed import Processes, barrier, mean
-from training.tracking import Tracker, open_run
+from training.distributed import Processes, first_alone, mean
+from training.tracking import Tracker, open_run, refuse_changes
+
+# How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
+NATIVE = ("pixel_size_nm", "invert", "information_bar")
 
 
 class NonFiniteLoss(InputError):
@@ -26,11 +30,14 @@ class Run:
         """`stores`: source first. InputError when the folder holds another configuration or other data."""
         self.options, self.parts, self.processes = options, parts, processes
         _check_stores(options, stores)
-        self.preparation = {**stores[0].preparation, "fingerprints": {s.domain: s.fingerprint for s in stores}}
+        native = {key: stores[-1].metadata["parameters"][key] for key in NATIVE}
+        self.preparation = {
+            **stores[0].preparation,
+            "native": native,
+            "fingerprints": {s.domain: s.fingerprint for s in stores},
+        }
         self.step, self.best = 0, {"step": 0, "miou": -1.0}
-        if processes.first:
-            self.folder = open_run(vars(options))
-        barrier(processes)
+        first_alone(lambda: open_run(vars(options)), processes)
         self.folder = Path(options.run_dir)
         if (self.folder / "last.pt").exists():
             self._resume()
@@ -57,8 +64,9 @@ class Run:
         if bad:
             raise NonFiniteLoss(
                 f"{self.folder}: {', '.join(bad)} is not finite in step {self.step + 1} (batch {self.step} of seed "
-                f"{self.options.seed}). Stopped before the update; the last checkpoint is intact. Lower --learning-rate"
-                ", or use --amp bf16 or off."
+                f"{self.options.seed}). Stopped before the update: last.pt and "
+                "previous.pt are as they were. Start in another --run-dir with a lower --learning-rate, or with --amp "
+                "bf16 or off."
             )
         return values
 
@@ -70,13 +78,13 @@ class Run:
             self._save("best.pt", ("model", "discriminators"))
 
     def save(self) -> None:
-        """Write last.pt."""
-        self._save("last.pt", tuple(self.parts))
+        """Write last.pt; the one before becomes previous.pt."""
+        self._save("last.pt", tuple(self.parts), self.folder / "previous.pt")
 
     def close(self) -> None:
         self.tracker.close({"best_step": self.best["step"], "miou_source_validation_best": self.best["miou"]})
 
-    def _save(self, name: str, keys: tuple[str, ...]) -> None:
+    def _save(self, name: str, keys: tuple[str, ...], keep: Path | None = None) -> None:
         if not self.processes.first:
             return
         states = {key: _state(self.parts[key]) for key in keys if key in self.parts}
@@ -89,10 +97,18 @@ class Run:
                 "best": self.best,
                 **states,
             },
+            keep,
         )
 
     def _resume(self) -> None:
         state = checkpoint.load(self.folder)
+        refuse_changes(self.folder, state["config"], vars(self.options))
+        lacking = [key for key in self.parts if key not in state]
+        if lacking:
+            raise InputError(
+                f"{self.folder / 'last.pt'}: has no {', '.join(lacking)} to go on from (best.pt has not). Put "
+                "previous.pt in its place, or start in another --run-dir."
+            )
         before, now = state["preparation"], self.preparation
         if before != now:
             changed = [key for key in now if before.get(key) != now[key]]
@@ -116,6 +132,11 @@ def _check_stores(options: SimpleNamespace, stores: list[Store]) -> None:
             raise InputError(
                 f"{store.path}: prepared as {store.preparation}, {source.path} as {source.preparation}. Prepare both "
                 "from one domains.toml."
+            )
+        if store.tile + 2 * store.overlap < SMALLEST_INPUT:
+            raise InputError(
+                f"{store.path}: tiles of {store.tile} + 2 x {store.overlap} px, the networks need {SMALLEST_INPUT}. "
+                "Prepare it with larger tiles."
             )
         if not len(store.training_tiles(options.fold, labelled=store.labels)):
             raise InputError(f"{store.path}: no training tile in fold {options.fold}. Add micrographs to the domain.")

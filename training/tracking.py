@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.errors import InputError
+from data.errors import InputError, make_folder
 from training.distributed import Processes
 
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
@@ -22,27 +22,33 @@ def open_run(config: dict) -> Path:
 
     InputError names the first options that differ: nothing is overwritten by another configuration.
     """
-    folder = Path(config["run_dir"])
+    folder = make_folder(Path(config["run_dir"]))
     path = folder / "config.json"
     if path.is_file():
-        before = json.loads(path.read_text())
-        names = sorted((before.keys() | config.keys()) - OPERATIONAL)
-        changed = [
-            f"--{n.replace('_', '-')} {before.get(n)} -> {config.get(n)}"
-            for n in names
-            if before.get(n) != config.get(n)
-        ]
-        if changed:
-            raise InputError(
-                f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Give the options of that run, "
-                "or another --run-dir."
-            )
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}). Delete it: the checkpoint holds a copy.") from error
+        refuse_changes(folder, before, config)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(config, indent=2) + "\n")
         os.replace(partial, path)
     return folder
+
+
+def refuse_changes(folder: Path, before: dict, config: dict) -> None:
+    """InputError that names every option in which a run's configuration differs from what its folder holds."""
+    ignored = OPERATIONAL | ({"iterations"} if before.get("steps") != config.get("steps") else set())
+    names = sorted((before.keys() | config.keys()) - ignored)
+    changed = [
+        f"--{n.replace('_', '-')} {before.get(n)} -> {config.get(n)}" for n in names if before.get(n) != config.get(n)
+    ]
+    if changed:
+        raise InputError(
+            f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Give the options of that run, or "
+            "another --run-dir."
+        )
 
 
 class Tracker:
@@ -92,11 +98,11 @@ class Tracker:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except ValueError:  # the last line of a killed run may be cut
+            except (ValueError, TypeError, KeyError):  # the last line of a killed run may be cut
                 continue
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(kept))

@@ -1,0 +1,127 @@
+"""Trained models as evaluate.py uses them: loaded, fitted to a domain's statistics, described for a score."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import models
+from data.errors import InputError
+from evaluation import scoring
+from evaluation.inference import predict
+from training.checkpoint import load_model
+from training.tracking import OPERATIONAL
+
+ADABN_BATCH = 16  # tiles
+# What may differ between repeats of one configuration.
+REPEATED = OPERATIONAL | {"fold", "seed", "reference", "iterations"}
+SHARED = ("tile", "overlap", "scale", "reference_pixel_size_nm")
+
+
+@dataclass
+class Member:
+    """A trained model with where it comes from. `label` is the checkpoint's name, mostly 'last'."""
+
+    run: Path
+    label: str
+    model: torch.nn.Module
+    config: dict
+    preparation: dict
+    step: int
+
+    def predictor(self, device):
+        """Micrograph uint8 (h, w) -> foreground probability float32 (h, w)."""
+        cut = {key: self.preparation[key] for key in ("tile", "overlap")}
+        return partial(predict, self.model, **cut, device=device)
+
+
+def load_member(path, which, device):
+    """Load a run folder's or a file's checkpoint onto the device."""
+    model, state = load_model(path, which)
+    path = Path(path)
+    run, label = (path, which) if path.is_dir() else (path.parent, path.stem)
+    model.to(device, memory_format=torch.channels_last)
+    if label == "last" and state["step"] < state["config"]["iterations"]:
+        done = f"step {state['step']} of {state['config']['iterations']}"
+        print(f"remark: {run} is not finished: its last checkpoint is of {done}", file=sys.stderr)
+    return Member(run, label, model, state["config"], state["preparation"], state["step"])
+
+
+def fit_to_domain(member, store, adabn, device):
+    """Choose the batch-norm statistics for a domain: its own after adaptation to it, or re-estimated (AdaBN)."""
+    differing = [
+        f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
+        for key in SHARED
+        if member.preparation[key] != store.preparation[key]
+    ]
+    if differing:
+        raise InputError(
+            f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
+            "Run data.prepare with the checkpoint's values."
+        )
+    trained_on = member.preparation.get("fingerprints", {}).get(store.domain, store.fingerprint)
+    if trained_on != store.fingerprint:
+        if not any(micrograph.test for micrograph in store.micrographs):
+            raise InputError(
+                f"{store.path}: has changed since {member.run} was trained on it, so what it holds out may have been "
+                "trained on. Restore the store, or train again."
+            )
+        print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
+    models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
+    if adabn:
+        tiles = store.training_tiles(member.config["fold"], labelled=False)
+        if not any(isinstance(module, models.batchnorm.NORMS) for module in member.model.modules()):
+            raise InputError(f"{member.run}: {member.config['model']} has no batch norm, --adabn changes nothing")
+        if not len(tiles):
+            raise InputError(f"{store.path}: no training tiles outside the test set, which --adabn needs")
+        # Equal parts, because all batches weigh the same in the estimate.
+        parts = np.array_split(tiles, -(-len(tiles) // ADABN_BATCH))
+        progress = tqdm(parts, desc=f"statistics of {store.domain}", unit="batch")
+        batches = (np.stack([store.tile_image(i) for i in part])[:, None] for part in progress)
+        models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in batches))
+
+
+def described(members):
+    """What score.json says about the models: one value where all agree, else None."""
+    names = ("experiment", "model", "target", "seed", "fold")
+    facts = {name: agreed(m.config.get(name) for m in members) for name in names}
+    facts["configuration"] = agreed(digest_of(m.config) for m in members)
+    facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
+    return facts | {"runs": [str(m.run) for m in members]}
+
+
+def agreed(values):
+    values = list(values)
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def digest_of(config):
+    """Six hexadecimal digits that all repeats of one configuration share, whatever their fold and seed."""
+    compared = {key: value for key, value in config.items() if key not in REPEATED}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def reference_of(member, domain, variant):
+    """(run, mIoU) that RDT is relative to: the matching supervised run on the source; mIoU None if not scored.
+
+    Of a supervised run that is itself; its own plain score on the source is then being made: mIoU 'own'.
+    """
+    run = member.config.get("reference") or (None if member.config.get("target") else member.run)
+    if run is None:
+        print(f"remark: {member.run} names no --reference, so there is no RDT", file=sys.stderr)
+        return None, None
+    if Path(run) == member.run and domain == member.config["source"] and variant == "plain":
+        return run, "own"
+    config = Path(run) / "config.json"
+    source = json.loads(config.read_text())["source"] if config.is_file() else member.config["source"]
+    path = scoring.score_folder(run, source, member.label, "plain") / "score.json"
+    if not path.is_file():
+        print(f"remark: no RDT without {path}; evaluate {run} on {source} first", file=sys.stderr)
+        return run, None
+    return run, scoring.read_score(path)["miou"]
