@@ -60,7 +60,7 @@ def score_members(members, domain, options, device):
     variant = "otsu" if options.otsu else "adabn" if options.adabn else "plain"
     scores = []
     for member, micrographs in zip(members, test_sets, strict=True):
-        predictor = scoring.otsu_predictor if options.otsu else member.predictor(device)
+        predictor = scoring.otsu_floor(store, micrographs) if options.otsu else member.predictor(device)
         folder = scoring.score_folder(member.run, store.domain, member.label, variant)
         facts = {**common, "variant": variant, **described([member])}
         references = [reference_of(member, store.domain, variant)]

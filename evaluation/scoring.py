@@ -56,13 +56,21 @@ def measures(confusion):
     }
 
 
-def otsu_predictor(image):
-    """Mask uint8 (h, w) of what lies above Otsu's grey-level threshold: the floor that a network has to beat.
+def otsu_floor(store, micrographs):
+    """Predictor by Otsu's grey-level threshold in each image: the floor that a network has to beat.
 
-    Bright is foreground, at the working polarity (bright field already inverted).
+    Foreground is what is brighter or what is darker, whichever scores higher on these micrographs' labels: the floor
+    is given every advantage.
     """
-    _, mask = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return mask
+    return max((_brighter, _darker), key=lambda predictor: score(predictor, store, micrographs)[0].miou)
+
+
+def _brighter(image):
+    return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
+
+
+def _darker(image):
+    return 1 - _brighter(image)
 
 
 def ensemble(predictors):

@@ -17,7 +17,7 @@ from data.store import Store, store_path
 from evaluation import tables
 from evaluation.inference import predict
 from evaluation.metrics import Confusion, rdt
-from evaluation.scoring import otsu_predictor
+from evaluation.scoring import otsu_floor
 from training import checkpoint
 
 NATIVE = {"pixel_size_nm": 50, "invert": False, "information_bar": 0}
@@ -127,7 +127,9 @@ def test_adabn_and_otsu_are_scores_of_their_own(tmp_path, stores, monkeypatch):
         assert call(monkeypatch, *options, *extra) == 0
     store = Store(store_path(stores, "labelled"))
     scores = {name: score_of(supervised / f"evaluation/labelled{name}") for name in ("", ".adabn", ".otsu")}
-    assert scores[".otsu"]["tp"] == counts(otsu_predictor, store).tp
+    floor = otsu_floor(store, store.evaluation_micrographs(0))
+    assert scores[".otsu"]["tp"] == counts(floor, store).tp
+    assert scores[".otsu"]["miou"] >= counts(lambda image: 1 - floor(image), store).miou
     assert scores[".adabn"]["variant"] == "adabn" and scores[".adabn"]["tp"] != scores[""]["tp"]
     model, _ = checkpoint.load_model(supervised)
     tiles = store.training_tiles(0, labelled=False)
