@@ -63,13 +63,13 @@ def stores(tmp_path_factory) -> Path:
     return folder / "stores"
 
 
-def run(*arguments, processes: int = 0, ok: bool = True) -> subprocess.CompletedProcess:
+def run(*arguments, processes: int = 0, ok: bool = True, timeout: int = 300) -> subprocess.CompletedProcess:
     """Run a script of the project, under torchrun when `processes` is given; its output is captured."""
     launcher = [sys.executable]
     if processes:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     result = subprocess.run(
-        [*launcher, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [*launcher, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
     )
     assert (result.returncode == 0) == ok, result.stdout + result.stderr
     return result

@@ -69,7 +69,10 @@ def reference_run(stores, tmp_path_factory):
 
 def test_two_processes_equal_one(stores, supervised, tmp_path):
     for processes in (0, 2):
-        uda(stores, tmp_path / f"{processes}", "--pretraining", supervised / "last.pt", processes=processes)
+        # Adam makes a full step of a gradient that is little more than rounding. At the demonstration's rates, ten and
+        # four times as high, that drives the losses of equal runs apart within 20 steps; see docs/results.md.
+        uda(stores, tmp_path / f"{processes}", "--pretraining", supervised / "last.pt", "--learning-rate", 5e-4,
+            "--discriminator-learning-rate", 1e-4, processes=processes)  # fmt: skip
     one, two = metrics(tmp_path / "0"), metrics(tmp_path / "2")
     assert len(one) == len(two) >= STEPS
     for a, b in zip(one, two, strict=True):
