@@ -63,11 +63,6 @@ def parallel(module: torch.nn.Module, processes: Processes) -> torch.nn.Module:
     return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
 
-def bare(module: torch.nn.Module) -> torch.nn.Module:
-    """The module inside DDP."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
-
-
 def share_buffers(module: torch.nn.Module, processes: Processes) -> None:
     """Give every process the buffers (batch-norm statistics) of the first, before they are used to predict."""
     if processes.world > 1:
