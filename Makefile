@@ -1,15 +1,23 @@
 # make demo [SEEDS="0 1 2"]   from a bare clone to a scored adaptation
 # make test                   from a bare clone to a green test run
+# make study-small            the study's complete matrix on drawn micrographs, within an hour
+# make test-faults            25 broken runs, each continued and compared with an undisturbed one
 # make lint                   ruff
 SHELL := /bin/bash
 PYTHON ?= python3
 SEEDS ?= 0
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo study-small test test-faults lint clean
 
 demo: .venv/.installed
 	SEEDS="$(SEEDS)" PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
+
+study-small: .venv/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/study_small.sh
+
+test-faults: .venv/.installed-dev
+	$(BIN)/python tests/faults/kill_and_resume.py
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check .

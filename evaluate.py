@@ -3,7 +3,9 @@
     python evaluate.py runs/T3.2/fold0 --data stores --domain t3                  # one run, or several in turn
     python evaluate.py runs/S.10/fold0 --data stores --domain source t1 t2 t3     # RDT needs the source's score first
     python evaluate.py runs/S.10/fold0 --data stores --domain t3 --adabn          # statistics of the domain itself
-    python evaluate.py runs/T3.2/fold* --data stores --domain t3 --ensemble --out runs/T3.2/ensemble
+    python evaluate.py runs/S.10/fold0 --data stores --domain source t1 --gradcam     # where the model looks
+    python evaluate.py runs/T3.2/fold* --data stores --domain t3 --ensemble --out runs/T3.2/ensemble.t3
+    python evaluate.py --experiment T1.4 --fold 0 --checkpoint epoch100           # a row of the study's tables
     python evaluate.py runs/T3.2/fold0 --images lom --out segmented --pixel-size 126.6 --invert
 
 A score goes to <run>/evaluation/<domain>/: score.json, images.csv, predictions/ and panels/. RDT needs the supervised
@@ -11,6 +13,8 @@ run's score on its source: evaluate that first.
 """
 
 import argparse
+import json
+import sys
 import time
 from pathlib import Path
 
@@ -22,12 +26,23 @@ from tqdm import tqdm
 import models
 from data.errors import InputError, exits_cleanly, make_folder
 from data.images import SUFFIXES, crop_information_bar, prepare_micrograph, read_image
+from data.selection import read_selection
 from data.store import Store, store_path
-from evaluation import scoring
+from evaluation import gradcam, scoring
 from evaluation.figures import overlay
 from evaluation.inference import segment
-from evaluation.members import SHARED, agreed, described, fit_to_domain, load_member, reference_of
+from evaluation.members import (
+    SHARED,
+    agreed,
+    described,
+    fit_to_domain,
+    generalization_row,
+    load_member,
+    reference_of,
+)
 from evaluation.metrics import rdt
+from training.experiments import EXPERIMENTS
+from training.tracking import default_wandb_mode, record_score
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 
@@ -39,6 +54,9 @@ def score_members(members, domain, options, device):
     for member in members:
         fit_to_domain(member, unlabelled, options.adabn, device)
     test_sets = [store.evaluation_micrographs(member.config["fold"]) for member in members]
+    selection = read_selection(options.selection, store) if options.selection else None
+    if selection:
+        test_sets = [_selected(selection, store)] * len(members)
     if not test_sets[0]:
         raise InputError(
             f"{path}: no labelled micrographs to score on. Name test micrographs in domains.toml, or segment "
@@ -55,22 +73,33 @@ def score_members(members, domain, options, device):
         predictor = scoring.ensemble([member.predictor(device) for member in members])
         facts = {**common, "variant": variant, **described(members)}
         references = [reference_of(member, store.domain, variant) for member in members]
-        score_one(predictor, store, test_sets[0], Path(options.out), facts, references)
+        score_one(predictor, store, test_sets[0], Path(options.out), facts, references, options)
         return
     variant = "otsu" if options.otsu else "adabn" if options.adabn else "plain"
+    if selection:
+        variant = f"selected-{selection.name}"
     scores = []
     for member, micrographs in zip(members, test_sets, strict=True):
         predictor = scoring.otsu_floor(store, micrographs) if options.otsu else member.predictor(device)
         folder = scoring.score_folder(member.run, store.domain, member.label, variant)
         facts = {**common, "variant": variant, **described([member])}
         references = [reference_of(member, store.domain, variant)]
-        scores.append(score_one(predictor, store, micrographs, folder, facts, references))
+        scores.append(score_one(predictor, store, micrographs, folder, facts, references, options))
+        if options.gradcam:
+            gradcam.write_maps(member, store, micrographs, folder, options.layer, device)
     if len(scores) > 1:
         miou = 100 * np.array([score["miou"] for score in scores], float)
         print(f"{len(scores)} runs: mIoU {miou.mean():.1f} ± {miou.std(ddof=1):.1f} %")
 
 
-def score_one(predictor, store, micrographs, folder, facts, references):
+def _selected(selection, store):
+    """Indices of the micrographs that a selection names. InputError where it names none."""
+    if not selection.micrographs:
+        raise InputError(f"{selection.name}: the selection names no micrographs of {store.domain}, only training tiles")
+    return [micrograph.index for micrograph in store.micrographs if micrograph.name in set(selection.micrographs)]
+
+
+def score_one(predictor, store, micrographs, folder, facts, references, options):
     """Score one predictor, write its folder, print a line, return what score.json holds."""
     began = time.perf_counter()
     writer = scoring.ResultWriter(folder, len(micrographs), f"{facts['experiment']} ({facts['variant']})")
@@ -85,6 +114,7 @@ def score_one(predictor, store, micrographs, folder, facts, references):
         pooled,
         rows,
     )
+    record_score(folder, score, options.wandb or default_wandb_mode(), options.wandb_project)
     iou = pooled.iou()
     print(
         f"{folder}: mIoU {100 * pooled.miou:.1f} % (background {100 * iou['background']:.1f}, foreground "
@@ -109,11 +139,15 @@ def segment_folder(members, options, device):
         f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
     )
     if not files:
-        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it")
+        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
     preparation = members[0].preparation
     for member in members:
-        if any(member.preparation[key] != preparation[key] for key in SHARED):
-            raise InputError(f"{member.run}: its data was prepared otherwise than that of {members[0].run}")
+        differing = [key for key in SHARED if member.preparation[key] != preparation[key]]
+        if differing:
+            raise InputError(
+                f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({', '.join(differing)} "
+                "differ). Give runs whose stores are from one domains.toml."
+            )
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
     native = preparation["native"]
     pixel_size = options.pixel_size or native["pixel_size_nm"]
@@ -160,28 +194,56 @@ def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN_OR_CHECKPOINT", help="run folder, or a .pt file")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of run folders")
+    parser.add_argument("runs", nargs="*", metavar="RUN_OR_CHECKPOINT", help="run folder, or a .pt file")
+    parser.add_argument("--checkpoint", default="last", help="of run folders: last, best, or a milestone like epoch100")
     parser.add_argument("--ensemble", action="store_true", help="average the probabilities of all runs (bagging)")
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group = parser.add_argument_group("a row of the study's tables")
+    group.add_argument("--experiment", help="generalization row (T1.4): scores its supervised run on its domain")
+    group.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="file of experiments")
+    group.add_argument("--fold", type=int, default=0, help="of the --experiment's run")
+    group.add_argument("--dry-run", action="store_true", help="print the --experiment as JSON and stop")
     group = parser.add_argument_group("score a domain")
     group.add_argument("--domain", nargs="+", help="whose labelled test micrographs are scored; several in turn")
     group.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
     group.add_argument("--adabn", action="store_true", help="batch-norm statistics from the domain's training tiles")
     group.add_argument("--otsu", action="store_true", help="score Otsu's threshold instead: the floor")
+    group.add_argument("--selection", metavar="FILE", help="score only the micrographs that this file names")
+    group.add_argument("--gradcam", action="store_true", help="maps of what the foreground is recognised by")
+    group.add_argument("--layer", help="of --gradcam (default: ResNet's backbone.layer3 or what corresponds)")
+    group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
+    group.add_argument("--wandb-project", default="microstructure-adaptation")
     group = parser.add_argument_group("segment micrographs without labels")
     group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp)")
     group.add_argument("--pixel-size", type=float, metavar="NM", help="default: that of the domain adapted to")
     group.add_argument("--invert", action=argparse.BooleanOptionalAction, help="bright field; default likewise")
     group.add_argument("--information-bar", type=int, metavar="PX", help="rows at the bottom to ignore; likewise")
     options = parser.parse_args()
+    if bool(options.experiment) == bool(options.runs):
+        parser.error("give either runs or --experiment")
+    if options.experiment and (options.domain or options.images or options.ensemble):
+        parser.error("--experiment says which run and domain: not with --domain, --images or --ensemble")
+    if options.dry_run and not options.experiment:
+        parser.error("--dry-run goes with --experiment")
+    if options.experiment:
+        row = generalization_row(options.experiments, options.experiment, options.fold, options.checkpoint)
+        if options.dry_run:
+            print(json.dumps(row))
+            sys.exit(0)
+        options.runs, options.domain = [row["run_dir"]], [row["domain"]]
     if bool(options.domain) == bool(options.images):
         parser.error("give either --domain or --images")
     if bool(options.ensemble or options.images) != bool(options.out):
         parser.error("--out goes with --ensemble or --images, and these need it")
-    if options.images and (options.adabn or options.otsu):
-        parser.error("--adabn and --otsu score a --domain")
+    if options.images and (options.adabn or options.otsu or options.selection or options.gradcam):
+        parser.error("--adabn, --otsu, --selection and --gradcam go with --domain")
+    if options.selection and (options.adabn or options.otsu or options.ensemble):
+        parser.error("--selection scores the runs as they are: not with --adabn, --otsu or --ensemble")
+    if options.gradcam and (options.otsu or options.ensemble):
+        parser.error("--gradcam looks into one model: not with --otsu or --ensemble")
+    if options.layer and not options.gradcam:
+        parser.error("--layer goes with --gradcam")
     given = (options.pixel_size, options.invert, options.information_bar)
     if options.domain and any(value is not None for value in given):
         parser.error("--pixel-size, --invert and --information-bar go with --images; a store has them already")

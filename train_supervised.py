@@ -19,6 +19,8 @@ from evaluation.validation import save_panel, validate
 from losses import segmentation_loss
 from models import parameter_groups
 from training import distributed
+from training.accumulation import Tally, in_parts
+from training.domains import preparation
 from training.network import build_model, build_optimizer
 from training.options import parse
 from training.precision import Precision
@@ -38,7 +40,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
     )
     precision = Precision(options.amp, processes.device)
     parts = {"model": model, "optimizers": [optimizer], "scaler": precision.scaler}
-    run = Run(options, [source], parts, processes)
+    run = Run(options, preparation(options, [source]), parts, processes, [tiles])
     if run.finished:
         print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
@@ -46,41 +48,40 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
     network = distributed.parallel(model, processes)
     if options.compile:
         network = torch.compile(network)
-    for images, masks in batches(
+    for batch in batches(
         tiles, options.batch_size, run.step, options.iterations, options.workers, processes
     ):
         set_learning_rate([optimizer], factor(options.schedule, run.step, options.iterations, options.power))
-        with precision.autocast():
-            logits = network(images)
-            losses = {"loss_seg_main": segmentation_loss(logits.main, masks)}
-            loss = losses["loss_seg_main"]
-            if logits.aux is not None:
-                losses["loss_seg_aux"] = segmentation_loss(logits.aux, masks)
-                loss = loss + options.lambda_aux * losses["loss_seg_aux"]
-        precision.backward(loss)
-        losses = run.check_finite(losses)
+        tally = Tally()
+        for (images, masks), share in in_parts(batch, options.micro_batch, [network]):
+            with precision.autocast():
+                logits = network(images)
+                losses = {"loss_seg_main": segmentation_loss(logits.main, masks)}
+                loss = losses["loss_seg_main"]
+                if logits.aux is not None:
+                    losses["loss_seg_aux"] = segmentation_loss(logits.aux, masks)
+                    loss = loss + options.lambda_aux * losses["loss_seg_aux"]
+            precision.backward(share * loss)
+            tally.add(losses, share)
+        tally.add({"gradient_norm": precision.gradient_norm(optimizer)}, 1)
+        values = run.check(tally)
         precision.step(optimizer)
 
         run.step += 1
         if run.due(options.log_every):
-            run.log({**losses, "learning_rate": optimizer.param_groups[-1]["lr"]})
+            run.log({**values, "learning_rate": optimizer.param_groups[-1]["lr"]})
         if run.due(options.validate_every):
             run.judge(validate(model, source, options.fold, processes))
         if run.due(options.panels_every):
             save_panel(run.picture, model, source, None, options.fold, processes)
-        if run.due(options.checkpoint_every):
+        if run.must_save:
             run.save()
     run.close()
 
 
 @exits_cleanly
 def main() -> None:
-    options = SimpleNamespace(**parse("train_supervised", "S.10", __doc__.splitlines()[0]))
-    processes = distributed.start(options.batch_size)
-    try:
-        train(options, processes)
-    finally:
-        distributed.stop()
+    distributed.together(train, SimpleNamespace(**parse("train_supervised", "S.10", __doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,15 @@ from types import SimpleNamespace
 import torch
 
 from data.errors import exits_cleanly
+from data.selection import read_selection
 from data.store import Store, store_path
 from data.tiles import LabelledTiles, UnlabelledTiles, batches
 from evaluation.validation import save_panel, validate
 from losses import GanLoss, segmentation_loss
-from models import Discriminators, SourceAndTarget, parameter_groups, probability_map
+from models import BalancedPatches, Discriminators, SourceAndTarget, parameter_groups, probability_map
 from training import distributed
+from training.accumulation import Tally, in_parts
+from training.domains import preparation
 from training.health import Health
 from training.network import build_model, build_optimizer
 from training.options import parse
@@ -30,12 +33,16 @@ from training.schedule import factor, set_learning_rate
 
 def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
     source = Store(store_path(options.data, options.source))
-    target = Store(store_path(options.data, options.target), labels=False)
+    target = Store(store_path(options.data, options.target), labels=False, transductive=options.transductive)
+    if options.selection:
+        target.select(read_selection(options.selection, target, options.fold).tiles)
     source_tiles = LabelledTiles(source, options.fold, options.augmentation, options.seed)
     target_tiles = UnlabelledTiles(target, options.fold, options.augmentation, options.seed)
 
     model = build_model(options, processes)
     discriminators = Discriminators(options.discriminator_width).to(processes.device)
+    first_place = processes.rank * options.batch_size // processes.world
+    patches = BalancedPatches(options.discriminator_patch, target.tile + 2 * target.overlap, options.seed, first_place)
     optimizer = build_optimizer(
         options.optimizer,
         parameter_groups(model, options.learning_rate, options.backbone_factor),
@@ -54,7 +61,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         "optimizers": [optimizer, optimizer_D],
         "scaler": precision.scaler,
     }
-    run = Run(options, [source, target], parts, processes)
+    run = Run(options, preparation(options, [source, target]), parts, processes, [source_tiles, target_tiles])
     if run.finished:
         print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
@@ -68,42 +75,49 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
     lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
     span = (options.batch_size, run.step, options.iterations, options.workers, processes)
 
-    for (images, masks), target_images in zip(batches(source_tiles, *span), batches(target_tiles, *span), strict=True):
+    for labelled, unlabelled in zip(batches(source_tiles, *span), batches(target_tiles, *span), strict=True):
         set_learning_rate(
             [optimizer, optimizer_D], factor(options.schedule, run.step, options.iterations, options.power)
         )
+        tally = Tally()
+        for part, share in in_parts([*labelled, unlabelled], options.micro_batch, [both, judges]):
+            images, masks, target_images = part
+            # The segmentation model: right on the source, its target taken for the source by frozen discriminators.
+            discriminators.requires_grad_(False)
+            with precision.autocast():
+                source_logits, target_logits = both(images, target_images)
+                source_maps, whole_maps = probability_maps(source_logits), probability_maps(target_logits)
+                source_maps, target_maps = patches(source_maps, whole_maps, run.step)
+                loss_seg = {level: segmentation_loss(getattr(source_logits, level), masks) for level in weights}
+                loss_adv = {level: gan(logits, "source") for level, logits in discriminators(target_maps).items()}
+                loss = sum(weights[k] * loss_seg[k] + lambda_adv[k] * loss_adv[k] for k in weights)
+            precision.backward(share * loss)
 
-        # The segmentation model: right on the source, and on the target taken for the source by frozen discriminators.
-        discriminators.requires_grad_(False)
-        with precision.autocast():
-            source_logits, target_logits = both(images, target_images)
-            source_maps, target_maps = probability_maps(source_logits), probability_maps(target_logits)
-            loss_seg = {level: segmentation_loss(getattr(source_logits, level), masks) for level in weights}
-            loss_adv = {level: gan(logits, "source") for level, logits in discriminators(target_maps).items()}
-            loss = sum(weights[k] * loss_seg[k] + lambda_adv[k] * loss_adv[k] for k in weights)
-        precision.backward(loss)
+            # The discriminators: tell source from target, judged on the predictions from before the update.
+            discriminators.requires_grad_(True)
+            with precision.autocast():
+                verdicts = judges({k: torch.cat([source_maps[k], target_maps[k]]).detach() for k in weights})
+                loss_D = {level: domain_loss(gan, logits) for level, logits in verdicts.items()}
+            precision.backward(share * sum(loss_D.values()))
 
-        # The discriminators: tell source from target, judged on the predictions from before the update.
-        discriminators.requires_grad_(True)
-        with precision.autocast():
-            verdicts = judges({k: torch.cat([source_maps[k], target_maps[k]]).detach() for k in weights})
-            loss_D = {level: domain_loss(gan, logits) for level, logits in verdicts.items()}
-        precision.backward(sum(loss_D.values()))
+            tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D), share)
+            tally.add({"target_phase_fraction": whole_maps["main"][:, 1].mean()}, share)
 
-        losses = run.check_finite(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D))
+        norms = {"gradient_norm": optimizer, "gradient_norm_D": optimizer_D}
+        tally.add({name: precision.gradient_norm(one) for name, one in norms.items()}, 1)
+        values = run.check(tally)
         precision.step(optimizer, optimizer_D)
 
         run.step += 1
         if run.due(options.log_every):
-            fraction = distributed.mean({"target_phase_fraction": target_maps["main"][:, 1].mean()}, processes)
-            run.log({**losses, **fraction, "learning_rate": optimizer.param_groups[-1]["lr"]})
-            for warning in health.observe({**losses, **fraction}):
+            run.log({**values, "learning_rate": optimizer.param_groups[-1]["lr"]})
+            for warning in health.observe(values):
                 run.tracker.say(f"warning: {warning}")
         if run.due(options.validate_every):
             run.judge(validate(model, source, options.fold, processes))
         if run.due(options.panels_every):
             save_panel(run.picture, model, source, target, options.fold, processes)
-        if run.due(options.checkpoint_every):
+        if run.must_save:
             run.save()
     run.close()
 
@@ -126,12 +140,7 @@ def named(**losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @exits_cleanly
 def main() -> None:
-    options = SimpleNamespace(**parse("train_uda", "T3.2", __doc__.splitlines()[0]))
-    processes = distributed.start(options.batch_size)
-    try:
-        train(options, processes)
-    finally:
-        distributed.stop()
+    distributed.together(train, SimpleNamespace(**parse("train_uda", "T3.2", __doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

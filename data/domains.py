@@ -66,15 +66,15 @@ def read_domains(path) -> tuple[Options, dict[str, Domain]]:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
         raise InputError(f"{path}: not valid TOML ({error}); mend the line named") from error
     top = _Table(path, "", document, {"options", "domains"})
     entries = top.take("domains", dict, "a table [domains.NAME] for every domain")
     tables = {}
     for name, entry in entries.items():
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
             raise InputError(
-                f"{path}: domain name '{name}' becomes a file name; use letters, digits, _ . - only"
+                f"{path}: domain name '{name[:200]}' becomes a file name; use up to 100 letters, digits, _ . - only"
             )
         tables[name] = _Table(path, f"domains.{name}", entry, _DOMAIN)
     options = _options(_Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS), tables)
@@ -100,7 +100,7 @@ class _Table:
 
     def error(self, key, value, remedy):
         place = ".".join(part for part in (self.where, key) if part)
-        shown = "" if isinstance(value, dict) else f" = {value!r}"
+        shown = "" if isinstance(value, dict) else f" = {_shown(value)}"
         return InputError(f"{self.path}: {place}{shown}: {remedy}")
 
     def take(self, key, kind, remedy, default=None, valid=lambda value: True):
@@ -114,13 +114,29 @@ class _Table:
         kinds = (int, float) if kind is float else kind
         if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool) or not valid(value):
             raise self.error(key, value, f"it must be {remedy}")
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise self.error(key, value, "TOML's integers have 64 bit; it must be " + remedy)
         return value
 
     def folder(self, key):
-        folder = self.path.parent / self.take(key, str, "a folder relative to this file")
-        if not folder.is_dir():
-            raise self.error(key, self.entries[key], f"no folder {folder}; create it or correct the path")
+        value = self.take(key, str, "a folder relative to this file")
+        folder = self.path.parent / value
+        try:
+            found = folder.is_dir()
+        except OSError as error:  # a name that is too long, a folder above that may not be entered
+            raise self.error(key, value, f"{error.strerror}; correct the path or its permissions") from error
+        if not found:
+            raise self.error(key, value, f"no folder {_shown(str(folder))}; create it or correct the path")
         return folder
+
+
+def _shown(value) -> str:
+    """A value as a message shows it, however long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python prints, more brackets than it follows
+        return f"a {type(value).__name__} too long to be shown"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _options(table, domains) -> Options:
@@ -233,7 +249,8 @@ def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
 def _listing(table, key, folder) -> dict[str, Path]:
     files = {}
     for file in sorted(folder.iterdir()):
-        if file.is_dir() or file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+        picture = file.is_file() or file.is_symlink()  # a broken link is an error later; a pipe would never end
+        if not picture or file.is_dir() or file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
             raise table.error(

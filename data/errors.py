@@ -1,8 +1,11 @@
 """The one exception for bad input, and how a script reports it."""
 
 import functools
+import re
 import sys
 from pathlib import Path
+
+_LONGEST_NAME = 200  # bytes; file systems allow 255, with the endings that files get
 
 
 class InputError(Exception):
@@ -18,8 +21,22 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def require_file_name(name, where: str) -> None:
+    """InputError unless `name`, read from a file, is a plain name: nothing that a file says leads out of a folder.
+
+    `where` says whose name it is, and in which file.
+    """
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f\x7f]", name)
+    if not plain or len(name.encode(errors="replace")) > _LONGEST_NAME:
+        shown = repr(name)[:_LONGEST_NAME]
+        raise InputError(f"{where}: {shown} becomes a file name; use a plain one of up to {_LONGEST_NAME} bytes")
+
+
 def exits_cleanly(main):
-    """Decorate a script's main(): an InputError becomes `error: <message>` on stderr and exit status 2."""
+    """Decorate a script's main(): an InputError becomes `error: <message>` on stderr and exit status 2.
+
+    So does an OSError that names a file: a missing permission, a folder that vanished.
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
@@ -27,6 +44,10 @@ def exits_cleanly(main):
             return main(*args, **kwargs)
         except InputError as error:
             sys.exit(_report(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(_report(InputError(f"{error.filename}: {error.strerror}; check the path and its permissions")))
 
     return wrapper
 

@@ -1,6 +1,7 @@
 """Micrograph and mask files to arrays at the working scale, and arrays to tiles and back (paper 2.2)."""
 
 import re
+import struct
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,11 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OTHER_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
-_FOUR_COLOUR_JPEG = re.compile(
-    rb"\xff[\xc0-\xc2]\0\x14\x08.{4}\x04", re.DOTALL
-)  # frame header with 4 components
+# Frame header of a JPEG (or of a preview inside it): its length, 8 bit, height and width, number of components.
+_JPEG_FRAME = re.compile(rb"\xff[\xc0-\xcf]\0[\x0b\x0e\x11\x14]\x08(..)(..)([\x01-\x04])", re.DOTALL)
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
 _SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
+_MOST = 1 << 30  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
 
 
 def read_image(path) -> np.ndarray:
@@ -27,20 +28,15 @@ def read_image(path) -> np.ndarray:
     holds the maximum, since cameras of 12 bit write 16 bit files. Float must lie in 0..1.
     Raises InputError if the file is not exactly one such image.
     """
-    pixels, palette = _decode(Path(path))
-    if palette is not None:
-        pixels = palette[pixels]
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype.kind == "f":
-        pixels = _float_to_uint8(pixels, path)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise InputError(
-            f"{path}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bit a channel"
-        )
+    pixels = _read_pixels(path)
     if pixels.ndim == 3:
-        pixels = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return _to_uint8(pixels, depths=(8, 12, 16))
+
+
+def read_picture(path) -> np.ndarray:
+    """As `read_image`, but colour stays: uint8 (h, w), or RGB (h, w, 3) where the file has colour channels."""
+    return _to_uint8(_read_pixels(path), depths=(8, 12, 16))
 
 
 def read_mask(path, foreground, background) -> np.ndarray:
@@ -88,7 +84,7 @@ def prepare_micrograph(grey, factor, invert=False, information_bar=0) -> np.ndar
     """
     if information_bar >= grey.shape[0]:
         raise InputError(
-            f"information_bar = {information_bar} px leaves nothing of an image {grey.shape[0]} px high"
+            f"information_bar = {information_bar} px leaves nothing of an image {grey.shape[0]} px high; lower it"
         )
     grey = crop_information_bar(grey, information_bar)
     return _resize(255 - grey if invert else grey, factor, cv2.INTER_CUBIC)
@@ -136,6 +132,22 @@ def stitch(tiles, positions, overlap, shape) -> np.ndarray:
     return canvas[: shape[0], : shape[1]]
 
 
+def _read_pixels(path) -> np.ndarray:
+    """Pixels (h, w) or RGB (h, w, 3), uint8 or uint16, of one micrograph file. InputError for anything else."""
+    pixels, palette = _decode(Path(path))
+    if palette is not None:
+        pixels = palette[pixels]
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype.kind == "f":
+        pixels = _float_to_uint8(pixels, path)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"{path}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bit a channel"
+        )
+    return np.ascontiguousarray(pixels)
+
+
 def _decode(path) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels (h, w) or (h, w, 3) RGB, and the palette (values, 3) of a TIFF palette image."""
     try:
@@ -172,12 +184,16 @@ def _decode_tiff(path):
             ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
             if max(ends, default=0) > path.stat().st_size:
                 raise InputError(f"{path}: truncated, pixel data is missing at the end; copy the file again")
+            tile = page.tilewidth * page.tilelength * page.tiledepth * page.samplesperpixel if page.is_tiled else 0
+            _check_size(path, page.imagewidth, page.imagelength, max(page.nbytes, tile * page.dtype.itemsize))
             pixels = page.asarray()
             if page.axes == "SYX":
                 pixels = np.moveaxis(pixels, 0, -1)
             if page.photometric == _MINISWHITE:
                 pixels = ~pixels if pixels.dtype == np.bool_ else np.iinfo(pixels.dtype).max - pixels
             palette = np.asarray(page.colormap).T if page.photometric == _PALETTE else None
+            if palette is not None and (pixels.ndim != 2 or pixels.max() >= len(palette)):
+                raise InputError(f"{path}: damaged TIFF (a palette of {len(palette)} colours); export the file again")
             return pixels, palette
     except InputError:
         raise
@@ -186,16 +202,53 @@ def _decode_tiff(path):
 
 
 def _decode_other(path, content):
-    if b"acTL" in content[:4096]:
-        raise InputError(f"{path}: animated PNG; export one micrograph a file")
-    if content.startswith(b"\xff\xd8") and _FOUR_COLOUR_JPEG.search(content):
-        raise InputError(f"{path}: colour space CMYK; save it as grey or RGB")
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if content.startswith(b"\x89PNG"):
+        if b"acTL" in _png_chunks(content):
+            raise InputError(f"{path}: animated PNG; export one micrograph a file")
+        channels = 1 if content[25:26] == b"\0" else 4  # as OpenCV decodes them: colour types other than grey
+        frames = [(*_sides(">II", content[16:24]), channels * (2 if content[24:25] == b"\x10" else 1))]
+    elif content.startswith(b"BM"):
+        frames = [(*_sides("<ii", content[18:26]), 4)]
+    else:
+        frames = [
+            (int.from_bytes(width), int.from_bytes(height), channels[0])
+            for height, width, channels in _JPEG_FRAME.findall(content)
+        ]
+        if any(channels == 4 for _, _, channels in frames):
+            raise InputError(f"{path}: colour space CMYK; save it as grey or RGB")
+    for width, height, size in frames:
+        _check_size(path, width, height, width * height * size)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # instead of None for sides that OpenCV takes for impossible
+        pixels = None
     if pixels is None:
         raise InputError(f"{path}: damaged or truncated; copy or export the file again")
     return (
         pixels[..., 2::-1] if pixels.ndim == 3 and pixels.shape[2] >= 3 else pixels
     )  # OpenCV decodes to BGR(A)
+
+
+def _sides(layout, content) -> tuple[int, int]:
+    """Width and height in a header; 0 in one that is cut."""
+    return tuple(map(abs, struct.unpack(layout, content.ljust(8, b"\0"))))
+
+
+def _png_chunks(content) -> list[bytes]:
+    """Names of a PNG's chunks up to its pixels."""
+    names, position = [], 8
+    while position < len(content) and b"IDAT" not in names:
+        names.append(content[position + 4 : position + 8])
+        position += 12 + int.from_bytes(content[position : position + 4])
+    return names
+
+
+def _check_size(path, width, height, size):
+    if size > _MOST:
+        raise InputError(
+            f"{path}: {width} x {height} px are {size / 2**30:.1f} GiB of pixels, more than {_MOST >> 30} GiB; crop "
+            "the micrograph, or export it again if that is not its size"
+        )
 
 
 def _float_to_uint8(pixels, path):

@@ -152,7 +152,7 @@ def _sha256(path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it and its permissions") from error
 
 
 def _differences(path, parameters, sources) -> list[str]:

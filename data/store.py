@@ -1,26 +1,18 @@
-"""The HDF5 tile store of one domain (layout: docs/data_format.md): `Store` reads it, `StoreWriter` writes it.
+"""The HDF5 tile store of one domain (layout: docs/data_format.md): `Store` reads it, `StoreWriter` writes it."""
 
-The file starts with a user block of one line of JSON: schema, length and SHA-256 of the HDF5 part behind it.
-The block is written last: so a store that is unfinished, truncated or of another schema is known by its first
-bytes, and a single flipped byte by the digest.
-"""
-
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from data.errors import InputError
+from data.errors import InputError, require_file_name
 from data.images import cut_tiles
+from data.sealed import Kind, SealedReader, SealedWriter
 
-SCHEMA = 1
-_USER_BLOCK = 512  # bytes, the smallest that HDF5 allows
-_RESERVE = 1 << 20  # bytes for HDF5's own structures
+TILE_STORE = Kind("tile store", schema=1, maker="data.prepare")
 _COMPRESSED = {
     "compression": "gzip",
     "compression_opts": 1,
@@ -49,17 +41,20 @@ def store_path(folder, domain) -> Path:
     return Path(folder) / f"{domain}.h5"
 
 
-class Store:
+class Store(SealedReader):
     """Read-only tile store. Each process opens the file on first use: a Store may be pickled and forked.
 
     labels=False makes every access to a mask an error: target training data must have no label path.
+    transductive=True counts the images of the test set and of the fold among the training tiles; only without labels.
     Raises InputError if the store is missing, half-written, truncated, damaged or of another schema.
     """
 
-    def __init__(self, path, labels: bool = True):
-        self.path, self.labels = Path(path), labels
-        self._handle, self._process = None, None
-        check_seal(self.path)
+    def __init__(self, path, labels: bool = True, transductive: bool = False):
+        if labels and transductive:
+            raise ValueError("held-out micrographs are trained on without their labels only: Store(labels=False)")
+        super().__init__(path, TILE_STORE)
+        self.labels, self.transductive = labels, transductive
+        self._selected = None
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 text = file["metadata"][()]
@@ -73,8 +68,12 @@ class Store:
             self.scale: float = parameters["scale"]
             self.reference_pixel_size_nm: float = parameters["reference_pixel_size_nm"]
             self.folds: int = parameters["folds"]
-        except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # damaged bytes make HDF5 and what reads the metadata raise anything
             raise InputError(f"{self.path}: damaged tile store ({error}); run data.prepare again") from error
+        if self.path.name != f"{self.domain}.h5":
+            raise InputError(f"{self.path}: holds domain {self.domain!r}; give the file its name, or prepare it again")
+        for micrograph in self.micrographs:
+            require_file_name(micrograph.name, f"{self.path}: not as data.prepare writes it, micrograph")
         self.fingerprint = hashlib.sha256(text).hexdigest()
 
     @property
@@ -84,31 +83,42 @@ class Store:
 
     def tile_image(self, index) -> np.ndarray:
         """Tile with its context, uint8 (T, T), T = tile + 2 overlap."""
-        return self._file()["tiles/image"][index]
+        return self._read("tiles/image", index)
 
     def tile_mask(self, index) -> np.ndarray:
         """Mask of a tile with its context, uint8 (T, T) of 0 and 1. InputError without labels."""
         self._require_mask(int(self.tile_micrograph[index]))
-        return self._file()["tiles/mask"][index]
+        return self._read("tiles/mask", index)
 
     def image(self, micrograph) -> np.ndarray:
         """Whole micrograph at working scale, uint8 (h, w)."""
-        return self._file()[f"micrographs/{micrograph}/image"][:]
+        return self._read(f"micrographs/{micrograph}/image")
 
     def mask(self, micrograph) -> np.ndarray:
         """Mask of a whole micrograph, uint8 (h, w) of 0 and 1. InputError without labels."""
         self._require_mask(micrograph)
-        return self._file()[f"micrographs/{micrograph}/mask"][:]
+        return self._read(f"micrographs/{micrograph}/mask")
+
+    def select(self, tiles) -> None:
+        """From now on only these of the training tiles count, as a selection file names them (data.selection)."""
+        self._selected = tiles
 
     def training_tiles(self, fold, labelled: bool) -> np.ndarray:
-        """int64 (n,): tiles outside the test set and fold `fold`, only annotated ones if `labelled`."""
-        held_out = self.validation_micrographs(fold)
+        """int64 (n,): tiles outside the test set and fold `fold`, only annotated ones if `labelled`.
+
+        Of a transductive store all tiles; after `select`, those of them that are selected.
+        """
+        held_out = [micrograph.index for micrograph in self.micrographs if micrograph.test]
+        held_out += self.validation_micrographs(fold)
+        if self.transductive:
+            held_out = []
         chosen = [
             micrograph.index
             for micrograph in self.micrographs
-            if not (micrograph.test or micrograph.index in held_out or (labelled and not micrograph.labelled))
+            if not (micrograph.index in held_out or (labelled and not micrograph.labelled))
         ]
-        return np.flatnonzero(np.isin(self.tile_micrograph, chosen))
+        tiles = np.flatnonzero(np.isin(self.tile_micrograph, chosen))
+        return tiles if self._selected is None else np.intersect1d(tiles, self._selected)
 
     def evaluation_micrographs(self, fold) -> list[int]:
         """The fixed test set where the domain has one, else the annotated micrographs of fold `fold`."""
@@ -123,12 +133,6 @@ class Store:
             raise InputError(f"{self.path}: fold {fold} of {self.folds}; choose 0 .. {self.folds - 1}")
         return [micrograph.index for micrograph in self.micrographs if micrograph.fold == fold]
 
-    def _file(self):
-        if self._process != os.getpid():
-            # Finished stores never change, and file locks fail on many cluster file systems.
-            self._handle, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
-        return self._handle
-
     def _require_mask(self, micrograph):
         name = self.micrographs[micrograph].name
         if not self.labels:
@@ -140,37 +144,26 @@ class Store:
                 f"{self.path}: micrograph '{name}' has no mask; annotate it and run data.prepare again"
             )
 
-    def __getstate__(self):
-        return self.__dict__ | {"_handle": None, "_process": None}
 
-
-class StoreWriter:
+class StoreWriter(SealedWriter):
     """Writes a store under a temporary name and renames it when `finish` was called; any failure removes it.
 
-    Use as a context manager. An OSError on the way (disk full, no permission) becomes an InputError. Space is
-    reserved before HDF5 writes, because the library crashes when it closes a file on a full disk.
+    Use as a context manager. An OSError on the way (disk full, no permission) becomes an InputError.
     """
 
     def __init__(self, path, tile, overlap):
-        self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        super().__init__(path, TILE_STORE)
         self.tile, self.overlap = tile, overlap
-        self.file, self.micrographs, self.positions = None, [], []
+        self.micrographs, self.positions = [], []
 
     def __enter__(self):
+        super().__enter__()
         with self._disk_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.path)
-            self.file = h5py.File(self.partial, "w", userblock_size=_USER_BLOCK, locking=False)
-            self._reserve(0)
             side = self.tile + 2 * self.overlap
             layout = {"shape": (0, side, side), "maxshape": (None, side, side), "chunks": (1, side, side)}
             self.tile_images = self.file.create_dataset("tiles/image", dtype=np.uint8, **layout)
             self.tile_masks = self.file.create_dataset("tiles/mask", dtype=np.uint8, **_COMPRESSED, **layout)
         return self
-
-    def __exit__(self, *_):
-        self._discard()
 
     def add(self, image, mask, **description):
         """Append a micrograph uint8 (h, w), its mask or None, and tiles; `description` goes to metadata."""
@@ -203,85 +196,12 @@ class StoreWriter:
             self.file["tiles/position"] = positions[:, 1:]
             self.file["tiles/labelled"] = labelled[positions[:, 0]]
             self.file["metadata"] = text
-            self.file.flush()
-            size = self.file.id.get_filesize()
-            self.file.close()
-            with open(self.partial, "r+b") as file:
-                file.truncate(size)
-                seal = _seal(file)
-                file.seek(0)
-                file.write(seal)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(self.partial, self.path)
-
-    def _reserve(self, size):
-        with self.partial.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, self.file.id.get_filesize() + size + _RESERVE)
-
-    def _discard(self):
-        if self.file:
-            self.file.close()
-        with contextlib.suppress(OSError):  # the folder itself may be the trouble
-            self.partial.unlink()
-
-    @contextlib.contextmanager
-    def _disk_errors(self):
-        try:
-            yield
-        except OSError as error:
-            self._discard()
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror or error}); free space or choose another "
-                "--out; what was there before is untouched"
-            ) from error
-
-
-def check_seal(path):
-    """Raise InputError unless the file is a finished store of this schema and of full length."""
-    try:
-        with path.open("rb") as file:
-            block = file.read(_USER_BLOCK)
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise InputError(f"{path}: no tile store ({error.strerror}); make it with data.prepare") from error
-    if not block.strip(b"\0"):  # the block is written last; a file just begun has not even its zeros
-        raise InputError(f"{path}: half-written, its data.prepare is at work or was stopped; run it again")
-    try:
-        seal = json.loads(block)
-        schema, length = seal["schema"], seal["bytes"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a tile store; make one with data.prepare") from error
-    if schema != SCHEMA:
-        raise InputError(
-            f"{path}: schema {schema}, this version reads {SCHEMA}; run data.prepare with --force"
-        )
-    if size != length + _USER_BLOCK:
-        raise InputError(
-            f"{path}: truncated to {size} of {length + _USER_BLOCK} bytes; copy it or prepare it again"
-        )
-
-
-def seal_is_intact(path) -> bool:
-    """Whether every byte of a store is as it was written."""
-    with open(path, "rb") as file:
-        return file.read(_USER_BLOCK) == _seal(file)
+            self._seal()
 
 
 def digest(pixels) -> str:
     """SHA-256 of the values of an array, row by row."""
     return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
-
-
-def _seal(file) -> bytes:
-    """The user block that belongs to the HDF5 part of an open store."""
-    file.seek(_USER_BLOCK)
-    sha256, length = hashlib.sha256(), 0
-    while block := file.read(1 << 20):
-        sha256.update(block)
-        length += len(block)
-    seal = json.dumps({"schema": SCHEMA, "bytes": length, "sha256": sha256.hexdigest()})
-    return seal.encode().ljust(_USER_BLOCK - 1) + b"\n"
 
 
 def _micrographs(metadata) -> list[Micrograph]:
@@ -291,10 +211,3 @@ def _micrographs(metadata) -> list[Micrograph]:
         Micrograph(**{name: ({"index": index} | sources[entry["parent"]] | entry)[name] for name in names})
         for index, entry in enumerate(metadata["micrographs"])
     ]
-
-
-def _remove_leftovers(path):
-    """Delete the partial files that killed runs left beside `path`."""
-    for leftover in path.parent.glob(f".{path.name}.partial-*"):
-        if not Path("/proc", leftover.name.rpartition("-")[2]).exists():
-            leftover.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Tiles of a store as endless batches whose content depends on nothing but the seed and the step."""
 
+import signal
+import traceback
 from collections.abc import Iterator
 
 import cv2
@@ -8,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.augmentation import Augmentation
+from data.errors import InputError
 from data.random import generator
 from data.store import Store
 
@@ -26,6 +29,10 @@ class LabelledTiles(Dataset):
 
     def __len__(self) -> int:
         return len(self.tiles)
+
+    def name(self, index: int) -> str:
+        """The micrograph that a tile was cut from."""
+        return _micrograph(self, index)
 
     def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         epoch, index = where
@@ -48,6 +55,10 @@ class UnlabelledTiles(Dataset):
 
     def __len__(self) -> int:
         return len(self.tiles)
+
+    def name(self, index: int) -> str:
+        """The micrograph that a tile was cut from."""
+        return _micrograph(self, index)
 
     def __getitem__(self, where: tuple[int, int]) -> torch.Tensor:
         epoch, index = where
@@ -100,14 +111,35 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
         pin_memory=processes.device.type == "cuda",
         generator=torch.Generator(),  # keeps the loader's own seed out of the global random state
     )
-    for batch in loader:
-        if isinstance(batch, torch.Tensor):
-            yield batch.to(processes.device, non_blocking=True)
-        else:
-            yield [part.to(processes.device, non_blocking=True) for part in batch]
+    try:
+        for batch in loader:
+            if isinstance(batch, torch.Tensor):
+                yield batch.to(processes.device, non_blocking=True)
+            else:
+                yield [part.to(processes.device, non_blocking=True) for part in batch]
+    except Exception as error:
+        # The traceback holds the loader. Without it the workers end; else Python would wait for ever at its exit for
+        # processes that ignore the SIGTERM it sends them.
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, InputError):  # from a worker it comes inside that process's traceback
+            raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
+        raise
+
+
+def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
+    """What the global batch of a step is made of: names, sorted."""
+    (batch,) = BatchStream(len(dataset), batch_size, step, step + 1, dataset.seed, dataset.store.domain)
+    return sorted({dataset.name(index) for _, index in batch})
+
+
+def _micrograph(tiles: LabelledTiles | UnlabelledTiles, index: int) -> str:
+    return tiles.store.micrographs[tiles.store.tile_micrograph[tiles.tiles[index]]].name
 
 
 def _start_worker(_: int) -> None:
+    # A scheduler signals every process of a job; a worker ends with the process that it serves.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # OpenCV would start a pool of its own in every worker
     torch.set_num_threads(1)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from data.errors import InputError, exits_cleanly
 from data.images import cut_tiles
-from data.store import Store, check_seal, digest, seal_is_intact
+from data.sealed import check_seal, seal_is_intact
+from data.store import TILE_STORE, Store, digest
 
 _MICROGRAPHS_SHOWN = 3  # a domain, in the contact sheet
 _SHOWN_SIDE, _DETAIL_SIDE = 700, 256  # px at working scale
@@ -41,6 +42,7 @@ def main(arguments=None):
         if not found:
             stores.append(store)
             print(fingerprint(store))
+            warnings += [f"{path}: {warning}" for warning in oddities(store)]
     for failures, found in zip((problems, warnings), check_together(stores), strict=True):
         failures += found
     if stores:
@@ -56,7 +58,7 @@ def main(arguments=None):
 
 def open_intact(path) -> Store:
     """Open a store of which every byte is as it was written, else InputError."""
-    check_seal(path)
+    check_seal(path, TILE_STORE)
     if not seal_is_intact(path):
         raise InputError(
             f"{path}: bytes have changed since it was written; copy it or run data.prepare again"
@@ -83,6 +85,18 @@ def check_store(store: Store) -> list[str]:
                 f"{', '.join(names)} are one image but lie in different folds or in test and training"
             )
     return problems
+
+
+def oddities(store: Store) -> list[str]:
+    """What may be meant and mostly is not: micrographs of one grey level, annotations without foreground."""
+    found = []
+    for micrograph in store.micrographs:
+        image = store.image(micrograph.index)
+        if image.min() == image.max():
+            found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
+        if micrograph.labelled and not store.mask(micrograph.index).any():
+            found.append(f"mask of '{micrograph.name}' has no foreground; check the mask file and `foreground`")
+    return found
 
 
 def _check_tiles(store) -> list[str]:
@@ -220,11 +234,13 @@ def draw_contact_sheet(stores, path):
             axis.set_title(
                 f"{store.domain}: {micrograph.name}\n{micrograph.width} x {micrograph.height} px, {use}",
                 fontsize=8,
+                parse_math=False,
             )
         rows, detail_columns = _detail(chosen[0])
         detail = store.image(chosen[0].index)[rows, detail_columns]
         row[-1].imshow(detail, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        row[-1].set_title(f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px", fontsize=8)
+        title = f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px"
+        row[-1].set_title(title, fontsize=8, parse_math=False)
     try:
         figure.savefig(path)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -39,24 +40,42 @@ def overlay(image, prediction, label=None):
     return cv2.drawContours(rgb, contours, -1, CONTOUR, 1)
 
 
+def heat(image, attribution, top):
+    """The map in colour over the micrograph, RGB uint8 (h, w, 3); `top` is the map's value of the last colour."""
+    colour = colormaps["inferno"](np.clip(np.nan_to_num(attribution) / (top or 1), 0, 1))[..., :3] * 255
+    grey = np.repeat(image[..., None], 3, axis=2)
+    return np.where(np.isnan(attribution)[..., None], grey, (1 - OPACITY) * grey + OPACITY * colour).astype(np.uint8)
+
+
 def panel(path, columns, legend=LEGEND, title=None):
-    """Save pictures side by side. columns: list of (caption, uint8 (h, w) or (h, w, 3), None for a gap)."""
-    shape = next(picture.shape for _, picture in columns if picture is not None)
-    width = 3.6
-    figure = Figure((width * len(columns), width * shape[0] / shape[1] + 1.0), layout="constrained")
-    grid = figure.subplots(1, len(columns), squeeze=False)[0]
-    for axes, (text, picture) in zip(grid, columns, strict=True):
-        axes.set_axis_off()
-        axes.set_title(text, fontsize=8, parse_math=False)
-        if picture is None:
-            axes.text(0.5, 0.5, "no run", ha="center", va="center", color="grey", transform=axes.transAxes)
-        else:
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    """Save pictures side by side. columns: list of (caption, picture), as in grid()."""
+    grid(path, [columns], legend, title, width=3.6 * len(columns), dpi=150)
+
+
+def grid(path, rows, legend=LEGEND, title=None, width=11.0, dpi=110):
+    """Save rows of equal length of (caption, picture), the pictures uint8 (h, w) or RGB (h, w, 3).
+
+    None or a text in a picture's place leaves a gap that says so. width: of all, in inches.
+    """
+    pictures = [picture for row in rows for _, picture in row if isinstance(picture, np.ndarray)]
+    height = width / len(rows[0]) * (pictures[0].shape[0] / pictures[0].shape[1] if pictures else 0.25)
+    lines = max(text.count("\n") for row in rows for text, _ in row)
+    size = (width, (height + 0.18 * lines + 0.3) * len(rows) + 0.4)
+    figure = Figure(size, layout="constrained")
+    for line, row in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
+        for axes, (text, picture) in zip(line, row, strict=True):
+            axes.set_axis_off()
+            axes.set_title(text, fontsize=8, parse_math=False)
+            if isinstance(picture, np.ndarray):
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            else:
+                missing = picture or "no run"
+                axes.text(0.5, 0.5, missing, ha="center", va="center", color="grey", transform=axes.transAxes)
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)
     patches = [Patch(color=np.divide(colour, 255), label=name) for name, colour in legend]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=dpi)
 
 
 def caption(name, confusion):

@@ -16,11 +16,12 @@ from data.errors import InputError
 from evaluation import scoring
 from evaluation.inference import predict
 from training.checkpoint import load_model
+from training.experiments import FACTS, read_experiments, runs_root
 from training.tracking import OPERATIONAL
 
 ADABN_BATCH = 16  # tiles
-# What may differ between repeats of one configuration.
-REPEATED = OPERATIONAL | {"fold", "seed", "reference", "iterations"}
+# What may differ between repeats of one configuration: `milestone_steps` counts in the fold's own tiles.
+REPEATED = OPERATIONAL | {"fold", "seed", "reference", "iterations", "milestone_steps"}
 SHARED = ("tile", "overlap", "scale", "reference_pixel_size_nm")
 
 
@@ -51,6 +52,26 @@ def load_member(path, which, device):
         done = f"step {state['step']} of {state['config']['iterations']}"
         print(f"remark: {run} is not finished: its last checkpoint is of {done}", file=sys.stderr)
     return Member(run, label, model, state["config"], state["preparation"], state["step"])
+
+
+def generalization_row(path, name, fold, checkpoint):
+    """What a generalization row of the study's tables (T1.4) evaluates, a dict: the values of its supervised
+    experiment, with `experiment`, `domain`, `run` (S.4), `run_dir`, `fold` and `checkpoint`; `epochs` counts up to the
+    checkpoint. path: the file of experiments. InputError: unknown, or no such row."""
+    experiments = read_experiments(path)
+    if name not in experiments:
+        raise InputError(f"--experiment {name}: not in {path}. There are: {', '.join(experiments)}.")
+    row = experiments[name]
+    if row["script"] != "evaluate":
+        raise InputError(
+            f"--experiment {name} is trained by {row['script']}.py; give its run folder here, or a generalization row"
+        )
+    values = {key: value for key, value in experiments[row["run"]].items() if key not in FACTS}
+    if checkpoint.removeprefix("epoch").isdecimal():
+        values["epochs"] = int(checkpoint.removeprefix("epoch"))
+    folder = str(runs_root(path) / row["run"] / f"fold{fold}")
+    place = {"domain": row["domain"], "run": row["run"], "run_dir": folder, "fold": fold, "checkpoint": checkpoint}
+    return {"script": "evaluate", **values, "experiment": name, **place}
 
 
 def fit_to_domain(member, store, adabn, device):
@@ -89,7 +110,7 @@ def fit_to_domain(member, store, adabn, device):
 
 def described(members):
     """What score.json says about the models: one value where all agree, else None."""
-    names = ("experiment", "model", "target", "seed", "fold")
+    names = ("experiment", "model", "source", "target", "seed", "fold")
     facts = {name: agreed(m.config.get(name) for m in members) for name in names}
     facts["configuration"] = agreed(digest_of(m.config) for m in members)
     facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
@@ -118,8 +139,8 @@ def reference_of(member, domain, variant):
         return None, None
     if Path(run) == member.run and domain == member.config["source"] and variant == "plain":
         return run, "own"
-    config = Path(run) / "config.json"
-    source = json.loads(config.read_text())["source"] if config.is_file() else member.config["source"]
+    known = scoring.read_config(run) if (Path(run) / "config.json").is_file() else {}
+    source = known.get("source", member.config["source"])
     path = scoring.score_folder(run, source, member.label, "plain") / "score.json"
     if not path.is_file():
         print(f"remark: no RDT without {path}; evaluate {run} on {source} first", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Counts of right and wrong pixels, and the study's measures drawn from them (paper 2.4.5, eq. 1 and 2)."""
 
+import statistics
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -64,6 +65,21 @@ class Confusion:
 def rdt(target, source):
     """Relative domain transferability (eq. 2): target mIoU relative to the supervised source mIoU."""
     return (target - source) / source
+
+
+def mean_std(values):
+    """(mean, sample standard deviation, count) of what is not None; None where there are too few values."""
+    values = [value for value in values if value is not None]
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+
+def percent(values):
+    """Mean ± standard deviation in percent as text; empty without a value."""
+    mean, std, _ = mean_std(values)
+    if mean is None:
+        return ""
+    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
 def _ratio(part, whole):

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+from dataclasses import dataclass
 
 import cv2
 
@@ -17,29 +18,71 @@ SIDE_BY_SIDE = ("generalization", "adabn", "uda")
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
-td, th { padding: .25em .9em; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap }
+td, th { padding: .25em .7em; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap }
 th { border-bottom: 2px solid #222 } tr.first td { border-top: 2px solid #aaa }
+th { white-space: normal; vertical-align: bottom } table.wrapped td:nth-child(2) { white-space: normal }
 img { max-width: 100%; border: 1px solid #eee } p.note { color: #555; max-width: 50em }
+p.warning { background: #fff3d6; border-left: 4px solid #e67800; padding: .6em 1em }
 """
 
 
-def page_of_runs(table, scores):
-    """The page of evaluation.tables: the overview, a panel of each experiment and domain, training curves."""
-    sections = ["<h2>Scores</h2>", _table(*table)]
+@dataclass
+class StudyPart:
+    """What the page of runs shows of the study: tables, the table of trends, pictures (title, text, path), in what
+    the runs are not the study's, the folders of their data, and remarks on what was left out."""
+
+    tables: list
+    trends: object
+    pictures: list
+    deviations: list
+    data: list
+    remarks: list
+
+
+def page_of_runs(table, scores, study=None):
+    """The page of evaluation.tables: the study's tables and figures where its experiments were run, the overview, a
+    panel of each experiment and domain that no figure of the study shows, training curves."""
+    sections = _study_sections(study) if study else []
+    sections += ["<h2>All scores</h2>", _table(*table)]
     sections += ["<p class='note'>Mean ± sample standard deviation over the runs (folds and seeds).</p>"]
-    sections += ["<h2>Predictions</h2>"]
-    shown, runs = set(), {}
+    of_study = {record["experiment"] for part in (study.tables if study else ()) for record in part.records}
+    of_study |= {record.get("run") for part in (study.tables if study else ()) for record in part.records}
+    shown, runs, panels = set(), {}, []
     for score in scores:
         key = (score["experiment"], score["domain"], score["variant"], score["checkpoint"])
-        panels = sorted((score["folder"] / "panels").glob("*.png"))
-        if key not in shown and panels:
+        files = sorted((score["folder"] / "panels").glob("*.png"))
+        if key not in shown and files and score["experiment"] not in of_study:
             shown.add(key)
-            sections += [f"<h3>{_text(' · '.join(map(str, key)))}</h3>", _image(panels[0].read_bytes())]
+            panels += [f"<h3>{_text(' · '.join(map(str, key)))}</h3>", _image(files[0].read_bytes())]
         run = _run_of(score)
         runs.setdefault(score["experiment"], {}).setdefault(f"{run.parent.name}/{run.name}", _metrics(run))
+    sections += ["<h2>Predictions</h2>", *panels] if panels else []
     for experiment, of_run in sorted(runs.items(), key=str):
         sections += _curves(f"Training of {experiment}", of_run)
     return _page("Segmentation scores", sections)
+
+
+def _study_sections(study):
+    """The study's tables, trends and figures, after what a reader must know of the runs behind them."""
+    data = f"The micrographs are those of {', '.join(study.data) or 'no run'}; the study's own are not published."
+    if study.deviations:
+        text = f"<b>These runs are not the study's.</b> {_text('; '.join(study.deviations))}. {_text(data)}"
+    else:
+        text = f"The runs have the study's configuration. {_text(data)}"
+    sections = [f"<p class='warning'>{text}</p>"]
+    sections += [f"<p class='note'>Remark: {_text(remark)}.</p>" for remark in study.remarks]
+    sections += [
+        "<p class='note'>Mean ± sample standard deviation over the folds, in percent; “study” is the value that the "
+        "study gives. An empty cell was not run. Rows are of last checkpoints with the statistics of training; AdaBN "
+        "and best checkpoints are among all scores below.</p>"
+    ]
+    for part in (study.trends, *study.tables):
+        sections += [f"<h2>{_text(part.title)}</h2>", _table(part.header, part.rows, wrapped=part is study.trends)]
+        notes = part.notes + (["† Not the study's configuration: see above."] if part.deviation else [])
+        sections += [f"<p class='note'>{_text(note)}</p>" for note in notes]
+    for title, text, path in study.pictures:
+        sections += [f"<h2>{_text(title)}</h2>", _image(path.read_bytes(), title), f"<p class='note'>{_text(text)}</p>"]
+    return sections
 
 
 def demo_page(table, scores, methods):
@@ -124,11 +167,12 @@ def _drawn(draw, *arguments):
     return _image(file.getvalue())
 
 
-def _image(png):
-    return f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>" if png else ""
+def _image(png, text=""):
+    encoded = base64.b64encode(png).decode()
+    return f"<img src='data:image/png;base64,{encoded}' alt='{_text(text)}'>" if png else ""
 
 
-def _table(header, rows):
+def _table(header, rows, wrapped=False):
     lines = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in header) + "</tr>"]
     before = None
     for row in rows:
@@ -136,7 +180,7 @@ def _table(header, rows):
         opening = "<tr>" if row[0] == before else "<tr class='first'>"
         lines.append(opening + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>")
         before = row[0]
-    return "<table>" + "\n".join(lines) + "</table>"
+    return f"<table{' class=wrapped' if wrapped else ''}>" + "\n".join(lines) + "</table>"
 
 
 def _page(title, sections):

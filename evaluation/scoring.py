@@ -16,6 +16,8 @@ from evaluation.metrics import Confusion
 
 THRESHOLD = 0.5
 PANELS = 3
+# What every reader of a score.json relies on.
+_SCORE = {"experiment", "domain", "variant", "checkpoint", "miou", "iou"}
 
 
 def score(predictor, store, micrographs, progress=None, on_image=None):
@@ -85,6 +87,11 @@ def ensemble(predictors):
     return predictor
 
 
+def panel_positions(count):
+    """Which of `count` micrographs get pictures: up to PANELS, spread evenly, the first among them."""
+    return sorted(set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist()))
+
+
 def score_folder(run, domain, checkpoint, variant):
     """Where the score of a run belongs: <run>/evaluation/<domain>, then .<checkpoint> unless last, .<variant>."""
     parts = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
@@ -93,10 +100,22 @@ def score_folder(run, domain, checkpoint, variant):
 
 def read_score(path):
     """A score.json as dict. InputError when it is damaged."""
+    return _read_json(path, _SCORE, "a readable score", "run evaluate.py again")
+
+
+def read_config(run):
+    """The config.json of a run's folder as dict. InputError when it is damaged."""
+    return _read_json(Path(run) / "config.json", set(), "a readable configuration", "the run's checkpoint holds a copy")
+
+
+def _read_json(path, keys, kind, remedy):
     try:
-        return json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text())
+        if not isinstance(content, dict) or not keys <= content.keys():
+            raise ValueError(f"an object with {', '.join(sorted(keys)) or 'names'} is needed")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable score ({error}); run evaluate.py again") from error
+        raise InputError(f"{path}: not {kind} ({error}); {remedy}") from error
+    return content
 
 
 class ResultWriter:
@@ -108,7 +127,7 @@ class ResultWriter:
     def __init__(self, folder, count, name):
         """count: number of micrographs to come; name: of the model, in the panels."""
         self.folder, self.name, self.seen = Path(folder), name, 0
-        self.with_panel = set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist())
+        self.with_panel = panel_positions(count)
         for part in ("predictions", "panels"):
             make_folder(self.folder / part)
 

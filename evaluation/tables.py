@@ -1,30 +1,43 @@
 """Tables over runs: mean and standard deviation over folds and seeds, as Markdown, CSV, LaTeX and one HTML page.
 
     python -m evaluation.tables runs --out report
+    python -m evaluation.tables runs/small --out report --experiments launch/small.toml
     python -m evaluation.tables runs/demo --out runs/demo --demo      # summary.json and report.html of make demo
+
+Where the study's experiments were run, its tables, trends and figures come before the overview of all scores.
 """
 
 import argparse
 import json
 import os
-import statistics
 from pathlib import Path
 
 from data.errors import InputError, exits_cleanly, make_folder
-from evaluation import report
-from evaluation.scoring import read_score, write_csv
+from evaluation import report, study_figures
+from evaluation.metrics import mean_std, percent
+from evaluation.scoring import read_config, read_score, write_csv
+from evaluation.study import StudyRuns
+from evaluation.study_tables import Table, deviations, study_tables
+from evaluation.trends import RULE, check
+from training.experiments import EXPERIMENTS
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
-# The demonstration's methods: (run of a seed, variant of its score). `control` is adaptation without adversary,
+# Methods: (run of a seed, variant of its score). `transductive` adapts to the images that are scored too, without
+# their labels, `control` is adaptation without adversary,
 # `oracle` a model trained on target labels.
 METHODS = {
     "generalization": ("supervised", "plain"),
     "adabn": ("supervised", "adabn"),
     "uda": ("uda", "plain"),
+    "transductive": ("transductive", "plain"),
     "control": ("control", "plain"),
     "oracle": ("oracle", "plain"),
     "otsu": ("supervised", "otsu"),
 }
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "φ": r"$\varphi$",
+    "†": r"$^\dagger$", "—": "---", "√": r"$\surd$", "<": "$<$", ">": "$>$", "|": "$|$",
+}  # fmt: skip
 SUMMARISED = ("generalization", "adabn", "uda")
 
 
@@ -38,21 +51,6 @@ def collect(folder):
     if not scores:
         raise InputError(f"{folder}: no score.json below it; run evaluate.py on its runs first")
     return scores
-
-
-def mean_std(values):
-    """(mean, sample standard deviation, count) of what is not None; None where there are too few values."""
-    values = [value for value in values if value is not None]
-    mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None, len(values)
-
-
-def percent(values):
-    """Mean ± standard deviation in percent as text; empty without a value."""
-    mean, std, _ = mean_std(values)
-    if mean is None:
-        return ""
-    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
 def grouped(scores):
@@ -71,7 +69,7 @@ def overview(folder, scores):
     """
     groups = grouped(scores)
     for path in sorted(Path(folder).rglob("config.json")):
-        experiment = json.loads(path.read_text()).get("experiment")
+        experiment = read_config(path.parent).get("experiment")
         if experiment and not any(key[0] == experiment for key in groups):
             groups[experiment, "", "", ""] = {}
     domains = sorted({score["domain"] for score in scores}, key=lambda name: (name != "source", name))
@@ -112,13 +110,35 @@ def markdown(header, rows):
 
 def latex(header, rows):
     """A LaTeX tabular for the booktabs package."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}"}
-
-    def line(cells):
-        return " & ".join("".join(special.get(c, c) for c in cell) for cell in cells) + r" \\"
-
-    body = [r"\toprule", line(header), r"\midrule", *map(line, rows), r"\bottomrule"]
+    body = [r"\toprule", _latex_line(header), r"\midrule", *map(_latex_line, rows), r"\bottomrule"]
     return "\n".join([rf"\begin{{tabular}}{{{'l' * len(header)}}}", *body, r"\end{tabular}"]) + "\n"
+
+
+def latex_text(text):
+    """Text with what LaTeX would take for commands escaped, and the signs of these tables as commands."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_line(cells):
+    return " & ".join(map(latex_text, cells)) + r" \\"
+
+
+def write_study(runs, out):
+    """Write the study's tables, trends and figures of a StudyRuns; returns what the page shows of them."""
+    tables, trends = study_tables(runs), check(runs)
+    header = ["section", "trend", "verdict", "here", "study"]
+    rows = [[t.section, t.claim, ": ".join(filter(None, (t.verdict, t.reason))), t.ours, t.study] for t in trends]
+    title = "Which of the study's trends these runs show"
+    found = Table("trends", title, header, rows, [vars(trend) for trend in trends], [RULE])
+    for table in (*tables, found):
+        write_csv(out / f"{table.name}.csv", table.records)
+        below = [*table.notes, *filter(None, [table.deviation])]
+        notes = "".join(f"\n{note}\n" for note in below)
+        _write(out / f"{table.name}.md", f"## {table.title}\n\n{markdown(table.header, table.rows)}{notes}")
+        notes = "".join(f"\n\\par {latex_text(note)}\n" for note in below)
+        _write(out / f"{table.name}.tex", f"% {table.title}\n{latex(table.header, table.rows)}{notes}")
+    pictures = study_figures.draw_all(runs, make_folder(out / "figures"))
+    return report.StudyPart(tables, found, pictures, deviations(runs), runs.data(), list(dict.fromkeys(runs.remarks)))
 
 
 def demo_scores(folder):
@@ -194,6 +214,7 @@ def main():
     parser = argparse.ArgumentParser(prog="evaluation.tables", description=__doc__.splitlines()[0])
     parser.add_argument("runs", help="folder with runs that evaluate.py has scored")
     parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="file that the runs were run by")
     parser.add_argument("--demo", action="store_true", help="the demonstration's folder, with one folder a seed")
     options = parser.parse_args()
     out = Path(options.out)
@@ -205,10 +226,12 @@ def main():
         _write(out / "report.html", report.demo_page(table, scores, demo_methods(scores)))
     else:
         table = overview(options.runs, scores)
+        runs = StudyRuns(options.runs, options.experiments)
+        study = write_study(runs, out) if runs.exist() else None
         write_csv(out / "scores.csv", long_rows(scores))
         _write(out / "scores.md", markdown(*table))
         _write(out / "scores.tex", latex(*table))
-        _write(out / "report.html", report.page_of_runs(table, scores))
+        _write(out / "report.html", report.page_of_runs(table, scores, study))
     print(markdown(*table) + f"\n{out / 'report.html'}")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One of the real data sets of docs/examples: supervised on the source, adapted to the target, and an oracle that is
 # trained on target labels. Seed k holds out fold k of both domains, so that every target image is tested once, by models
-# that never saw it. docs/results.md has what it printed.
+# that never saw it; only `transductive` adapts to it too, without its label. docs/results.md has what it printed.
 #   launch/example.sh ni_superalloy        SEEDS="0 1 2" PROCESSES=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,10 +14,11 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python -m data.verify "$stores"
 for seed in ${SEEDS:-0 1 2}; do
     folder=runs/$name/seed$seed
-    common=(--data "$stores" --seed "$seed" --fold "$seed" --workers 0)
+    common=(--data "$stores" --seed "$seed" --fold "$seed" --workers 0 --micro-batch 8)
     uda=(--experiment demo.uda --target target "${common[@]}" --reference "$folder/supervised")
     train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --run-dir "$folder/supervised"
     train train_uda.py "${uda[@]}" --steps 600 --run-dir "$folder/uda"
+    train train_uda.py "${uda[@]}" --steps 600 --transductive --run-dir "$folder/transductive"
     train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --source target \
         --reference "$folder/supervised" --run-dir "$folder/oracle"
     score() { python evaluate.py "$folder/$1" --data "$stores" --domain "${@:2}"; }
@@ -25,6 +26,7 @@ for seed in ${SEEDS:-0 1 2}; do
     score supervised source target --otsu
     score supervised target --adabn
     score uda target
+    score transductive target
     score oracle target
 done
 python -m evaluation.tables "runs/$name" --out "runs/$name" --demo

@@ -1,11 +1,4 @@
 #!/usr/bin/env bash
-# Train experiments on the source in every fold; finished runs are skipped, broken ones continued.
-#   EXPERIMENTS="S.6 S.10" FOLDS="0 1 2 3 4" PROCESSES=4 launch/supervised.sh [options of train_supervised.py]
-set -euo pipefail
-cd "$(dirname "$0")/.."
-for experiment in ${EXPERIMENTS:-S.10}; do
-    for fold in ${FOLDS:-0 1 2 3 4}; do
-        torchrun --standalone --nproc_per_node="${PROCESSES:-4}" train_supervised.py \
-            --experiment "$experiment" --fold "$fold" "$@"
-    done
-done
+# Table 2: every supervised experiment in every fold, trained and scored on the source.
+#   launch/supervised.sh [--dry-run | --submit] [S.6 S.10 ...] [-- --wandb online]        more: launch/family.sh
+exec "$(dirname "$0")/family.sh" supervised "$@"

@@ -1,6 +1,7 @@
 """Losses; all of them take logits."""
 
 from losses.adversarial import GanLoss
+from losses.classification import classification_loss
 from losses.segmentation import segmentation_loss
 
-__all__ = ["GanLoss", "segmentation_loss"]
+__all__ = ["GanLoss", "classification_loss", "segmentation_loss"]

@@ -1,4 +1,4 @@
-"""Segmentation networks and discriminators; all of them emit logits."""
+"""Segmentation networks, a classifier on their encoders, and discriminators; all of them emit logits."""
 
 from torchvision.models import resnet
 
@@ -11,14 +11,19 @@ from models.batchnorm import (
     set_domain,
     without_domains,
 )
+from models.classifier import Classifier
 from models.deeplabv2 import DeepLabV2, ResNetBackbone, SmallBackbone
 from models.discriminator import Discriminators, probability_map
+from models.patches import BalancedPatches
 from models.pretraining import load_pretraining
 from models.segmenter import Logits, Segmenter
 from models.unet import UNet
 
 __all__ = [
     "MODELS",
+    "UNETS",
+    "BalancedPatches",
+    "Classifier",
     "Discriminators",
     "Logits",
     "Segmenter",
@@ -40,8 +45,10 @@ _BUILDERS = {
     "deeplabv2_resnet18": lambda: DeepLabV2(ResNetBackbone(resnet.resnet18)),
     "deeplabv2_small": lambda: DeepLabV2(SmallBackbone()),
     "unet_vgg16": UNet,
+    "unet_small": lambda: UNet(narrowing=8),
 }
 MODELS = tuple(_BUILDERS)
+UNETS = ("unet_vgg16", "unet_small")  # without auxiliary head; their encoders can be pre-trained on a classification
 
 
 def build(name: str) -> Segmenter:

@@ -1,7 +1,8 @@
 """Starting weights: ImageNet's from torchvision, or a file of the user's (paper 2.3)."""
 
-import pickle
+import hashlib
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.distributed as dist
@@ -9,7 +10,7 @@ from torchvision import models as torchvision_models
 
 from data.errors import InputError
 from models.batchnorm import without_domains
-from models.segmenter import Segmenter
+from models.segmenter import Network
 
 # The first weights of each: those of the study's time.
 IMAGENET_WEIGHTS = {
@@ -22,7 +23,7 @@ CLASSIFIER = ("fc.", "classifier.")
 REMEDY = "Choose the --model that the file was saved from, or another file"
 
 
-def load_pretraining(model: Segmenter, name: str, pretraining: str) -> None:
+def load_pretraining(model: Network, name: str, pretraining: str) -> None:
     """Load starting weights into `model`, the network called `name`, before any per-domain batch norm.
 
     pretraining: 'random' leaves the model alone; 'imagenet' fills the backbone from torchvision's weights;
@@ -40,6 +41,15 @@ def load_pretraining(model: Segmenter, name: str, pretraining: str) -> None:
         _load(model, without_domains(state["model"]), f"{pretraining} (key 'model')")
     else:
         _load_backbone(model, state, pretraining)
+
+
+def weights_digest(path: Path | str, maker: str) -> str:
+    """SHA-256 of a file of weights. InputError that names the command `maker` when it is not there."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: no such file of weights ({error.strerror}). Make it with {maker}") from error
 
 
 def _imagenet(name: str) -> dict:
@@ -69,17 +79,24 @@ def _read(path: Path) -> dict:
         raise InputError(f"--pretraining {path}: no such file; give random, imagenet or a file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged files make the parsers raise whatever they meet
         raise InputError(
             f"{path} is not a file of weights that torch.load(weights_only=True) reads "
-            f"({str(error).splitlines()[0]}); replace it by a state dict saved with torch.save"
+            f"({reason_of(error)}); replace it by a state dict saved with torch.save"
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}; a state dict (name -> tensor) is needed")
     return state
 
 
-def _load_backbone(model: Segmenter, state: dict, origin: str) -> None:
+def reason_of(error: Exception) -> str:
+    """Why torch.load(weights_only=True) refused a file, in one line."""
+    if isinstance(error, UnpicklingError):  # whose own text tells how to execute the file all the same
+        return "damaged, or it holds other things than weights, which could be programs"
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+
+
+def _load_backbone(model: Network, state: dict, origin: str) -> None:
     unused = [key for key in state if key.startswith(CLASSIFIER)]
     _load(model.backbone, {key: value for key, value in state.items() if key not in unused}, origin)
     if unused and (not dist.is_initialized() or dist.get_rank() == 0):

@@ -1,4 +1,4 @@
-"""What every segmentation network here shares: its input, its output and its two parameter groups."""
+"""What every network here shares: its input, its two parameter groups; and the output of those that segment."""
 
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ class Logits(NamedTuple):
     aux: Tensor | None
 
 
-class Segmenter(nn.Module):
+class Network(nn.Module):
     """Base of the networks: `backbone` is what pre-training fills, everything else counts as head.
 
-    forward(images) takes grey images (N, 1, H, W), uint8 or float in 0..255, H and W >= 33, to Logits.
+    forward takes grey images (N, 1, H, W), uint8 or float in 0..255, H and W >= 33.
     """
 
     backbone: nn.Module
@@ -40,3 +40,7 @@ class Segmenter(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         heads = [child for child in self.children() if child is not self.backbone]
         return [parameter for head in heads for parameter in head.parameters()]
+
+
+class Segmenter(Network):
+    """Base of the segmentation networks: forward(images) gives Logits."""

@@ -17,16 +17,18 @@ class UNet(Segmenter):
     The layout is that of Segmentation Models PyTorch of 2021, which the study probably used.
     """
 
-    def __init__(self):
+    def __init__(self, narrowing: int = 1):
+        """`narrowing`: divides the widths of all layers, for a small network of the same layout."""
         super().__init__()
-        self.backbone = VGG16Backbone()
-        self.centre = _convolutions(512, 512)
-        inputs = (512, *DECODER_WIDTHS[:-1])
+        self.backbone = VGG16Backbone(narrowing)
+        widths, skips = ([width // narrowing for width in layer] for layer in (DECODER_WIDTHS, SKIP_WIDTHS))
+        deepest = self.backbone.channels
+        self.centre = _convolutions(deepest, deepest)
         self.decoder = nn.ModuleList(
             _convolutions(below + skip, width)
-            for below, skip, width in zip(inputs, SKIP_WIDTHS, DECODER_WIDTHS, strict=True)
+            for below, skip, width in zip((deepest, *widths[:-1]), skips, widths, strict=True)
         )
-        self.head = nn.Conv2d(DECODER_WIDTHS[-1], 1, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> Logits:
         full, *skips, bottom = self.backbone(self.normalise(images))
@@ -43,12 +45,13 @@ class VGG16Backbone(nn.Module):
     """VGG16's convolutions under torchvision's key names (`features.*`).
 
     (N, 3, H, W) -> six feature maps: each of the five stages before its pooling (strides 1 to 16), then the
-    last pooling (stride 32).
+    last pooling (stride 32), of `channels` channels.
     """
 
-    def __init__(self):
+    def __init__(self, narrowing: int = 1):
         super().__init__()
-        self.features = vgg.make_layers(vgg.cfgs["D"])
+        self.channels = 512 // narrowing
+        self.features = vgg.make_layers([part if part == "M" else part // narrowing for part in vgg.cfgs["D"]])
         for module in self.features:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["WANDB_MODE"] = "disabled"  # tests that read its files ask for them
 ROOT = Path(__file__).parent.parent
 
 _TOML = """
@@ -52,15 +53,19 @@ def draw(folder: Path, count: int, seed: int, contrast: float, size: tuple[int, 
         cv2.imwrite(str(folder / "masks" / f"m{k}.png"), (255 * mask).astype(np.uint8))
 
 
-@pytest.fixture(scope="session")
-def stores(tmp_path_factory) -> Path:
-    """Folder of tile stores `source`, `labelled` and `unlabelled`; the last two are the same target images."""
-    folder = tmp_path_factory.mktemp("domains")
+def draw_domains(folder: Path) -> Path:
+    """Draw and prepare `source`, `labelled` and `unlabelled`, the last two of the same images; the folder of stores."""
     draw(folder / "source", 6, seed=1, contrast=1.0)
     draw(folder / "target", 6, seed=2, contrast=0.5)
     (folder / "domains.toml").write_text(_TOML)
     run("-m", "data.prepare", folder / "domains.toml", "--out", folder / "stores")
     return folder / "stores"
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory) -> Path:
+    """The folder of tile stores that draw_domains makes."""
+    return draw_domains(tmp_path_factory.mktemp("domains"))
 
 
 def run(*arguments, processes: int = 0, ok: bool = True, timeout: int = 300) -> subprocess.CompletedProcess:

@@ -165,6 +165,49 @@ def test_several_runs_are_scored_in_turn(tmp_path, stores, monkeypatch, capsys):
     assert f"mIoU {np.mean(mious):.1f} ± {np.std(mious, ddof=1):.1f} %" in capsys.readouterr().out
 
 
+def test_a_generalization_row_is_its_supervised_runs_score(tmp_path, stores, monkeypatch, capsys):
+    file = tmp_path / "rows.toml"
+    file.write_text(
+        f'runs = "{tmp_path}/runs"\n["T9.1"]\nscript = "evaluate"\nrun = "S.x"\ndomain = "labelled"\n["S.x"]\n'
+        'script = "train_supervised"\nsource = "source"\nmodel = "deeplabv2_small"\nepochs = 200\n'
+    )
+    folder = make_run(tmp_path / "runs/S.x/fold1", stores, fold=1)
+    shutil.copy(folder / "last.pt", folder / "epoch100.pt")
+    options = ("--experiments", file, "--fold", 1, "--data", stores)
+    row = ("--experiment", "T9.1", *options)
+    assert call(monkeypatch, *row, "--checkpoint", "epoch100", "--dry-run") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["run"], values["domain"], values["epochs"]) == ("S.x", "labelled", 100)
+    assert values["model"] == "deeplabv2_small" and not (folder / "evaluation").exists()
+    for checkpoint_name in ("last", "epoch100"):
+        assert call(monkeypatch, *row, "--checkpoint", checkpoint_name) == 0
+    scores = [score_of(folder / "evaluation" / name) for name in ("labelled", "labelled.epoch100")]
+    assert [score["checkpoint"] for score in scores] == ["last", "epoch100"] and scores[0]["tp"] == scores[1]["tp"]
+    assert call(monkeypatch, *row, "--checkpoint", "epoch7") == 2 and "epoch7.pt" in capsys.readouterr().err
+    assert call(monkeypatch, "--experiment", "S.x", *options) == 2
+    assert "train_supervised.py" in capsys.readouterr().err
+    assert call(monkeypatch, folder, *row) == 2, "a run and an experiment"
+    assert call(monkeypatch, "--experiment", "T8", *options) == 2 and "T9.1" in capsys.readouterr().err
+
+
+def test_a_selection_is_scored_beside_the_whole_test_set(tmp_path, stores, monkeypatch, capsys):
+    supervised = make_run(tmp_path / "supervised", stores)
+    store = Store(store_path(stores, "labelled"))
+    entries = {"version": 1, "domain": "labelled", "fingerprint": store.fingerprint, "made_by": {}}
+    entries |= {"tiles": [0], "tile_phase_fraction": {"0": 0.5}, "micrographs": ["m5"]}
+    file = tmp_path / "common.json"
+    file.write_text(json.dumps(entries))
+    options = (supervised, "--data", stores, "--domain", "labelled")
+    assert call(monkeypatch, *options, "--selection", file) == 0
+    score = score_of(supervised / "evaluation/labelled.selected-common")
+    expected = Confusion.of(probability(supervised, store.image(5)) >= 0.5, store.mask(5))
+    assert (score["variant"], score["images"], score["tp"]) == ("selected-common", 1, expected.tp)
+    assert call(monkeypatch, *options, "--selection", file, "--adabn") == 2
+    file.write_text(json.dumps(entries | {"micrographs": []}))
+    assert call(monkeypatch, *options, "--selection", file) == 2
+    assert "common" in capsys.readouterr().err
+
+
 def test_unlabelled_micrographs_get_masks_of_their_own_size(tmp_path, stores):
     supervised = make_run(tmp_path / "supervised", stores)
     draw(tmp_path / "lab", 2, seed=5, contrast=1.0, size=(64, 81))

@@ -73,7 +73,7 @@ def test_contract(name):
             assert level.shape == batch.shape and level.dtype == torch.float32
             assert torch.equal(level, other)
     assert smallest.main.shape == (1, 1, 33, 34) and smallest.main.dtype == torch.float32
-    assert (logits.aux is None) == (name == "unet_vgg16")
+    assert (logits.aux is None) == (name in models.UNETS)
 
 
 def test_all_four_dilations_act():
@@ -284,6 +284,28 @@ def test_vgg16_weights_have_torchvisions_layout(tmp_path, capsys):
     models.load_pretraining(model, "unet_vgg16", str(tmp_path / "vgg16.pth"))
     assert all((parameter == 0.5).all() for parameter in model.backbone_parameters())
     assert "classifier.6.bias" in capsys.readouterr().out
+
+
+def test_the_small_unet_has_the_layout_of_the_studys():
+    small_unet, unet = models.build("unet_small").state_dict(), models.build("unet_vgg16").state_dict()
+    assert small_unet.keys() == unet.keys()
+    for key in ("backbone.features.28.weight", "centre.0.weight", "decoder.0.0.weight", "decoder.3.0.weight"):
+        assert [8 * side for side in small_unet[key].shape[:2]] == list(unet[key].shape[:2]), key
+
+
+def test_a_classifier_trains_the_encoder_and_drops_what_it_is_told():
+    torch.manual_seed(0)
+    network = models.build("unet_small")
+    classifier = models.Classifier(network, classes=4)
+    assert classifier.backbone is network.backbone and classifier.features == 64
+    batch = images(3, 65, 81)
+    logits = classifier(batch)
+    assert logits.shape == (3, 4) and logits.dtype == torch.float32
+    assert torch.equal(classifier(batch, torch.ones(3, 64)), logits)
+    dropped = classifier(batch, torch.tensor([[1.0], [0.0], [1.0]]).expand(3, 64))
+    assert torch.equal(dropped[1], classifier.linear.bias) and torch.equal(dropped[0], logits[0])
+    logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in classifier.parameters())
 
 
 def test_small_model_has_no_imagenet_weights():

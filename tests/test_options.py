@@ -1,24 +1,44 @@
 """Every option changes something, values come from where they should, and the adversarial game is watched."""
 
+import contextlib
+import csv
+import io
+import json
 import math
+import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from conftest import ROOT
 
+import evaluate
 import train_uda
 from data.errors import InputError
-from training import checkpoint
-from training.distributed import Processes
+from training import checkpoint, distributed
+from training.experiments import read_experiments
 from training.health import Health
-from training.options import parse, read_experiments
+from training.options import parse
 from training.schedule import factor
-
-ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def resolve(*arguments, script="train_uda", base="T3.2"):
     return parse(script, base, "", [*map(str, arguments)])
+
+
+def dry_run(script, *arguments):
+    """What a script prints with --dry-run."""
+    printed, arguments = io.StringIO(), ["--dry-run", *map(str, arguments)]
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+        if script == "evaluate":
+            with mock.patch.object(sys, "argv", ["evaluate.py", *arguments]):
+                evaluate.parse()
+        else:
+            base = {"train_uda": "T3.2", "train_supervised": "S.10", "pretrain_nanosem": "NanoSEM"}[script]
+            parse(script, base, "", arguments)
+    assert stopped.value.code == 0
+    return json.loads(printed.getvalue())
 
 
 def adapted(stores, folder, *arguments):
@@ -27,7 +47,7 @@ def adapted(stores, folder, *arguments):
         "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 2,
         "--batch-size", 2, "--workers", 0, "--wandb", "disabled", *arguments,
     )  # fmt: skip
-    train_uda.train(SimpleNamespace(**config), ALONE)
+    distributed.together(train_uda.train, SimpleNamespace(**config))
     return checkpoint.load(folder)["model"]
 
 
@@ -68,14 +88,43 @@ def test_explicit_options_win_over_the_experiment_and_it_over_the_defaults():
     assert resolve("--source", "mine", "--target", "other", "--steps", 1)["experiment"] == "mine-other"
 
 
-@pytest.mark.parametrize("experiment", [name for name in read_experiments() if not name.startswith("demo.")])
-def test_the_studys_experiments_resolve(experiment, tmp_path):
-    values = read_experiments()[experiment]
-    config = resolve("--experiment", experiment, "--data", tmp_path, script=values["script"], base=experiment)
-    assert {key: config[key] for key in ("model", "epochs", "learning_rate", "batch_size")} == {
-        key: values[key] for key in ("model", "epochs", "learning_rate", "batch_size")
-    }
-    assert config["iterations"] == values["epochs"] * 112 // values["batch_size"]
+def rows_of_the_study():
+    with (ROOT / "evaluation" / "study.csv").open() as file:
+        return [pytest.param(row, id=f"{row['experiment']} of Table {row['table']}") for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("row", rows_of_the_study())
+def test_every_row_of_the_study_resolves_to_its_values(row, tmp_path):
+    """--dry-run on the script that owns a row prints the study's values, field by field."""
+    name, epochs = row["experiment"], int(row["epochs"])
+    script = {"supervised": "train_supervised", "generalization": "evaluate", "uda": "train_uda"}[row["kind"]]
+    assert read_experiments()[name]["script"] == script
+    if script == "evaluate":
+        checkpoint = ["--checkpoint", f"epoch{epochs}"] if row["table"] == "6" else []
+        config = dry_run("evaluate", "--experiment", name, "--fold", 3, *checkpoint)
+        assert config["run_dir"] == f"runs/{read_experiments()[name]['run']}/fold3"
+        domain = config["domain"]
+    else:
+        config = dry_run(script, "--experiment", name, "--data", tmp_path)
+        domain = config["target"] if script == "train_uda" else config["source"]
+        uda, unet = script == "train_uda", row["model"] == "unet_vgg16"
+        assert config["batch_size"] == (8 if uda else 12)
+        assert config["learning_rate"] == (5e-3 if unet else 1e-3)
+        assert config["schedule"] == ("constant" if unet else "polynomial") and config["power"] == 0.9
+        assert config["backbone_factor"] == 0.1 and config["optimizer"] == "adam"
+        assert config["iterations"] == epochs * 112 // config["batch_size"]
+        assert config["milestones"] == ([100, 200] if unet else [])
+    expected = {key: row[key] for key in ("model", "pretraining", "augmentation", "domain")} | {"epochs": epochs}
+    assert {**{key: config[key] for key in expected if key != "domain"}, "domain": domain} == expected
+
+
+def test_the_pre_training_and_the_shifted_set_resolve(tmp_path):
+    nanosem = dry_run("pretrain_nanosem", "--data", tmp_path / "nanosem")
+    expected = {"pretraining": "imagenet", "epochs": 100, "schedule": "constant", "model": "unet_vgg16", "dropout": 0.5}
+    assert {key: nanosem[key] for key in expected} == expected
+    shifted, t3 = (dry_run("train_uda", "--experiment", name, "--data", tmp_path) for name in ("T3v", "T3.2"))
+    differing = {key for key in t3 if t3[key] != shifted[key]}
+    assert differing == {"experiment", "run_dir", "selection"}
 
 
 def test_epochs_without_store_or_study_are_refused(tmp_path):

@@ -67,18 +67,29 @@ def reference_run(stores, tmp_path_factory):
     return folder
 
 
-def test_two_processes_equal_one(stores, supervised, tmp_path):
-    for processes in (0, 2):
-        # Adam makes a full step of a gradient that is little more than rounding. At the demonstration's rates, ten and
-        # four times as high, that drives the losses of equal runs apart within 20 steps; see docs/results.md.
-        uda(stores, tmp_path / f"{processes}", "--pretraining", supervised / "last.pt", "--learning-rate", 5e-4,
-            "--discriminator-learning-rate", 1e-4, processes=processes)  # fmt: skip
-    one, two = metrics(tmp_path / "0"), metrics(tmp_path / "2")
-    assert len(one) == len(two) >= STEPS
-    for a, b in zip(one, two, strict=True):
+def assert_same_losses(one, other, tolerance=1e-4):
+    one, other = metrics(one), metrics(other)
+    assert len(one) == len(other) >= STEPS
+    for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
-        for name in a:
-            assert a[name] == pytest.approx(b[name], abs=1e-4), (a["step"], name)
+        for name in (name for name in a if not name.startswith("gradient_norm")):
+            assert a[name] == pytest.approx(b[name], abs=tolerance), (a["step"], name)
+
+
+def test_two_processes_equal_one(stores, tmp_path):
+    """At the demonstration's own rates: one process takes the parts of the batch that two would share."""
+    for processes in (0, 2):
+        uda(stores, tmp_path / f"{processes}", "--micro-batch", 2, processes=processes)
+    assert_same_losses(tmp_path / "0", tmp_path / "2")
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(stores, supervised, tmp_path):
+    for size in (1, 4):
+        # Parts are rounded otherwise than the whole, and Adam makes a full step of a gradient that is little more than
+        # rounding: at the demonstration's rates that drives equal runs apart within 20 steps (docs/results.md).
+        uda(stores, tmp_path / f"{size}", "--pretraining", supervised / "last.pt", "--learning-rate", 5e-4,
+            "--discriminator-learning-rate", 1e-4, "--micro-batch", size)  # fmt: skip
+    assert_same_losses(tmp_path / "1", tmp_path / "4")
 
 
 def test_the_number_of_loader_workers_changes_nothing(stores, reference_run, tmp_path):

@@ -2,59 +2,78 @@
 
 import errno
 import os
+import shutil
+import sys
+import zipfile
 from pathlib import Path
 
 import torch
 
 import models
 from data.errors import InputError
+from models.pretraining import reason_of
 
 VERSION = 1
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that is there and cannot be trusted."""
 
 
 def save(path: Path, state: dict, keep: Path | None = None) -> None:
     """Write `state` to `path` through a temporary file: flushed, then renamed. What was at `path` becomes `keep`.
 
-    InputError on a full disk.
+    A process killed in between leaves `path`, or no `path` and `keep`. InputError on a full disk.
     """
+    _write(path, {"version": VERSION, **state}, keep)
+
+
+def save_weights(path: Path, module: torch.nn.Module) -> None:
+    """Write a module's weights as torchvision does, a bare state dict, as safely. InputError on a full disk."""
+    _write(path, {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
+
+
+def _write(path: Path, content: dict, keep: Path | None = None) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("wb") as file:
-            torch.save({"version": VERSION, **state}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():
-            keep.unlink(missing_ok=True)
-            os.link(path, keep)  # so that `path` never lacks
+            os.replace(path, keep)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 1 << 20
         temporary.unlink(missing_ok=True)
-        reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
         raise InputError(
-            f"{path}: cannot be written ({reason}). The checkpoint before is intact: free space, then start the same "
-            "command again."
+            f"{path}: cannot be written ({'the disk is full' if full else error}). The checkpoint before is intact: "
+            "free space, then start the same command again."
         ) from error
 
 
 def load(path_or_run: Path | str, which: str = "last") -> dict:
-    """Read a checkpoint file, or `which` ('last' or 'best') of a run folder, onto the CPU, weights only.
+    """Read a checkpoint file, or `which` ('last', 'best', 'epoch100') of a run folder, onto the CPU, weights only.
 
     Keys: version, config, preparation, step, best, model, and for UDA discriminators; optimizers, scaler.
-    InputError when it is missing, damaged, no checkpoint of ours, or of another version.
+    InputError when it is missing, no checkpoint of ours, or of another version; DamagedCheckpoint when a byte is not
+    what was written.
     """
-    path = Path(path_or_run)
-    if path.is_dir():
-        path = path / f"{which}.pt"
+    path = _file(path_or_run, which)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint. Give a run folder that holds {which}.pt, or a .pt file.")
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch writes the checksums and does not look at them
+        if damaged:
+            raise zipfile.BadZipFile(f"checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make torch raise whatever its parser meets
-        raise InputError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}). Put {path.with_name('previous.pt')} in its "
-            "place, if that exists, or delete it."
+    except Exception as error:  # damaged files make the parsers raise whatever they meet
+        raise DamagedCheckpoint(
+            f"{path}: not a readable checkpoint ({reason_of(error)}). Give "
+            f"another one, such as {path.with_name('previous.pt')}."
         ) from error
-    if not isinstance(state, dict) or "version" not in state or "model" not in state:
+    if not isinstance(state, dict) or not {"version", "config", "model"} <= state.keys():
         raise InputError(f"{path}: not a checkpoint of this project. Give one that a training script wrote.")
     if state["version"] != VERSION:
         raise InputError(
@@ -63,11 +82,40 @@ def load(path_or_run: Path | str, which: str = "last") -> dict:
     return state
 
 
+def _file(path_or_run: Path | str, which: str) -> Path:
+    path = Path(path_or_run)
+    return path / f"{which}.pt" if path.is_dir() else path
+
+
+def load_newest(folder: Path) -> dict | None:
+    """What a run goes on from: last.pt, or previous.pt where that is missing or damaged; None in a new run's folder.
+
+    A damaged last.pt is set aside as last.pt.damaged, with a message.
+    """
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    try:
+        if last.exists():
+            return load(last)
+    except DamagedCheckpoint as error:
+        if not previous.exists():
+            raise
+        print(f"warning: {error} Set aside as {last.name}.damaged; going on from {previous.name}.", file=sys.stderr)
+        os.replace(last, last.with_name("last.pt.damaged"))
+    return load(previous) if previous.exists() else None
+
+
 def load_model(path_or_run: Path | str, which: str = "last") -> tuple[torch.nn.Module, dict]:
     """The segmentation model of a checkpoint on the CPU in eval mode, and the checkpoint."""
     state = load(path_or_run, which)
-    model = models.build(state["config"]["model"])
-    if state["config"].get("target"):
-        models.domain_batch_norm(model)
-    model.load_state_dict(state["model"])
+    name = state["config"].get("model")
+    try:
+        model = models.build(name)
+        if state["config"].get("target"):
+            models.domain_batch_norm(model)
+        model.load_state_dict(state["model"])
+    except (InputError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{_file(path_or_run, which)}: holds no weights of the model {name} that it names "
+            f"({str(error).splitlines()[-1].strip()[:200]}). Give a checkpoint as it was written."
+        ) from error
     return model.eval(), state

@@ -1,14 +1,24 @@
 """The process group: one process is the same path as many."""
 
+import gc
 import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from data.errors import InputError
+from training.preemption import STOP_SIGNALS
+
+# Of the errors that gloo and nccl raise when a peer is gone or silent for too long.
+_LOST = ("Connection", "connection", "gloo", "NCCL", "Timed out", "timed out")
 
 
 @dataclass(frozen=True)
@@ -24,10 +34,11 @@ class Processes:
         return self.rank == 0
 
 
-def start(batch_size: int) -> Processes:
+def start(batch_size: int, micro_batch: int | None = None) -> Processes:
     """Join the process group that torchrun describes (nccl on GPUs, gloo without), or be alone without torchrun.
 
-    InputError when the global `batch_size` cannot be shared equally, which would change the gradients.
+    InputError when the global `batch_size` cannot be shared equally by the processes, or their shares be cut into
+    equal parts of `micro_batch`, which would change the gradients.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if batch_size % world:
@@ -35,12 +46,20 @@ def start(batch_size: int) -> Processes:
             f"--batch-size {batch_size}: is global and cannot be shared by {world} processes. Give a multiple of "
             f"{world}."
         )
+    share = batch_size // world
+    if micro_batch and share % min(micro_batch, share):
+        raise InputError(
+            f"--micro-batch {micro_batch}: does not divide the {share} tiles of a process (--batch-size {batch_size} "
+            f"over {world}). Give a divisor of {share}."
+        )
     rank = int(os.environ.get("RANK", 0))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+        # As torchrun does for several processes, so that one process computes what two do.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     if world > 1:
         # The longest silence of a healthy run is the validation of one process; ten minutes bound a hang.
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -48,10 +67,37 @@ def start(batch_size: int) -> Processes:
     return Processes(rank, world, device)
 
 
-def stop() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def together(train: Callable, options: SimpleNamespace) -> None:
+    """Run `train(options, processes)` in the process group. InputError when another process of it has gone."""
+    processes = start(options.batch_size, options.micro_batch)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        train(options, processes)
+    except RuntimeError as error:
+        if processes.world == 1 or not any(word in str(error) for word in _LOST):
+            raise
+        raise InputError(
+            f"process {processes.rank}: another process of this run has gone ({str(error).splitlines()[0][:100]}). Its "
+            "own message stands above. The same command goes on from the last checkpoint."
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if dist.is_initialized():
+            _release_all_else(sys.exception())
+            dist.destroy_process_group()
+
+
+def _release_all_else(error: BaseException | None) -> None:
+    """Free what holds the process group, also in the frames that an error keeps.
+
+    A reducer of DistributedDataParallel that is freed after the process group waits for gloo's threads while it holds
+    the interpreter's lock, and they wait for the lock: the process would never end.
+    """
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def parallel(module: torch.nn.Module, processes: Processes) -> torch.nn.Module:

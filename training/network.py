@@ -1,4 +1,4 @@
-"""The segmentation model and the optimizers as the options ask for them."""
+"""The models and the optimizers as the options ask for them."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -16,11 +16,7 @@ def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Modu
     """
     torch.manual_seed(options.seed)
     model = models.build(options.model)
-    # The first process downloads weights, the others then find them.
-    load = partial(models.load_pretraining, model, options.model, options.pretraining)
-    first_alone(load, processes)
-    if not processes.first:
-        load()
+    _pretrain(model, options, processes)
     if options.script == "train_uda":
         models.domain_batch_norm(model)
     if options.batch_norm == "frozen":
@@ -29,6 +25,23 @@ def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Modu
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # Convolutions are faster in channels-last, on the CPU and on tensor cores.
     return model.to(processes.device, memory_format=torch.channels_last).train()
+
+
+def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> torch.nn.Module:
+    """A classifier on the encoder of the network asked for, with its pre-trained weights, the same on every process."""
+    torch.manual_seed(options.seed)
+    model = models.Classifier(models.build(options.model), classes)
+    _pretrain(model, options, processes)
+    return model.to(processes.device, memory_format=torch.channels_last).train()
+
+
+def _pretrain(model: torch.nn.Module, options: SimpleNamespace, processes: Processes) -> None:
+    weights = options.pretraining_file or options.pretraining
+    # The first process downloads weights, the others then find them.
+    load = partial(models.load_pretraining, model, options.model, weights)
+    first_alone(load, processes)
+    if not processes.first:
+        load()
 
 
 def build_optimizer(name: str, groups: list[dict], weight_decay: float, **adam) -> torch.optim.Optimizer:

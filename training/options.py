@@ -5,19 +5,21 @@ import json
 import math
 import os
 import sys
-import tomllib
-from pathlib import Path
+from collections.abc import Callable
 
 import models
 from data.augmentation import POLICIES
-from data.errors import InputError
+from data.errors import InputError, require_file_name
+from data.nanosem_store import ImageStore, image_store_path
+from data.selection import selection_digest
 from data.store import Store, store_path
+from models.pretraining import weights_digest
+from training.experiments import EXPERIMENTS, FACTS, read_experiments, runs_root
 from training.precision import PRECISIONS
 from training.schedule import SCHEDULES
 from training.tracking import default_wandb_mode
 
-EXPERIMENTS = Path(__file__).parent.parent / "launch" / "experiments.toml"
-_NOT_OPTIONS = {"script", "extends", "source_tiles", "reference"}
+NANOSEM_IMAGES = 15_000  # the study's for training (paper Section 2.4.2): --dry-run needs no data
 
 
 def parse(script: str, base: str, description: str, argv: list[str] | None = None) -> dict:
@@ -28,41 +30,54 @@ def parse(script: str, base: str, description: str, argv: list[str] | None = Non
     """
     parser = _parser(script, description)
     asked, _ = parser.parse_known_args(argv)
-    experiments = read_experiments()
+    experiments = read_experiments(asked.experiments)
     name, values = _choose(script, base, asked, experiments)
-    parser.set_defaults(**{key: value for key, value in values.items() if key not in _NOT_OPTIONS})
+    require_file_name(name, "the experiment, named after its domains")
+    parser.set_defaults(**_defaults(parser, values, f"{asked.experiments}: {name!r}"))
     config = vars(parser.parse_args(argv))
     if "target" in config and config["target"] is None:
         parser.error("give --target DOMAIN (or an --experiment that has one)")
     if asked.epochs and not asked.steps:  # explicit epochs win over an experiment's steps
         config["steps"] = None
     dry_run = config.pop("dry_run")
+    if not asked.milestones:  # an experiment's milestones count in its own epochs
+        config["milestones"] = [e for e in config["milestones"] if not config["steps"] and e <= config["epochs"]]
     config = {"script": script, **config, "experiment": name}
-    config["run_dir"] = config["run_dir"] or f"runs/{name}/fold{config['fold']}"
+    experiments_file = config.pop("experiments")
+    runs = runs_root(experiments_file)
+    place = f"{runs}/{name}/fold{config['fold']}" if "fold" in config else f"{runs}/{name}"
+    config["run_dir"] = config["run_dir"] or place
     config["wandb"] = config["wandb"] or default_wandb_mode()
-    known = config["source"] == values["source"] and name != _named_after(config)  # the study's, or the demo's, domains
-    if known and "reference" in values and not config["reference"]:
-        config["reference"] = f"runs/{values['reference']}/fold{config['fold']}"
+    if script == "pretrain_nanosem":
+        study_tiles = NANOSEM_IMAGES
+    else:
+        # The study's, or the demo's, domains.
+        known = config["source"] == values["source"] and name != _named_after(config)
+        if known and "reference" in values and not config["reference"]:
+            config["reference"] = f"{runs}/{values['reference']}/fold{config['fold']}"
+        study_tiles = values.get("source_tiles") if known else None
     _check(config)
-    config["iterations"] = config["steps"] or _iterations(config, values.get("source_tiles") if known else None)
+    config["iterations"] = config["steps"] or _updates(config, config["epochs"], study_tiles)
+    config["validate_every"] = config["validate_every"] or _updates(config, 1, study_tiles)
+    # Steps as text, because a configuration is JSON.
+    config["milestone_steps"] = {
+        str(_updates(config, epoch, study_tiles)): f"epoch{epoch}" for epoch in config["milestones"]
+    }
+    late = [name for step, name in config["milestone_steps"].items() if int(step) > config["iterations"]]
+    if late:
+        raise InputError(f"--milestones: {', '.join(late)} come after the last of {config['iterations']} updates.")
+    if "selection" in config:
+        config["selection_digest"] = selection_digest(config["selection"])
+    nanosem = config["pretraining"] == "nanosem"
+    config["pretraining_file"] = f"{runs}/NanoSEM/encoder.pt" if nanosem else None
     if dry_run:
         if os.environ.get("RANK", "0") == "0":  # one object, whatever the number of processes
             print(json.dumps(config))
         sys.exit(0)
+    if nanosem:
+        study = "" if experiments_file == EXPERIMENTS else f"STUDY={experiments_file} "
+        config["pretraining_digest"] = weights_digest(config["pretraining_file"], f"{study}launch/pretrain.sh")
     return config
-
-
-def read_experiments(path: Path = EXPERIMENTS) -> dict[str, dict]:
-    """All experiments with what they extend filled in. InputError on a name that is not there."""
-    raw = tomllib.loads(path.read_text())
-
-    def resolve(name: str) -> dict:
-        if name not in raw:
-            raise InputError(f"{path}: no experiment {name!r}. There are: {', '.join(raw)}.")
-        entry = raw[name]
-        return {**(resolve(entry["extends"]) if "extends" in entry else {}), **entry}
-
-    return {name: resolve(name) for name in raw}
 
 
 def _choose(script: str, base: str, asked: argparse.Namespace, experiments: dict) -> tuple[str, dict]:
@@ -74,14 +89,37 @@ def _choose(script: str, base: str, asked: argparse.Namespace, experiments: dict
         if values["script"] != script:
             raise InputError(f"--experiment {asked.experiment} belongs to {values['script']}.py, this is {script}.py.")
         return asked.experiment, values
+    if script == "pretrain_nanosem":
+        return base, experiments[base]
     target = getattr(asked, "target", None)
     source = asked.source or experiments[base]["source"]
     for name in (base, *experiments):
         values = experiments[name]
-        same = values["script"] == script and values["source"] == source and values.get("target") == target
+        same = values["script"] == script and values.get("source") == source and values.get("target") == target
         if same and not name.startswith("demo."):
             return name, values
     return _named_after({"source": source, "target": target}), experiments[base]
+
+
+def _defaults(parser: argparse.ArgumentParser, values: dict, where: str) -> dict:
+    """An experiment's values, read as their options read words. InputError for what these would refuse."""
+    values, words = {key: value for key, value in values.items() if key not in FACTS}, []
+    for key, value in values.items():
+        option = f"--{key.replace('_', '-')}"
+        if isinstance(value, list):
+            words += [option, *map(str, value)]
+        elif value is not False:
+            words.append(option if value is True else f"{option}={value}")
+
+    def refuse(message: str) -> None:
+        raise InputError(f"{where}: {message}. --help lists the options.")
+
+    parser.error = refuse
+    parsed, unknown = parser.parse_known_args(words)
+    del parser.error
+    if unknown:
+        refuse(f"{', '.join(unknown)} is no option of {parser.prog}")
+    return {key: getattr(parsed, key) for key in values}
 
 
 def _named_after(domains: dict) -> str:
@@ -94,100 +132,171 @@ def _parser(script: str, description: str) -> argparse.ArgumentParser:
         prog=f"{script}.py", description=description, allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
-    uda = script == "train_uda"
+    classification = script == "pretrain_nanosem"
 
     group = parser.add_argument_group("experiment")
     group.add_argument("--experiment", help="take the values of this entry of launch/experiments.toml")
+    group.add_argument("--experiments", default=EXPERIMENTS, metavar="FILE", help="where experiments stand")
     group.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
     group.add_argument("--seed", type=_whole, default=0, help="of initialisation, batches and augmentation")
-    group.add_argument("--run-dir", help="folder of the run; by default runs/<experiment>/fold<k>")
-    group.add_argument("--reference", help="supervised source run that RDT is measured against; without UDA: this run")
+    folder = "runs/<experiment>" if classification else "runs/<experiment>/fold<k>"
+    group.add_argument("--run-dir", help=f"folder of the run; by default {folder}")
 
+    if classification:
+        _add_images(parser)
+    else:
+        group.add_argument(
+            "--reference", help="supervised source run that RDT is measured against; without UDA: this run"
+        )
+        _add_domains(parser, adapting=script == "train_uda")
+    _add_model(parser, classification)
+    _add_optimisation(parser, classification)
+    if script == "train_uda":
+        _add_adaptation(parser)
+    _add_record(parser, classification)
+    return parser
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data", default="nanosem", help="store from data.nanosem, or the folder of classes that it stands beside"
+    )
+    group.add_argument("--workers", type=_whole, default=2, help="loader processes")
+
+
+def _add_domains(parser: argparse.ArgumentParser, adapting: bool) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--data", default="stores", help="folder of tile stores, from data.prepare")
     group.add_argument("--source", help="annotated domain")
-    if uda:
+    if adapting:
         group.add_argument("--target", help="domain to adapt to; its masks are never read")
+        group.add_argument("--selection", metavar="FILE", help="adapt to these tiles only, from evaluation.selection")
+        group.add_argument("--transductive", action="store_true", help="adapt to images of the target's test set too")
     group.add_argument("--fold", type=int, default=0, help="source micrographs held out for validation and test")
     group.add_argument("--augmentation", choices=POLICIES)
     group.add_argument("--workers", type=_whole, default=2, help="loader processes for each domain")
 
+
+def _add_model(parser: argparse.ArgumentParser, classification: bool) -> None:
     group = parser.add_argument_group("model")
+    if classification:
+        group.add_argument("--model", choices=models.UNETS, help="whose encoder is trained")
+        group.add_argument("--pretraining", help="random, imagenet, or a file: a torchvision backbone")
+        group.add_argument("--dropout", type=_share, default=0.5, help="share of the pooled features")
+        return
     group.add_argument("--model", choices=models.MODELS)
-    group.add_argument("--pretraining", help="random, imagenet, or a file: a torchvision backbone or a checkpoint")
+    group.add_argument(
+        "--pretraining",
+        help="random, imagenet, nanosem (by pretrain_nanosem.py), or a file: a torchvision backbone or a checkpoint",
+    )
     group.add_argument(
         "--batch-norm", choices=("sync", "local", "frozen"), default="sync",
         help="statistics over all processes (on the CPU: of each process), of each process, or never updated",
     )  # fmt: skip
 
+
+def _add_optimisation(parser: argparse.ArgumentParser, classification: bool) -> None:
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--epochs", type=_positive, help="passes over the source tiles")
+    examples = "images" if classification else "source tiles"
+    group.add_argument("--epochs", type=_positive, help=f"passes over the {examples}")
     group.add_argument("--steps", type=_positive, help="updates, instead of --epochs")
-    group.add_argument("--batch-size", type=_positive, help="tiles of each domain in an update, over all processes")
-    group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam")
-    group.add_argument("--learning-rate", type=_not_negative, help="of the heads")
-    group.add_argument("--backbone-factor", type=_not_negative, default=0.1, help="backbone's share of the rate")
-    group.add_argument("--weight-decay", type=_not_negative, default=0.0)
+    batch = "images" if classification else "tiles of each domain"
+    group.add_argument("--batch-size", type=_positive, help=f"{batch} in an update, over all processes")
+    group.add_argument(
+        "--micro-batch", type=_positive, metavar="COUNT",
+        help="a process takes its share of the batch in parts of this many, to save memory; by default at once",
+    )  # fmt: skip
+    rate = "of all layers" if classification else "of the heads"
+    group.add_argument("--learning-rate", type=_not_negative, help=rate)
     group.add_argument("--schedule", choices=SCHEDULES)
     group.add_argument("--power", type=_not_negative, default=0.9, help="of the polynomial schedule")
-    group.add_argument("--lambda-aux", type=_not_negative, default=0.1, help="weight of the auxiliary head's loss")
+    if not classification:
+        group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam")
+        group.add_argument("--backbone-factor", type=_not_negative, default=0.1, help="backbone's share of the rate")
+        group.add_argument("--weight-decay", type=_not_negative, default=0.0)
+        group.add_argument("--lambda-aux", type=_not_negative, default=0.1, help="weight of the auxiliary head's loss")
     group.add_argument("--amp", choices=PRECISIONS, default="bf16", help="mixed precision")
     group.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    if uda:
-        group = parser.add_argument_group("adaptation")
-        group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla")
-        group.add_argument("--lambda-adv-main", type=_not_negative, default=1e-3, help="0 for a control run")
-        group.add_argument("--lambda-adv-aux", type=_not_negative, default=2e-4)
-        group.add_argument("--discriminator-learning-rate", type=_not_negative, default=1e-4)
-        group.add_argument("--discriminator-width", type=_positive, default=64)
 
+
+def _add_adaptation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("adaptation")
+    group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla")
+    group.add_argument("--lambda-adv-main", type=_not_negative, default=1e-3, help="0 for a control run")
+    group.add_argument("--lambda-adv-aux", type=_not_negative, default=2e-4)
+    group.add_argument("--discriminator-learning-rate", type=_not_negative, default=1e-4)
+    group.add_argument("--discriminator-width", type=_positive, default=64)
+    group.add_argument(
+        "--discriminator-patch", type=_positive, metavar="SIDE",
+        help="show the discriminators patches of like phase fraction, SIDE pixels wide, instead of whole tiles",
+    )  # fmt: skip
+
+
+def _add_record(parser: argparse.ArgumentParser, classification: bool) -> None:
     group = parser.add_argument_group("record")
     group.add_argument("--log-every", type=_positive, default=20, help="steps")
-    group.add_argument("--validate-every", type=_positive, default=500, help="steps")
+    if classification:
+        group.add_argument("--validate-every", type=_positive, help="steps between tests; by default an epoch")
+    else:
+        group.add_argument("--validate-every", type=_positive, default=500, help="steps")
+        group.add_argument("--panels-every", type=_positive, default=2000, help="steps between pictures of predictions")
     group.add_argument("--checkpoint-every", type=_positive, default=500, help="steps")
-    group.add_argument("--panels-every", type=_positive, default=2000, help="steps between pictures of predictions")
+    group.add_argument(
+        "--milestones", type=_positive, nargs="*", default=[], metavar="EPOCH", help="keep the model after these epochs"
+    )
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
     group.add_argument("--wandb-project", default="microstructure-adaptation")
-    return parser
 
 
 def _check(config: dict) -> None:
+    if config["script"] == "pretrain_nanosem":
+        if config["pretraining"] == "nanosem":
+            raise InputError("--pretraining nanosem: is what this script makes. Give imagenet, random or a file.")
+        return
     if config["fold"] < 0:
         raise InputError(f"--fold {config['fold']}: folds count from 0.")
-    if config["script"] == "train_uda" and config["model"] == "unet_vgg16":
-        raise InputError("--model unet_vgg16: has no auxiliary head to adapt. Give a deeplabv2 model.")
+    if config["script"] == "train_uda" and config["model"] in models.UNETS:
+        raise InputError(f"--model {config['model']}: has no auxiliary head to adapt. Give a deeplabv2 model.")
+    if config.get("selection") and config["transductive"]:
+        raise InputError("--transductive: not with --selection, which holds no tile of the test set. Give one of them.")
     if config.get("target") == config["source"]:
         raise InputError(f"--target {config['target']}: is the source too. Give another domain.")
 
 
-def _iterations(config: dict, study_tiles: int | None) -> int:
-    """Epochs in updates: of the store where it exists, of the study's number of tiles otherwise."""
-    path = store_path(config["data"], config["source"])
-    if path.exists():
-        tiles = len(Store(path).training_tiles(config["fold"], labelled=True))
-    elif study_tiles:
-        tiles = study_tiles
+def _updates(config: dict, epochs: int, study_tiles: int | None) -> int:
+    """Epochs in updates: of the store where it exists, of the study's number of tiles or images otherwise."""
+    if config["script"] == "pretrain_nanosem":
+        path = image_store_path(config["data"])
     else:
-        raise InputError(f"{path}: no such store, so --epochs has no meaning. Run data.prepare, or give --steps.")
-    return max(1, config["epochs"] * tiles // config["batch_size"])
+        path = store_path(config["data"], config["source"])
+    if not path.exists():
+        if not study_tiles:
+            raise InputError(f"{path}: no such store, so --epochs has no meaning. Run data.prepare, or give --steps.")
+        tiles = study_tiles
+    elif config["script"] == "pretrain_nanosem":
+        tiles = len(ImageStore(path).split(config["seed"])[0])
+    else:
+        tiles = len(Store(path).training_tiles(config["fold"], labelled=True))
+    return max(1, epochs * tiles // config["batch_size"])
 
 
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
-    return value
+def _number(kind: type, valid: Callable, name: str) -> Callable[[str], float]:
+    """The type of an option that takes what is `valid`, called `name` where it is refused."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not valid(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {name}")
+        return value
+
+    return convert
 
 
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
+_not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number from 0")
+_share = _number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
+_whole = _number(int, lambda value: value >= 0, "a whole number from 0")
+_positive = _number(int, lambda value: value >= 1, "a whole number from 1")

@@ -20,8 +20,14 @@ class Precision:
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
 
+    def gradient_norm(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """2-norm of all gradients of an optimizer before its step; not finite where one is not."""
+        self.scaler.unscale_(optimizer)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
-        """Update with every optimizer, then clear its gradients."""
+        """Update with every optimizer, then clear its gradients. fp16: an optimizer with an overflow is not stepped."""
         for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

@@ -1,20 +1,24 @@
 """A run: its folder, where it stands, what it logs and what it saves."""
 
+import fcntl
+import json
 import math
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from torch.utils.data import Dataset
 
 from data.errors import InputError
-from data.store import Store
-from models.discriminator import SMALLEST_INPUT
+from data.tiles import names_of_batch
 from training import checkpoint
 from training.distributed import Processes, first_alone, mean
+from training.preemption import Preempted, StopRequest
 from training.tracking import Tracker, open_run, refuse_changes
 
-# How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
-NATIVE = ("pixel_size_nm", "invert", "information_bar")
+_PATIENCE = 20  # seconds: longer than loader workers take to notice that the process they serve is gone
 
 
 class NonFiniteLoss(InputError):
@@ -25,29 +29,45 @@ class Run:
     """Goes on from the folder's last checkpoint. `parts` are the objects whose state makes the run."""
 
     def __init__(
-        self, options: SimpleNamespace, stores: list[Store], parts: dict[str, object], processes: Processes
+        self,
+        options: SimpleNamespace,
+        preparation: dict,
+        parts: dict[str, object],
+        processes: Processes,
+        datasets: list[Dataset],
+        measure: str = "miou_source_validation",
     ):
-        """`stores`: source first. InputError when the folder holds another configuration or other data."""
-        self.options, self.parts, self.processes = options, parts, processes
-        _check_stores(options, stores)
-        native = {key: stores[-1].metadata["parameters"][key] for key in NATIVE}
-        self.preparation = {
-            **stores[0].preparation,
-            "native": native,
-            "fingerprints": {s.domain: s.fingerprint for s in stores},
-        }
-        self.step, self.best = 0, {"step": 0, "miou": -1.0}
-        first_alone(lambda: open_run(vars(options)), processes)
+        """`preparation`: of the data, with fingerprints. `datasets`: what its batches are taken from, to name samples.
+        `measure`: what `judge` is told, 'miou_...' or 'accuracy_...'.
+
+        InputError when the folder holds another configuration or other data.
+        """
+        self.options, self.parts, self.processes, self.datasets = options, parts, processes, datasets
+        self.preparation, self.measure, self.kind = preparation, measure, measure.partition("_")[0]
+        self.step, self.best, self.overflows = 0, {"step": 0, self.kind: -1.0}, 0
         self.folder = Path(options.run_dir)
-        if (self.folder / "last.pt").exists():
-            self._resume()
+        first_alone(self._open, processes)
+        self._resume()
         self.finished = self.step >= options.iterations
-        if not self.finished:
+        if self.finished:
+            self._mark_finished()  # lacking after a kill between the last checkpoint and the mark
+        else:
+            self.stop_request, self.stopping = StopRequest(), False
             self.tracker = Tracker(self.folder, vars(options), self.step, processes)
 
     def due(self, every: int) -> bool:
         """Whether something done every so many steps is due after `self.step` updates (always after the last)."""
         return self.step % every == 0 or self.step == self.options.iterations
+
+    @property
+    def must_save(self) -> bool:
+        """Whether a checkpoint is due, a milestone is reached, or the run was asked to stop."""
+        return bool(self.due(self.options.checkpoint_every) or self.milestone or self.stopping)
+
+    @property
+    def milestone(self) -> str | None:
+        """The name of the milestone (`epoch100`) that `self.step` updates reach, if any."""
+        return self.options.milestone_steps.get(str(self.step))
 
     @property
     def picture(self) -> Path:
@@ -57,51 +77,100 @@ class Run:
     def log(self, values: dict[str, float]) -> None:
         self.tracker.log(self.step, values)
 
-    def check_finite(self, losses: dict[str, torch.Tensor]) -> dict[str, float]:
-        """The losses averaged over processes, as floats. NonFiniteLoss, on all of them, names the term and the step."""
-        values = mean(losses, self.processes)
+    def check(self, tally: dict[str, torch.Tensor]) -> dict[str, float]:
+        """The scalars of an update to come, averaged over processes, as floats: one reduction for all of them.
+
+        NonFiniteLoss, on all processes, names the term and the step. The processes also learn here of a request to
+        stop that any of them got, so that they stop together.
+        """
+        request = torch.tensor(float(bool(self.stop_request)), device=self.processes.device)
+        values = mean({**tally, "stop": request}, self.processes)
+        self.stopping = values.pop("stop") > 0
         bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
+        if self.options.amp == "fp16" and all(name.startswith("gradient_norm") for name in bad):
+            self.overflows += bool(bad)  # the scaler skips this update and lowers its scale
+            values = {name: value for name, value in values.items() if name not in bad} | {"overflows": self.overflows}
+        elif bad:
+            samples = [
+                f"{one.store.domain}: {', '.join(names_of_batch(one, self.options.batch_size, self.step))}"
+                for one in self.datasets
+            ]
             raise NonFiniteLoss(
-                f"{self.folder}: {', '.join(bad)} is not finite in step {self.step + 1} (batch {self.step} of seed "
-                f"{self.options.seed}). Stopped before the update: last.pt and "
-                "previous.pt are as they were. Start in another --run-dir with a lower --learning-rate, or with --amp "
-                "bf16 or off."
+                f"{self.folder}: {', '.join(bad)} is not finite in step {self.step + 1}, on {'; '.join(samples)}. "
+                "Stopped before the update: last.pt and previous.pt are as they were. Start in another --run-dir with "
+                "a lower --learning-rate, or with --amp bf16 or off."
             )
         return values
 
-    def judge(self, miou: float) -> None:
-        """Record the source validation mIoU; keep the model as best.pt when it is the best so far."""
-        self.log({"miou_source_validation": miou})
-        if miou > self.best["miou"]:
-            self.best = {"step": self.step, "miou": miou}
+    def judge(self, value: float) -> None:
+        """Record the measure, the source validation mIoU; keep the model as best.pt when it is the best so far."""
+        self.log({self.measure: value})
+        if value > self.best[self.kind]:
+            self.best = {"step": self.step, self.kind: value}
             self._save("best.pt", ("model", "discriminators"))
 
     def save(self) -> None:
-        """Write last.pt; the one before becomes previous.pt."""
+        """Write last.pt; the one before becomes previous.pt. A milestone is kept under its own name, for ever.
+
+        Preempted, on all processes, when the run was asked to stop: everything is saved then.
+        """
+        if self.milestone:
+            self._save(f"{self.milestone}.pt", ("model",))
         self._save("last.pt", tuple(self.parts), self.folder / "previous.pt")
+        self.tracker.commit(self.step)
+        if self.stopping and self.step < self.options.iterations:
+            signal = self.stop_request.received or "a signal to another process"
+            self.tracker.say(
+                f"{self.folder}: stopped by {signal} after {self.step} of {self.options.iterations} steps, all saved. "
+                "The same command goes on."
+            )
+            self.tracker.close()
+            raise Preempted
 
     def close(self) -> None:
-        self.tracker.close({"best_step": self.best["step"], "miou_source_validation_best": self.best["miou"]})
+        """Leave finished.json, and end the record."""
+        self._mark_finished()
+        self.tracker.close({"best_step": self.best["step"], f"{self.measure}_best": self.best[self.kind]})
+
+    def _open(self) -> None:
+        """The folder with its config.json, and a lock on it that this process holds until it ends."""
+        open_run(vars(self.options))
+        self.lock = (self.folder / ".lock").open("w")
+        for _ in range(_PATIENCE):
+            try:
+                return fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # perhaps by a loader worker of a run just killed
+                time.sleep(1)
+            except OSError:  # a file system without locks
+                return None
+        raise InputError(f"{self.folder}: another process is training here. Wait for it, or give another --run-dir.")
+
+    def _mark_finished(self) -> None:
+        """finished.json, by which launchers know that nothing is left to do."""
+        if self.processes.first:
+            partial = self.folder / ".finished.partial"
+            partial.write_text(json.dumps({"step": self.step, "best": self.best}) + "\n")
+            os.replace(partial, self.folder / "finished.json")
 
     def _save(self, name: str, keys: tuple[str, ...], keep: Path | None = None) -> None:
-        if not self.processes.first:
-            return
-        states = {key: _state(self.parts[key]) for key in keys if key in self.parts}
-        checkpoint.save(
-            self.folder / name,
-            {
-                "config": vars(self.options),
-                "preparation": self.preparation,
-                "step": self.step,
-                "best": self.best,
-                **states,
-            },
-            keep,
-        )
+        """Metrics first, so that no checkpoint is ahead of them. A full disk stops all processes."""
+
+        def write() -> None:
+            self.tracker.flush()
+            config = vars(self.options)
+            facts = {"config": config, "preparation": self.preparation}
+            facts |= {"step": self.step, "best": self.best, "overflows": self.overflows}
+            states = {key: _state(self.parts[key]) for key in keys if key in self.parts}
+            checkpoint.save(self.folder / name, {**facts, **states}, keep)
+
+        first_alone(write, self.processes)
 
     def _resume(self) -> None:
-        state = checkpoint.load(self.folder)
+        # The first process alone sets a damaged checkpoint aside; the others then read what it read.
+        first_alone(lambda: checkpoint.load_newest(self.folder), self.processes)
+        state = checkpoint.load_newest(self.folder)
+        if state is None:
+            return
         refuse_changes(self.folder, state["config"], vars(self.options))
         lacking = [key for key in self.parts if key not in state]
         if lacking:
@@ -122,29 +191,7 @@ class Run:
                     one.load_state_dict(saved)
             else:
                 part.load_state_dict(state[key])
-        self.step, self.best = state["step"], state["best"]
-
-
-def _check_stores(options: SimpleNamespace, stores: list[Store]) -> None:
-    source = stores[0]
-    for store in stores:
-        if store.preparation != source.preparation:
-            raise InputError(
-                f"{store.path}: prepared as {store.preparation}, {source.path} as {source.preparation}. Prepare both "
-                "from one domains.toml."
-            )
-        if store.tile + 2 * store.overlap < SMALLEST_INPUT:
-            raise InputError(
-                f"{store.path}: tiles of {store.tile} + 2 x {store.overlap} px, the networks need {SMALLEST_INPUT}. "
-                "Prepare it with larger tiles."
-            )
-        if not len(store.training_tiles(options.fold, labelled=store.labels)):
-            raise InputError(f"{store.path}: no training tile in fold {options.fold}. Add micrographs to the domain.")
-    if not source.validation_micrographs(options.fold):
-        raise InputError(
-            f"{source.path}: holds out no annotated micrograph in fold {options.fold}. Give the domain `folds` in "
-            "domains.toml and prepare it again."
-        )
+        self.step, self.best, self.overflows = state["step"], state["best"], state["overflows"]
 
 
 def _state(part):

@@ -13,7 +13,8 @@ from training.distributed import Processes
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
 OPERATIONAL = {
     "data", "run_dir", "workers", "wandb", "wandb_project", "checkpoint_every", "panels_every", "log_every",
-    "compile",
+    "milestones", "milestone_steps", "compile",
+    "selection", "pretraining_file",  # what counts of these is their digest
 }  # fmt: skip
 
 
@@ -42,7 +43,9 @@ def refuse_changes(folder: Path, before: dict, config: dict) -> None:
     ignored = OPERATIONAL | ({"iterations"} if before.get("steps") != config.get("steps") else set())
     names = sorted((before.keys() | config.keys()) - ignored)
     changed = [
-        f"--{n.replace('_', '-')} {before.get(n)} -> {config.get(n)}" for n in names if before.get(n) != config.get(n)
+        f"--{n.replace('_', '-')} {before.get(n)} -> {config.get(n)}"
+        for n in names
+        if (before.get(n) or None) != (config.get(n) or None)  # an option that an older run did not know is off
     ]
     if changed:
         raise InputError(
@@ -52,7 +55,10 @@ def refuse_changes(folder: Path, before: dict, config: dict) -> None:
 
 
 class Tracker:
-    """Logs scalars under the same names to the progress bar, metrics.jsonl and W&B. Only the first process writes."""
+    """Logs scalars under the same names to the progress bar, metrics.jsonl and W&B. Only the first process writes.
+
+    W&B gets its lines with the checkpoint that covers them (`commit`), so that a continued run repeats none.
+    """
 
     def __init__(self, folder: Path, config: dict, step: int, processes: Processes):
         """`step`: the step that the run goes on from; lines of metrics.jsonl beyond it are dropped."""
@@ -60,25 +66,46 @@ class Tracker:
         self.wandb = None
         if not self.on:
             return
-        self.path = folder / "metrics.jsonl"
-        self._keep_lines_until(step)
-        self.file = self.path.open("a")
+        self.path, self.sent = folder / "metrics.jsonl", folder / "wandb_sent"
+        kept = self._keep_lines_until(step)
+        self.file = self.path.open("ab", buffering=0)
+        self.unwritten, self.unsent = b"", []
         self.bar = tqdm(
             total=config["iterations"], initial=step, desc=config["experiment"], dynamic_ncols=True, mininterval=1
         )
         if config["wandb"] != "disabled":
             self.wandb = _start_wandb(folder, config)
+            sent = int(self.sent.read_text()) if self.sent.exists() else 0
+            self.unsent = [line for line in kept if line["step"] > sent]
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line: the state after `step` updates."""
         if not self.on:
             return
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        self.unwritten += (json.dumps({"step": step, **values}) + "\n").encode()
+        self._write()
         self.bar.update(step - self.bar.n)
-        self.bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if k.startswith(("loss", "miou"))})
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if k.startswith(("loss", "miou", "accuracy"))})
         if self.wandb:
-            self.wandb.log(values, step=step)
+            self.unsent.append({"step": step, **values})
+
+    def flush(self) -> None:
+        """Put every line on the disk. InputError where that fails."""
+        if error := self._write():
+            raise InputError(
+                f"{self.path}: cannot be written ({error}). The checkpoint before is intact: free space, then start "
+                "the same command again."
+            )
+        os.fsync(self.file.fileno())
+
+    def commit(self, step: int) -> None:
+        """Send W&B the lines up to a checkpoint that is saved."""
+        if not self.on or not self.wandb:
+            return
+        for line in self.unsent:
+            self.wandb.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+        self.unsent = []
+        self.sent.write_text(str(step))
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""
@@ -94,44 +121,91 @@ class Tracker:
             self.wandb.summary.update(summary or {})
             self.wandb.finish()
 
-    def _keep_lines_until(self, step: int) -> None:
+    def _write(self) -> str | None:
+        """Append the unwritten lines, all or none; else say why not. They stay for the next time."""
+        length = os.fstat(self.file.fileno()).st_size
+        try:
+            written = self.file.write(self.unwritten)
+        except OSError as error:
+            return error.strerror
+        if written < len(self.unwritten):
+            self.file.truncate(length)
+            return "the disk is full"
+        self.unwritten = b""
+        return None
+
+    def _keep_lines_until(self, step: int) -> list[dict]:
         if not self.path.exists():
-            return
+            return []
         kept = []
-        for line in self.path.read_text(errors="replace").splitlines():
+        for text in self.path.read_text(errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                line = json.loads(text)
+                if line["step"] <= step:
+                    kept.append(line)
             except (ValueError, TypeError, KeyError):  # the last line of a killed run may be cut
                 continue
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept))
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self.path)
+        return kept
 
 
 def default_wandb_mode() -> str:
-    """Online where a key is configured, offline otherwise."""
+    """W&B's own WANDB_MODE where it is set; else online where a key is configured, offline otherwise."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
     netrc = Path.home() / ".netrc"
     has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text())
     return "online" if has_key else "offline"
 
 
+def method_of(score: dict) -> str:
+    """How a score came about: 'supervised' on the source, 'generalization', 'uda', or the variant's name."""
+    if score["variant"] != "plain":
+        return score["variant"]
+    if score["target"]:
+        return "uda"
+    return "supervised" if score["domain"] == score["source"] else "generalization"
+
+
+def record_score(folder: Path, score: dict, mode: str, project: str) -> None:
+    """One W&B run of job type 'evaluation' for a score.json: what is compared as config and tags, scores as summary."""
+    if mode == "disabled":
+        return
+    names = ("experiment", "configuration", "model", "source", "target", "seed", "fold", "domain", "variant")
+    config = {name: score[name] for name in (*names, "checkpoint")} | {"method": method_of(score)}
+    place = [] if score["fold"] is None else [f"fold{score['fold']}"]
+    tags = [*place, f"domain:{score['domain']}", f"method:{config['method']}"]
+    run = _init_wandb(folder, mode, project, f"{score['experiment']}-{folder.name}", "evaluation", tags, config)
+    run.summary.update({name: value for name, value in score.items() if isinstance(value, float)})
+    run.summary.update({f"iou_{name}": value for name, value in score["iou"].items()})
+    run.finish()
+
+
 def _start_wandb(folder: Path, config: dict):
+    place = [f"fold{config['fold']}"] if "fold" in config else []
+    tags = [*place, *([f"target:{config['target']}"] if config.get("target") else [])]
+    name = "-".join([config["experiment"], *place])
+    return _init_wandb(folder, config["wandb"], config["wandb_project"], name, config["script"], tags, config)
+
+
+def _init_wandb(folder: Path, mode: str, project: str, name: str, job_type: str, tags: list[str], config: dict):
     import wandb  # slow to import, and not needed when disabled
 
     identity = folder / "wandb_id"
     if not identity.exists():
         identity.write_text(secrets.token_hex(4))
     return wandb.init(
-        project=config["wandb_project"],
+        project=project,
         id=identity.read_text(),
         resume="allow",
-        mode=config["wandb"],
+        mode=mode,
         dir=str(folder),
-        name=f"{config['experiment']}-fold{config['fold']}",
+        name=name,
         group=config["experiment"],
-        job_type=config["script"],
-        tags=[f"fold{config['fold']}", *([f"target:{config['target']}"] if config.get("target") else [])],
+        job_type=job_type,
+        tags=tags,
         config=config,
         settings=wandb.Settings(silent=True),
     )

@@ -1,0 +1,171 @@
+"""HDF5 files that are known to be whole: written beside their place, sealed with a digest, then renamed.
+
+The file starts with a user block of one line of JSON: schema, length and SHA-256 of the HDF5 part behind it.
+The block is written last: so a file that is unfinished, truncated or of another schema is known by its first
+bytes, and a single flipped byte by the digest.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from data.errors import InputError
+
+_USER_BLOCK = 512  # bytes, the smallest that HDF5 allows
+_RESERVE = 1 << 20  # bytes for HDF5's own structures
+
+
+class Kind(NamedTuple):
+    """What a sealed file is called in messages, the schema that this code reads, and the module that makes it."""
+
+    name: str
+    schema: int | str
+    maker: str
+
+
+class SealedReader:
+    """Read-only sealed file. Each process opens it on first use: a reader may be pickled and forked.
+
+    Raises InputError if the file is missing, half-written, truncated or of another kind or schema.
+    """
+
+    def __init__(self, path, kind: Kind):
+        self.path, self.kind = Path(path), kind
+        self._handle, self._process = None, None
+        check_seal(self.path, kind)
+
+    def _read(self, name: str, index=()) -> np.ndarray:
+        """A dataset of the file, or a part of it. InputError where it is damaged."""
+        try:
+            return self._file()[name][index]
+        except (OSError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"{self.path}: {name} is damaged ({error}); data.verify says more; copy it, or make it again with "
+                f"{self.kind.maker}"
+            ) from error
+
+    def _file(self) -> h5py.File:
+        if self._process != os.getpid():
+            # Finished files never change, and file locks fail on many cluster file systems.
+            self._handle, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
+        return self._handle
+
+    def __getstate__(self):
+        return self.__dict__ | {"_handle": None, "_process": None}
+
+
+class SealedWriter:
+    """Writes a file under a temporary name, which `_seal` renames; any failure before removes it.
+
+    Use as a context manager. Space is reserved before HDF5 writes, because the library crashes when it closes a file
+    on a full disk.
+    """
+
+    def __init__(self, path, kind: Kind):
+        self.path, self.kind = Path(path), kind
+        self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self.file = None
+
+    def __enter__(self):
+        with self._disk_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(self.path)
+            self.file = h5py.File(self.partial, "w", userblock_size=_USER_BLOCK, locking=False)
+            self._reserve(0)
+        return self
+
+    def __exit__(self, *_):
+        self._discard()
+
+    def _seal(self) -> None:
+        """Close the file, seal it, and put it in its place."""
+        self.file.flush()
+        size = self.file.id.get_filesize()
+        self.file.close()
+        with open(self.partial, "r+b") as file:
+            file.truncate(size)
+            block = _block_of(file, self.kind.schema)
+            file.seek(0)
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(self.partial, self.path)
+
+    def _reserve(self, size: int) -> None:
+        with self.partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, self.file.id.get_filesize() + size + _RESERVE)
+
+    def _discard(self) -> None:
+        if self.file:
+            self.file.close()
+        with contextlib.suppress(OSError):  # the folder itself may be the trouble
+            self.partial.unlink()
+
+    @contextlib.contextmanager
+    def _disk_errors(self):
+        """An OSError (disk full, no permission) removes the file and becomes an InputError."""
+        try:
+            yield
+        except OSError as error:
+            self._discard()
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or choose another "
+                "--out; what was there before is untouched"
+            ) from error
+
+
+def check_seal(path, kind: Kind) -> None:
+    """Raise InputError unless the file is a finished one of this kind and schema and of full length."""
+    try:
+        with path.open("rb") as file:
+            block = file.read(_USER_BLOCK)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise InputError(f"{path}: no {kind.name} ({error.strerror}); make it with {kind.maker}") from error
+    if not block.strip(b"\0"):  # the block is written last; a file just begun has not even its zeros
+        raise InputError(f"{path}: half-written, its {kind.maker} is at work or was stopped; run it again")
+    try:
+        seal = json.loads(block)
+        schema, length = seal["schema"], int(seal["bytes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a {kind.name}; make one with {kind.maker}") from error
+    if schema != kind.schema:
+        raise InputError(
+            f"{path}: schema {schema}, a {kind.name} of this version has schema {kind.schema}; make it again with "
+            f"{kind.maker}"
+        )
+    if size != length + _USER_BLOCK:
+        raise InputError(
+            f"{path}: truncated to {size} of {length + _USER_BLOCK} bytes; copy it, or make it again with {kind.maker}"
+        )
+
+
+def seal_is_intact(path) -> bool:
+    """Whether every byte of a sealed file, of any kind, is as it was written."""
+    with open(path, "rb") as file:
+        block = file.read(_USER_BLOCK)
+        return block == _block_of(file, json.loads(block)["schema"])
+
+
+def _block_of(file, schema: int | str) -> bytes:
+    """The user block that belongs to the HDF5 part of an open file."""
+    file.seek(_USER_BLOCK)
+    sha256, length = hashlib.sha256(), 0
+    while block := file.read(1 << 20):
+        sha256.update(block)
+        length += len(block)
+    seal = json.dumps({"schema": schema, "bytes": length, "sha256": sha256.hexdigest()})
+    return seal.encode().ljust(_USER_BLOCK - 1) + b"\n"
+
+
+def _remove_leftovers(path) -> None:
+    """Delete the partial files that killed runs left beside `path`."""
+    for leftover in path.parent.glob(f".{path.name}.partial-*"):
+        if not Path("/proc", leftover.name.rpartition("-")[2]).exists():
+            leftover.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""Where a model looks: Grad-CAM of its foreground (Selvaraju et al., ICCV 2017; paper Section 4.2 and Figure 7)."""
+
+import json
+
+import numpy as np
+import torch
+from captum.attr import LayerGradCam
+
+import models
+from data.errors import InputError, make_folder
+from evaluation.figures import LEGEND_LABEL, heat, overlay, panel
+from evaluation.inference import predict
+from evaluation.scoring import panel_positions
+from models.deeplabv2 import upsample
+
+LARGEST = 1536  # px; a larger micrograph is looked at in its middle, because all of it is in memory at once
+
+
+def default_layer(model):
+    """The layer to look at: ResNet's layer3 as in the study's Figure 7 (its layer 3_16 is one of layer3's blocks), or
+    what the other networks have at that depth."""
+    if hasattr(model, "decoder"):
+        return "decoder.1"  # at layer3's stride, 8
+    return "backbone.layer3" if hasattr(model.backbone, "layer3") else "backbone.stage2"
+
+
+def find_layer(model, name):
+    """The module of that name. InputError names what there is."""
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        known = sorted({".".join(path.split(".")[:2]) for path, _ in model.named_modules() if "." in path})
+        raise InputError(f"--layer {name}: the model has no such layer. It has {', '.join(known)}.") from None
+
+
+def foreground_map(model, layer, image, foreground, overlap, device="cpu"):
+    """Grad-CAM float32 (h, w), from 0 upwards, nan outside the middle of a micrograph that is larger than LARGEST.
+
+    The target is the sum of the foreground logits over the pixels of `foreground`, bool (h, w): what the model calls
+    foreground. The layer's activations are weighted by the target's mean gradient, summed, and cut at zero; they are
+    not scaled, so that maps of one model on several micrographs compare. image: uint8 (h, w), which is mirrored by
+    `overlap` pixels at its edges, as in inference. model: in eval mode, without gradients of its parameters.
+    """
+    cut = tuple(slice((side - min(side, LARGEST)) // 2, (side + min(side, LARGEST)) // 2) for side in image.shape)
+    padded = np.pad(image[cut], overlap, mode="reflect")
+    chosen = torch.from_numpy(np.pad(foreground[cut], overlap)).to(device)
+    pixels = torch.from_numpy(padded)[None, None].to(device)
+
+    # The graph begins at the layer: what is before it needs no memory for gradients.
+    begins = layer.register_forward_hook(lambda _module, _inputs, output: output.detach().requires_grad_())
+    try:
+        cam = LayerGradCam(lambda images: (model(images).main * chosen).sum(dim=(1, 2, 3)), layer)
+        found = cam.attribute(pixels, relu_attributions=True).detach()
+    finally:
+        begins.remove()
+    fine = _at_full_size(model, found, padded.shape)[0, 0].cpu().numpy()
+    inner = tuple(slice(overlap, side - overlap) for side in padded.shape)
+    whole = np.full(image.shape, np.nan, np.float32)
+    whole[cut] = fine[inner]
+    return whole
+
+
+def write_maps(member, store, micrographs, folder, layer_name, device):
+    """Write gradcam/ into a score's folder, for the micrographs that have panels: <micrograph>.npy (the map float32 at
+    working scale), <micrograph>.png (the map beside the label's outline), and gradcam.json (what was looked at)."""
+    model = member.model.requires_grad_(False)
+    name = layer_name or default_layer(model)
+    layer = find_layer(model, name)
+    out = make_folder(folder / "gradcam")
+    preparation = member.preparation
+    chosen = [micrographs[k] for k in panel_positions(len(micrographs))]
+    for m in chosen:
+        image, label = store.image(m), store.mask(m)
+        cut = (preparation["tile"], preparation["overlap"])
+        foreground = predict(model, image, *cut, device) >= 0.5
+        found = foreground_map(model, layer, image, foreground, preparation["overlap"], device)
+        title = store.micrographs[m].name
+        np.save(out / f"{title}.npy", found)
+        top = np.nanmax(found)
+        columns = [
+            (f"Grad-CAM at {name}, up to {top:.3g}", heat(image, found, top)),
+            (f"micrograph {title}, label", overlay(image, label)),
+        ]
+        panel(out / f"{title}.png", columns, LEGEND_LABEL)
+    names = [store.micrographs[m].name for m in chosen]
+    facts = {"layer": name, "checkpoint": member.label, "step": member.step, "micrographs": names}
+    (out / "gradcam.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{out}: Grad-CAM at {name} of {len(names)} micrographs")
+
+
+def _at_full_size(model, grid, size):
+    """A layer's grid (1, 1, h, w) at the size of its input, as the network itself places its cells."""
+    stride = round(size[0] / grid.shape[-2])
+    if isinstance(model, models.DeepLabV2):
+        return upsample(grid, stride, size)  # strided convolutions: cell i is centred on pixel i * stride
+    return torch.nn.functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,277 @@
+"""The study's experiments as runs of ours show them: which score belongs to which row, and what the study found.
+
+The study's own figures are the facts of study.csv (its Tables 2 to 6), study_phase_fractions.csv (Tables 1 and 7) and
+study_text.csv (Sections 4.2 and 4.3), beside this module.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from data.errors import InputError
+from evaluation.metrics import mean_std, rdt
+from evaluation.scoring import read_score, score_folder
+from training.experiments import FACTS, read_experiments
+
+FOLDER = Path(__file__).parent
+COMMON_TEST_SET = "t3v"  # the selection of Section 4.3's test set, which T3 and T3v share
+MODEL_NAMES = {"unet_vgg16": "VGG16 U-Net", "deeplabv2_resnet101": "ResNet-101 DeepLabv2"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the study's Tables 2 to 6; mIoU, standard deviation and RDT in percent, None where it gives none."""
+
+    experiment: str
+    table: int
+    domain: str
+    kind: str
+    model: str
+    pretraining: str
+    augmentation: str
+    epochs: int
+    miou: float
+    miou_std: float | None
+    rdt: float | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the scores of a row come from: a run's experiment, the domain, and the S run that RDT is relative to."""
+
+    run: str
+    domain: str
+    reference: str
+    source: str
+
+
+def findings(table=None):
+    """The study's lines, of one table if asked for."""
+    return [line for line in _findings() if table in (None, line.table)]
+
+
+def finding(experiment, table=None):
+    """The study's line of an experiment: of its own table (2 to 5) unless `table` says 6."""
+    return next(line for line in findings() if line.experiment == experiment and line.table in (table or (2, 3, 4, 5)))
+
+
+def phase_fractions():
+    """{domain: {phi_dg, phi_dg_std, phi_uda, phi_uda_std, phi_label}} of Table 7, in percent."""
+    return {
+        line["domain"]: {name: _number(line[name]) for name in line if name.startswith("phi_") and name != "phi_train"}
+        for line in _read("study_phase_fractions.csv")
+        if line["phi_dg"]
+    }
+
+
+def of_the_text(quantity):
+    """{experiment: (mIoU, standard deviation or None)} in percent: 'bagging', 'source' (4.2) or 'common' (4.3)."""
+    lines = [line for line in _read("study_text.csv") if line["quantity"] == quantity]
+    return {line["experiment"]: (float(line["miou"]), _number(line["miou_std"])) for line in lines}
+
+
+class StudyRuns:
+    """What was run and scored of the study's experiments below a folder of runs.
+
+    Scores are of single runs as they are: the last checkpoint of a finished run, or a milestone. Those with other
+    batch-norm statistics (AdaBN) or of the best checkpoint lie in folders of other names and are never read.
+    `remarks` says what was found and left out.
+    """
+
+    def __init__(self, root, experiments):
+        """root: folder with <experiment>/fold<k>/; experiments: file of the experiments that they were run by."""
+        self.root = Path(root)
+        self.experiments, self.study = read_experiments(experiments), read_experiments()
+        self.remarks = []
+        self._configs, self._scores = {}, {}
+
+    def place(self, experiment):
+        """Where a row's scores come from; None for an experiment that the file does not have."""
+        entry = self.experiments.get(experiment)
+        if entry is None:
+            return None
+        run = entry.get("run", experiment)
+        trained = self.experiments.get(run, {})
+        source = trained.get("source", "source")
+        domain = entry.get("domain") or trained.get("target") or source
+        return Place(run, domain, trained.get("reference", run), source)
+
+    def configs(self, run):
+        """{fold: config.json} of an experiment's runs."""
+        if run not in self._configs:
+            self._configs[run] = {}
+            for path in self._folds(run):
+                try:
+                    config = json.loads((path / "config.json").read_text())
+                except OSError:
+                    continue
+                except ValueError as error:
+                    raise InputError(f"{path}: damaged config.json ({error}); the checkpoint holds a copy") from error
+                self._configs[run][_number_of(path)] = config
+            options = self._options(run)
+            if len({json.dumps([config.get(name) for name in options]) for config in self._configs[run].values()}) > 1:
+                self.remarks.append(f"the folds of {run} differ in configuration")
+        return self._configs[run]
+
+    def exist(self):
+        """Whether there is a run of any of the study's experiments."""
+        return any(self.configs(place.run) for line in findings() if (place := self.place(line.experiment)))
+
+    def scores(self, run, domain, checkpoint="last", variant="plain"):
+        """{fold: score.json} of an experiment's finished runs on a domain."""
+        key = (run, domain, checkpoint, variant)
+        if key not in self._scores:
+            self._scores[key] = {}
+            for path in self._folds(run):
+                file = score_folder(path, domain, checkpoint, variant) / "score.json"
+                score = read_score(file) if file.is_file() else None
+                if score and self._counts(path, score, checkpoint):
+                    self._scores[key][_number_of(path)] = score | {"folder": file.parent}
+            if len({score["store_fingerprint"] for score in self._scores[key].values()}) > 1:
+                self.remarks.append(f"the folds of {run} were scored on different versions of {domain}")
+        return self._scores[key]
+
+    def milestone(self, run, position):
+        """The epoch of an experiment's first (0) or second (1) milestone, None without one."""
+        configs = self.configs(run)
+        entry = next(iter(configs.values())) if configs else self.experiments.get(run, {})
+        milestones = entry.get("milestones") or []
+        return milestones[position] if position < len(milestones) else None
+
+    def milestone_scores(self, run, domain, epoch):
+        """{fold: score.json} after an epoch; the last checkpoint's where training ended with that epoch."""
+        found = dict(self.scores(run, domain, f"epoch{epoch}")) if epoch else {}
+        for fold, score in self.scores(run, domain).items() if epoch else ():
+            config = self.configs(run).get(fold, {})
+            at_the_end = config.get("milestone_steps", {}).get(str(config.get("iterations")))
+            if at_the_end == f"epoch{epoch}":
+                found.setdefault(fold, score)
+        return dict(sorted(found.items()))
+
+    def bagged(self, run, domain):
+        """score.json of the ensemble of an experiment's runs; None without one."""
+        path = self.root / run / f"ensemble.{domain}" / "score.json"
+        if not path.is_file():
+            return None
+        score = read_score(path)
+        if (score["variant"], score["domain"], score["checkpoint"]) == ("ensemble", domain, "last"):
+            return score | {"folder": path.parent}
+        self.remarks.append(f"{path} is left out: it is no ensemble of last checkpoints on {domain}")
+        return None
+
+    def members(self, run, domain):
+        """{fold: score.json} of the runs that the ensemble has; empty unless all of them are scored."""
+        ensemble = self.bagged(run, domain)
+        scores = self.scores(run, domain)
+        folds = [_number_of(Path(path)) for path in ensemble["runs"]] if ensemble else []
+        return {fold: scores[fold] for fold in folds} if set(folds) <= scores.keys() else {}
+
+    def differences(self, run):
+        """{option: (here, in the study)}: in what the runs of an experiment are not the study's."""
+        found = {}
+        for config in self.configs(run).values():
+            for name in self._options(run):
+                here, there = config.get(name), self.study[run][name]
+                if name == "epochs" and config.get("steps"):
+                    here = f"{config['steps']} steps"
+                elif name in ("pretraining", "selection"):
+                    here, there = option_text(here), option_text(there)
+                if here == there == "nanosem" and self.differences("NanoSEM"):
+                    here = "nanosem of other settings"
+                if here != there:
+                    found[name] = (here, there)
+        return found
+
+    def data(self):
+        """The folders of tile stores that the runs were trained on."""
+        runs = {place.run for line in findings() if (place := self.place(line.experiment))}
+        return sorted({str(config.get("data")) for run in runs for config in self.configs(run).values()})
+
+    def _options(self, run):
+        """The options that the study gives an experiment values for; where its data lie is none of them."""
+        return [name for name in self.study.get(run, {}) if name not in FACTS | {"data"}]
+
+    def _folds(self, run):
+        if run == "NanoSEM":
+            return [self.root / run]  # pre-training has no folds
+        folders = [path for path in (self.root / run).glob("fold*") if path.name.removeprefix("fold").isdecimal()]
+        return sorted(folders, key=_number_of)
+
+    def _counts(self, path, score, checkpoint):
+        """Whether a score may stand in a table; says why not."""
+        if score["checkpoint"] != checkpoint:
+            self.remarks.append(f"{path} is left out: its score is of {score['checkpoint']}, not of {checkpoint}")
+            return False
+        config = self.configs(path.parent.name).get(_number_of(path), {})
+        if checkpoint == "last" and score["step"] < config.get("iterations", 0):
+            self.remarks.append(
+                f"{path} is left out: scored after step {score['step']} of {config['iterations']}, before its end"
+            )
+            return False
+        return True
+
+
+def relative(target, source):
+    """RDT of the means over folds, as a fraction: mean target mIoU relative to mean source mIoU (eq. 2).
+
+    Over the folds that both have; None without any. The study's tables are of this kind: its RDT follow from its own
+    means within rounding, but for those that `inconsistent` names.
+    """
+    folds = [fold for fold in target if fold in source]
+    means = [mean_std(scores[fold]["miou"] for fold in folds)[0] for scores in (target, source)]
+    return rdt(*means) if None not in means else None
+
+
+def inconsistent():
+    """[(line, RDT that follows from the study's means)] in percent, where the study gives another, beyond rounding."""
+    of_source = {line.experiment: line.miou for line in findings(2)}
+    found = []
+    for line in findings():
+        place = _study_place(line.experiment)
+        if line.rdt is None or line.table == 6:  # the study gives no source mIoU after 100 epochs
+            continue
+        source = of_source[place]
+        # All three are rounded to 0.1.
+        rounding = 0.05 + 100 * (0.05 / source + 0.05 * line.miou / source**2)
+        follows = 100 * rdt(line.miou, source)
+        if abs(follows - line.rdt) > rounding + 1e-6:
+            found.append((line, follows))
+    return found
+
+
+def option_text(value):
+    """The value of an option as text: of a file only its name, of an own pre-training also the experiment's.
+
+    The encoder of the NanoSEM run is the study's `nanosem`.
+    """
+    path = Path(str(value))
+    if path.name == "encoder.pt":
+        return "nanosem" if path.parent.name == "NanoSEM" else f"{path.parent.name}/encoder.pt"
+    return path.name
+
+
+def _study_place(experiment):
+    entry = read_experiments()[experiment]
+    return entry.get("run") or entry.get("reference") or experiment
+
+
+@cache
+def _findings():
+    types = {"table": int, "epochs": int, "miou": float, "miou_std": _number, "rdt": _number}
+    return [Finding(**{name: types.get(name, str)(line[name]) for name in line}) for line in _read("study.csv")]
+
+
+def _read(name):
+    with (FOLDER / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _number(text):
+    return float(text) if text else None
+
+
+def _number_of(path):
+    name = path.name.removeprefix("fold")
+    return int(name) if name.isdecimal() else -1

@@ -1,0 +1,93 @@
+"""Pre-train a U-Net's encoder on the classification of SEM pictures, from ImageNet's weights on.
+
+    python -m data.nanosem nanosem                             # once: clean the pictures into nanosem.h5
+    torchrun --nproc_per_node=4 pretrain_nanosem.py            # one node, four GPUs; writes runs/NanoSEM/encoder.pt
+    launch/pretrain.sh --sweep                                 # the learning rate
+
+A fifth of each class is held out for testing. As in the study, the model that tests best is the one whose encoder is
+exported: `--pretraining nanosem` of the segmentation scripts loads it. Paper Sections 2.3 and 2.4.2. The same command
+again resumes an interrupted run.
+"""
+
+import copy
+from types import SimpleNamespace
+
+import torch
+
+from data.errors import exits_cleanly
+from data.nanosem_store import ClassifiedImages, ImageStore, image_store_path
+from data.tiles import batches
+from evaluation.classification import accuracy, classify, write_report
+from losses import classification_loss
+from training import checkpoint, distributed
+from training.accumulation import Tally, in_parts
+from training.network import build_classifier, build_optimizer
+from training.options import parse
+from training.precision import Precision
+from training.run import Run
+from training.schedule import factor, set_learning_rate
+
+
+def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
+    store = ImageStore(image_store_path(options.data))
+    training, test = store.split(options.seed)
+
+    model = build_classifier(options, len(store.classes), processes)
+    images = ClassifiedImages(store, training, model.features, options.dropout, options.seed)
+    optimizer = build_optimizer("adam", [{"params": model.parameters(), "lr": options.learning_rate}], 0.0)
+    precision = Precision(options.amp, processes.device)
+    parts = {"model": model, "optimizers": [optimizer], "scaler": precision.scaler}
+    facts = {"classes": store.classes, "size": store.size, "fingerprints": {store.domain: store.fingerprint}}
+    run = Run(options, facts, parts, processes, [images], measure="accuracy_test")
+    if run.finished:
+        print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
+        return
+
+    network = distributed.parallel(model, processes)
+    if options.compile:
+        network = torch.compile(network)
+    for batch in batches(images, options.batch_size, run.step, options.iterations, options.workers, processes):
+        set_learning_rate([optimizer], factor(options.schedule, run.step, options.iterations, options.power))
+        tally = Tally()
+        for (pictures, labels, kept), share in in_parts(batch, options.micro_batch, [network]):
+            with precision.autocast():
+                loss = classification_loss(network(pictures, kept), labels)
+            precision.backward(share * loss)
+            tally.add({"loss_classification": loss}, share)
+        tally.add({"gradient_norm": precision.gradient_norm(optimizer)}, 1)
+        values = run.check(tally)
+        precision.step(optimizer)
+
+        run.step += 1
+        if run.due(options.log_every):
+            run.log({**values, "learning_rate": optimizer.param_groups[0]["lr"]})
+        if run.due(options.validate_every):
+            run.judge(accuracy(classify(model, store, test, processes)))
+        if run.step == options.iterations:  # before the last checkpoint, so that a finished run has its encoder
+            conclude(run, model, store, test, processes)
+        if run.must_save:
+            run.save()
+    run.close()
+
+
+def conclude(run: Run, model: torch.nn.Module, store: ImageStore, test, processes: distributed.Processes) -> None:
+    """Report on the last and the best model class by class, and export the best one's encoder as encoder.pt."""
+    best = copy.deepcopy(model)
+    best.load_state_dict(checkpoint.load(run.folder, "best")["model"])
+    outcomes = {"last": classify(model, store, test, processes), "best": classify(best, store, test, processes)}
+
+    def write() -> None:
+        for name, matrix in outcomes.items():
+            write_report(run.folder, name, matrix, store.classes)
+        checkpoint.save_weights(run.folder / "encoder.pt", best.backbone)
+
+    distributed.first_alone(write, processes)
+
+
+@exits_cleanly
+def main() -> None:
+    distributed.together(train, SimpleNamespace(**parse("pretrain_nanosem", "NanoSEM", __doc__.splitlines()[0])))
+
+
+if __name__ == "__main__":
+    main()

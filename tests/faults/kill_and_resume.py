@@ -1,0 +1,212 @@
+"""Break runs at random moments in every way, start the same command again, and compare with an undisturbed run.
+
+    python tests/faults/kill_and_resume.py [--cases 25] [--seed 0] [--table docs/reliability_kills.md]
+
+Two processes under torchrun, the three training scripts, real stores. Exit status 1 unless every run ends bit-identical:
+weights, discriminators, optimizers, scaler, best checkpoint and metrics.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from conftest import draw_domains  # noqa: E402
+
+STEPS, EVERY = 30, 6
+COMMON = [
+    "--steps", STEPS, "--batch-size", 4, "--log-every", 1, "--validate-every", 10, "--checkpoint-every", EVERY,
+    "--panels-every", 1000,
+]  # fmt: skip
+FAULTS = (
+    "SIGKILL to all", "SIGTERM to torchrun", "SIGTERM to one rank", "SIGUSR1 to one rank", "SIGKILL to one rank",
+    "SIGKILL during a save", "full disk", "other number of workers",
+)  # fmt: skip
+
+
+class Case:
+    """A script's command and what an undisturbed run of it leaves."""
+
+    def __init__(self, script: str, options: list, folder: Path):
+        self.script, self.options, self.folder = script, [*COMMON, *options], folder
+        self.reference = folder / f"{script}.reference"
+        outcome = self.start(self.reference).wait()
+        assert outcome == 0, (self.reference.with_suffix(".log")).read_text()
+
+    def start(self, run: Path, *more: object) -> subprocess.Popen:
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+            f"{self.script}.py", *self.options, "--run-dir", run, *more,
+        ]  # fmt: skip
+        log = Path(f"{run}.log") if run.parent == self.folder else self.folder / "full_disk.log"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        with log.open("a") as file:
+            return subprocess.Popen(
+                list(map(str, command)), cwd=ROOT, stdout=file, stderr=file, env=environment, start_new_session=True
+            )
+
+
+def ranks(process: subprocess.Popen) -> list[psutil.Process]:
+    """The training processes below torchrun, without loader workers."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process.pid).children()
+    return []
+
+
+def step_of(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count("loss_") if path.exists() else 0
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> bool:
+    """Whether the condition came true while the process lived."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    for one in [*ranks(process), psutil.Process(process.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def disturb(fault: str, process: subprocess.Popen, run: Path, step: int, victim: int) -> str:
+    """Wait for the moment and do it; what was done, in words."""
+    if fault == "SIGKILL during a save":
+        seen = wait_for(lambda: step_of(run) >= step and (run / ".last.pt.partial").exists(), process)
+        kill_all(process)
+        return "while .last.pt.partial was being written" if seen else "missed: after the run"
+    if not wait_for(lambda: step_of(run) >= step, process):
+        return "missed: after the run"
+    if fault == "SIGKILL to all":
+        kill_all(process)
+    elif fault == "SIGTERM to torchrun":
+        process.terminate()
+    else:
+        number = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1, "SIGKILL": signal.SIGKILL}[fault.split()[0]]
+        children = ranks(process)
+        if victim < len(children):
+            os.kill(children[victim].pid, number)
+    return f"after step {step}" + (f", rank {victim}" if "one rank" in fault else "")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int):
+    """A file system of a few megabytes; needs root."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=False)
+
+
+def difference(run: Path, reference: Path) -> str:
+    """The first thing in which a run differs from the undisturbed one; empty when it does not."""
+    for name in ("last.pt", "best.pt"):
+        one, other = (flat(torch.load(folder / name, weights_only=True)) for folder in (run, reference))
+        if one.keys() != other.keys():
+            return f"{name}: other keys"
+        for key in one:
+            same = torch.equal(one[key], other[key]) if torch.is_tensor(one[key]) else one[key] == other[key]
+            if not same:
+                return f"{name}: {key}"
+    one, other = ((folder / "metrics.jsonl").read_text() for folder in (run, reference))
+    if one != other:
+        return "metrics.jsonl"
+    return "" if (run / "finished.json").read_text() == (reference / "finished.json").read_text() else "finished.json"
+
+
+def flat(value, name: str = "") -> dict:
+    """The leaves of nested dicts and lists, without the configuration (its folder differs)."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {name: value}
+    return {k: v for key, part in items if key != "config" for k, v in flat(part, f"{name}/{key}").items()}
+
+
+def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
+    run, step, victim = case.folder / f"case{number}", rng.randrange(1, STEPS - 1), rng.randrange(2)
+    with contextlib.ExitStack() as stack:
+        if fault == "full disk":
+            disk = stack.enter_context(small_disk(case.folder / f"disk{number}", 24))
+            run = disk / "run"
+            filler = disk / "filler"
+            process = case.start(run)
+            wait_for(lambda: (run / "last.pt").exists() and step_of(run) >= min(step, EVERY + 1), process)
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 16))
+            done, status = "filled after the first checkpoint", process.wait(timeout=300)
+            filler.unlink()
+        elif fault == "other number of workers":
+            process = case.start(run, "--workers", 0)
+            done = disturb("SIGKILL to all", process, run, step, victim) + ", workers 0 -> 2"
+            status = process.wait(timeout=300)
+        else:
+            process = case.start(run)
+            done = disturb(fault, process, run, step, victim)
+            status = process.wait(timeout=300)
+        time.sleep(0.5)
+        saved = (run / "last.pt").exists() or (run / "previous.pt").exists()
+        again = case.start(run, *(["--workers", 2] if "workers" in fault else [])).wait(timeout=600)
+        found = difference(run, case.reference) if again == 0 else f"the same command again ended with {again}"
+    return {
+        "case": number, "script": case.script, "fault": fault, "when": done, "status": status,
+        "checkpoint": "yes" if saved else "none yet", "outcome": found or "bit-identical",
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", type=Path, help="write the table here too, as Markdown")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stores, pictures = draw_domains(folder / "domains"), draw_pictures(folder / "pictures")
+        supervised = ["--experiment", "demo.supervised", "--data", stores]
+        uda = ["--experiment", "demo.uda", "--target", "labelled", "--data", stores]
+        nanosem = ["--experiment", "NanoSEM", "--model", "unet_small", "--pretraining", "random", "--data", pictures]
+        cases = [
+            Case("train_supervised", supervised, folder),
+            Case("train_uda", [*uda, "--amp", "bf16"], folder),
+            Case("pretrain_nanosem", [*nanosem, "--amp", "off"], folder),
+        ]
+        rows = []
+        for number in range(options.cases):
+            row = run_case(number, cases[number % 3], FAULTS[number % len(FAULTS)], rng)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
+    good = sum(row["outcome"] == "bit-identical" for row in rows)
+    print("\n".join(lines), f"\n{good} of {len(rows)} bit-identical")
+    if options.table:
+        options.table.write_text("\n".join(lines) + f"\n\n{good} of {len(rows)} bit-identical.\n")
+    return good < len(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Whether the stores of a run's domains fit each other and the networks, and what of them belongs to the run."""
+
+from types import SimpleNamespace
+
+from data.errors import InputError
+from data.store import Store
+from models.discriminator import SMALLEST_INPUT
+
+# How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
+NATIVE = ("pixel_size_nm", "invert", "information_bar")
+
+
+def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
+    """What a run keeps of its stores, source first: how they were prepared, and their fingerprints.
+
+    InputError when they were prepared differently, or hold nothing to train or validate on in `options.fold`.
+    """
+    _check(options, stores)
+    native = {key: stores[-1].metadata["parameters"][key] for key in NATIVE}
+    return {**stores[0].preparation, "native": native, "fingerprints": {s.domain: s.fingerprint for s in stores}}
+
+
+def _check(options: SimpleNamespace, stores: list[Store]) -> None:
+    source = stores[0]
+    for store in stores:
+        if store.preparation != source.preparation:
+            raise InputError(
+                f"{store.path}: prepared as {store.preparation}, {source.path} as {source.preparation}. Prepare both "
+                "from one domains.toml."
+            )
+        if store.tile + 2 * store.overlap < SMALLEST_INPUT:
+            raise InputError(
+                f"{store.path}: tiles of {store.tile} + 2 x {store.overlap} px, the networks need {SMALLEST_INPUT}. "
+                "Prepare it with larger tiles."
+            )
+        if not len(store.training_tiles(options.fold, labelled=store.labels)):
+            raise InputError(f"{store.path}: no training tile in fold {options.fold}. Add micrographs to the domain.")
+    if not source.validation_micrographs(options.fold):
+        raise InputError(
+            f"{source.path}: holds out no annotated micrograph in fold {options.fold}. Give the domain `folds` in "
+            "domains.toml and prepare it again."
+        )
