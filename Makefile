@@ -2,13 +2,14 @@
 # make test                   from a bare clone to a green test run
 # make study-small            the study's complete matrix on drawn micrographs, within an hour
 # make test-faults            25 broken runs, each continued and compared with an undisturbed one
+# make fuzz                   10,000 damaged pictures, masks and domains.toml files each, ten minutes
 # make lint                   ruff
 SHELL := /bin/bash
 PYTHON ?= python3
 SEEDS ?= 0
 BIN := .venv/bin
 
-.PHONY: demo study-small test test-faults lint clean
+.PHONY: demo study-small test test-faults fuzz lint clean
 
 demo: .venv/.installed
 	SEEDS="$(SEEDS)" PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
@@ -22,6 +23,9 @@ test-faults: .venv/.installed-dev
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: .venv/.installed-dev
+	FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """Micrograph and mask files to arrays at the working scale, and arrays to tiles and back (paper 2.2)."""
 
+import logging
 import re
 import struct
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -18,7 +20,13 @@ _OTHER_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xcf]\0[\x0b\x0e\x11\x14]\x08(..)(..)([\x01-\x04])", re.DOTALL)
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
 _SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
+_MOST_PAGES = 32
 _MOST = 1 << 30  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
+
+
+# What these libraries print about a damaged file comes as an error of ours, once.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path) -> np.ndarray:
@@ -173,11 +181,11 @@ def _decode(path) -> tuple[np.ndarray, np.ndarray | None]:
 def _decode_tiff(path):
     try:
         with tifffile.TiffFile(path) as tiff:
-            pages = [
-                page for page in tiff.pages if not page.is_reduced
-            ]  # microscopes add previews as reduced pages
+            pages = list(islice(tiff.pages, _MOST_PAGES))  # in a damaged file they may go on for ever
+            pages = [page for page in pages if not page.is_reduced]  # microscopes add previews as reduced pages
             if len(pages) != 1:
-                raise InputError(f"{path}: {len(pages)} pages; export one micrograph a file")
+                more = " or more" * (len(pages) == _MOST_PAGES)
+                raise InputError(f"{path}: {len(pages)}{more} pages; export one micrograph a file")
             page = pages[0]
             if page.photometric not in (_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR):
                 raise InputError(f"{path}: colour space {page.photometric.name}; save it as grey or RGB")

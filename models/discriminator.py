@@ -6,19 +6,19 @@ from torch import Tensor, nn
 from data.errors import InputError
 
 SMALLEST_INPUT = 32  # five halvings
+LEVELS = ("main", "aux")
 
 
 class Discriminators(nn.Module):
-    """One fully convolutional discriminator for each level ('main', 'aux').
+    """One fully convolutional discriminator for each of LEVELS.
 
     Each has five 4x4 convolutions of stride 2 with width, 2, 4, 8 times width and 1 channels, LeakyReLU 0.2
     between them and no normalisation.
     """
 
-    def __init__(self, width: int = 64, levels: tuple[str, ...] = ("main", "aux")):
+    def __init__(self, width: int = 64):
         super().__init__()
-        self.levels = tuple(levels)
-        self.networks = nn.ModuleDict({level: _discriminator(width) for level in levels})
+        self.networks = nn.ModuleDict({level: _discriminator(width) for level in LEVELS})
 
     def forward(self, probability_maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """level -> probability map (N, 2, H, W) in; level -> logits (N, 1, h, w) of 'this is target' out.

@@ -66,7 +66,7 @@ def test_losses_are_float32_under_autocast():
 
 def test_discriminators():
     discriminators = models.Discriminators(width=8)
-    assert discriminators.levels == ("main", "aux")
+    assert set(discriminators.networks) == {"main", "aux"}
     channels = [
         layer.out_channels for layer in discriminators.networks["main"] if isinstance(layer, nn.Conv2d)
     ]

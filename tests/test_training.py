@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(stores, tmp_path):
         (["--target", "nowhere"], "nowhere.h5"),
         (["--fold", "7"], "fold 7"),
         (["--batch-size", "3"], "--batch-size 3"),
-        (["--steps", "-1"], "-1 is not positive"),
+        (["--steps", "-1"], "-1 is not a whole number from 1"),
         (["--learning-rat", "1"], "unrecognized arguments"),
         (["--experiment", "S.99"], "S.99"),
         (["--experiment", "S.1"], "belongs to train_supervised"),

@@ -14,8 +14,11 @@ cd "$SLURM_SUBMIT_DIR"
 export PATH="$PWD/.venv/bin:$PATH"
 # torchrun dies of SIGUSR1 and leaves its workers behind unless told, and kills workers 30 s after it passed a signal on:
 # too soon for one that is in the middle of a validation. Versions that do not know these two variables ignore them.
+# Workers that it starts again would find the addresses of those that are gone in a store that it shares with them, and
+# wait for them (pytorch issue 135712), so it shares none.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 # A task of an array is named by array and index: the job id of one of them stands for the whole array in scontrol.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
