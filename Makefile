@@ -2,14 +2,15 @@
 # make test                   from a bare clone to a green test run
 # make study-small            the study's complete matrix on drawn micrographs, within an hour
 # make test-faults            25 broken runs, each continued and compared with an undisturbed one
-# make fuzz                   10,000 damaged pictures, masks and domains.toml files each, ten minutes
+# make test-slurm             jobs of launch/slurm on a real SLURM (root on Debian; it installs SLURM), ten minutes
+# make fuzz                   10,000 damaged pictures, masks and domains.toml files each, five minutes
 # make lint                   ruff
 SHELL := /bin/bash
 PYTHON ?= python3
 SEEDS ?= 0
 BIN := .venv/bin
 
-.PHONY: demo study-small test test-faults fuzz lint clean
+.PHONY: demo study-small test test-faults test-slurm fuzz lint clean
 
 demo: .venv/.installed
 	SEEDS="$(SEEDS)" PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
@@ -23,6 +24,9 @@ test-faults: .venv/.installed-dev
 test: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slurm: .venv/.installed-dev
+	tests/slurm/run.sh -s
 
 fuzz: .venv/.installed-dev
 	FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py

@@ -67,7 +67,7 @@ def read_domains(path) -> tuple[Options, dict[str, Domain]]:
             f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml"
         ) from error
     except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
-        raise InputError(f"{path}: not valid TOML ({error}); mend the line named") from error
+        raise InputError(f"{path}: not valid TOML ({_cut(str(error))}); mend the line named") from error
     top = _Table(path, "", document, {"options", "domains"})
     entries = top.take("domains", dict, "a table [domains.NAME] for every domain")
     tables = {}
@@ -99,7 +99,7 @@ class _Table:
                 raise self.error(key, entries[key], f"unknown key; known are {', '.join(sorted(known))}")
 
     def error(self, key, value, remedy):
-        place = ".".join(part for part in (self.where, key) if part)
+        place = _cut(".".join(part for part in (self.where, key) if part))
         shown = "" if isinstance(value, dict) else f" = {_shown(value)}"
         return InputError(f"{self.path}: {place}{shown}: {remedy}")
 
@@ -136,7 +136,11 @@ def _shown(value) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # more digits than Python prints, more brackets than it follows
         return f"a {type(value).__name__} too long to be shown"
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
 
 
 def _options(table, domains) -> Options:

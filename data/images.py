@@ -16,12 +16,13 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OTHER_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
-# Frame header of a JPEG (or of a preview inside it): its length, 8 bit, height and width, number of components.
-_JPEG_FRAME = re.compile(rb"\xff[\xc0-\xcf]\0[\x0b\x0e\x11\x14]\x08(..)(..)([\x01-\x04])", re.DOTALL)
+# Frame header of a JPEG (or of a preview inside it): process, length, 8 bit, height, width, number of components.
+_JPEG_FRAME = re.compile(rb"\xff([\xc0-\xcf])\0[\x0b\x0e\x11\x14]\x08(..)(..)([\x01-\x04])", re.DOTALL)
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
 _SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
 _MOST_PAGES = 32
-_MOST = 1 << 30  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
+_MOST = 1 << 29  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
+_BAND = 1 << 24  # bytes of pixels that are converted at once
 
 
 # What these libraries print about a damaged file comes as an error of ours, once.
@@ -65,19 +66,27 @@ def read_mask(path, foreground, background) -> np.ndarray:
         raise InputError(
             f"{path}: grey values up to {pixels.max()} are no 8-bit mask values; save the mask with 8 bit"
         )
-    pixels = _to_uint8(pixels, depths=(8, 16)).astype(np.uint32)
-    codes = pixels * 0x010101 if pixels.ndim == 2 else pixels @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    mask = np.isin(codes, [_code(value) for value in foreground])
-    if background is not None:
-        unknown = codes[~mask & ~np.isin(codes, [_code(value) for value in background])]
-        if unknown.size:
-            code = int(unknown[0])
-            value = f'"#{code:06x}"' if code % 0x010101 else str(code & 0xFF)
-            raise InputError(
-                f"{path}: mask value {value} is neither foreground nor background ({unknown.size} px); "
-                'list it as one of the two in the domains file, or set background = "rest" there'
-            )
-    return mask.astype(np.uint8)
+    pixels = _to_uint8(pixels, depths=(8, 16))
+
+    unknown = 2
+
+    def classes(band) -> np.ndarray:
+        codes = _codes(band)
+        found = np.isin(codes, [_code(value) for value in foreground]).astype(np.uint8)
+        if background is not None:
+            found[(found == 0) & ~np.isin(codes, [_code(value) for value in background])] = unknown
+        return found
+
+    mask = _in_bands(classes, pixels)
+    if (mask == unknown).any():
+        row, column = np.unravel_index(np.argmax(mask == unknown), mask.shape)
+        code = int(_codes(pixels[row : row + 1, column : column + 1])[0, 0])
+        value = f'"#{code:06x}"' if code % 0x010101 else str(code & 0xFF)
+        raise InputError(
+            f"{path}: mask value {value} is neither foreground nor background ({(mask == unknown).sum()} px); "
+            'list it as one of the two in the domains file, or set background = "rest" there'
+        )
+    return mask
 
 
 def crop_information_bar(pixels, information_bar) -> np.ndarray:
@@ -193,7 +202,8 @@ def _decode_tiff(path):
             if max(ends, default=0) > path.stat().st_size:
                 raise InputError(f"{path}: truncated, pixel data is missing at the end; copy the file again")
             tile = page.tilewidth * page.tilelength * page.tiledepth * page.samplesperpixel if page.is_tiled else 0
-            _check_size(path, page.imagewidth, page.imagelength, max(page.nbytes, tile * page.dtype.itemsize))
+            size = max(page.nbytes, tile * page.dtype.itemsize)
+            _check_size(path, page.imagewidth, page.imagelength, size * (6 if page.photometric == _PALETTE else 1))
             pixels = page.asarray()
             if page.axes == "SYX":
                 pixels = np.moveaxis(pixels, 0, -1)
@@ -213,17 +223,18 @@ def _decode_other(path, content):
     if content.startswith(b"\x89PNG"):
         if b"acTL" in _png_chunks(content):
             raise InputError(f"{path}: animated PNG; export one micrograph a file")
-        channels = 1 if content[25:26] == b"\0" else 4  # as OpenCV decodes them: colour types other than grey
+        channels = {b"\0": 1, b"\2": 3}.get(content[25:26], 4)  # as OpenCV decodes grey, RGB, and the other types
         frames = [(*_sides(">II", content[16:24]), channels * (2 if content[24:25] == b"\x10" else 1))]
     elif content.startswith(b"BM"):
         frames = [(*_sides("<ii", content[18:26]), 4)]
     else:
-        frames = [
-            (int.from_bytes(width), int.from_bytes(height), channels[0])
-            for height, width, channels in _JPEG_FRAME.findall(content)
-        ]
-        if any(channels == 4 for _, _, channels in frames):
+        found = _JPEG_FRAME.findall(content)
+        if any(channels == b"\4" for *_, channels in found):
             raise InputError(f"{path}: colour space CMYK; save it as grey or RGB")
+        frames = [  # a progressive one is decoded in coefficients of 16 bit
+            (int.from_bytes(width), int.from_bytes(height), channels[0] * (1 if process in b"\xc0\xc1" else 3))
+            for process, height, width, channels in found
+        ]
     for width, height, size in frames:
         _check_size(path, width, height, width * height * size)
     try:
@@ -232,9 +243,11 @@ def _decode_other(path, content):
         pixels = None
     if pixels is None:
         raise InputError(f"{path}: damaged or truncated; copy or export the file again")
-    return (
-        pixels[..., 2::-1] if pixels.ndim == 3 and pixels.shape[2] >= 3 else pixels
-    )  # OpenCV decodes to BGR(A)
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:  # OpenCV decodes to BGR(A); a reversed copy would double the memory
+        blue = pixels[..., 0].copy()
+        pixels[..., 0] = pixels[..., 2]
+        pixels[..., 2] = blue
+    return pixels
 
 
 def _sides(layout, content) -> tuple[int, int]:
@@ -254,8 +267,8 @@ def _png_chunks(content) -> list[bytes]:
 def _check_size(path, width, height, size):
     if size > _MOST:
         raise InputError(
-            f"{path}: {width} x {height} px are {size / 2**30:.1f} GiB of pixels, more than {_MOST >> 30} GiB; crop "
-            "the micrograph, or export it again if that is not its size"
+            f"{path}: {width} x {height} px take {size >> 20} MiB, more than {_MOST >> 20}; crop the micrograph, or "
+            "export it again if that is not its size"
         )
 
 
@@ -267,14 +280,28 @@ def _float_to_uint8(pixels, path):
         raise InputError(
             f"{path}: float values {low:g} .. {high:g} outside 0 .. 1; export it as 8 or 16 bit grey"
         )
-    return np.rint(pixels * 255).astype(np.uint8)
+    return _in_bands(lambda band: np.rint(band * 255).astype(np.uint8), pixels)
 
 
 def _to_uint8(pixels, depths):
     if pixels.dtype == np.uint8:
         return pixels
     depth = next(depth for depth in depths if pixels.max() < 2**depth)
-    return np.rint(pixels * np.float32(255 / (2**depth - 1))).astype(np.uint8)
+    factor = np.float32(255 / (2**depth - 1))
+    return _in_bands(lambda band: np.rint(band * factor).astype(np.uint8), pixels)
+
+
+def _in_bands(convert, pixels) -> np.ndarray:
+    """`convert` of all rows, some at a time: what it needs in between stays small, whatever the image's size."""
+    rows = max(1, _BAND // pixels[0].nbytes)
+    return np.concatenate([convert(pixels[row : row + rows]) for row in range(0, len(pixels), rows)])
+
+
+def _codes(pixels) -> np.ndarray:
+    """Grey or RGB uint8 pixels as uint32 0xRRGGBB."""
+    if pixels.ndim == 3:
+        return pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    return pixels.astype(np.uint32) * np.uint32(0x010101)
 
 
 def _code(value):

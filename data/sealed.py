@@ -114,8 +114,9 @@ class SealedWriter:
             yield
         except OSError as error:
             self._discard()
+            reason = os.strerror(error.errno) if error.errno else error  # HDF5's own text is a long one
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror or error}); free space or choose another "
+                f"{self.path}: cannot be written ({reason}); free space or choose another "
                 "--out; what was there before is untouched"
             ) from error
 

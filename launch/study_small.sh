@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=runs/small
 began=$SECONDS
+jobs=${JOBS:-$(nproc)} # before OMP_NUM_THREADS is set, which nproc would heed
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} WANDB_MODE=${WANDB_MODE:-disabled}
 
 [[ -f $folder/micrographs/domains.toml ]] ||
@@ -18,6 +19,6 @@ for set in everyday:1 nanosem:2; do
     [[ -f $pictures.h5 ]] || python -m data.nanosem "$pictures" --size 96
 done
 
-STUDY=launch/small.toml DATA=$folder/stores PROCESSES=1 JOBS=${JOBS:-$(nproc)} launch/study.sh
+STUDY=launch/small.toml DATA=$folder/stores PROCESSES=1 JOBS=$jobs launch/study.sh
 python -m evaluation.tables "$folder" --experiments launch/small.toml --out "$folder/report"
 echo "$((SECONDS - began)) seconds"

@@ -14,8 +14,9 @@ import torch
 from conftest import ROOT, run
 
 from data.errors import InputError
+from data.sealed import _USER_BLOCK, _block_of
 from data.selection import read_selection, write_selection
-from data.store import _USER_BLOCK, Store, _seal
+from data.store import TILE_STORE, Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from evaluation.members import fit_to_domain, load_member
 from evaluation.selection import CLOSE, REACHED, choose, main, pseudo_fractions
@@ -59,7 +60,7 @@ def changed_store(stores, folder, change):
     with h5py.File(folder / "labelled.h5", "r+") as file:
         change(file)
     with (folder / "labelled.h5").open("r+b") as file:
-        seal = _seal(file)
+        seal = _block_of(file, TILE_STORE.schema)
         file.seek(0)
         file.write(seal)
     assert len(seal) == _USER_BLOCK

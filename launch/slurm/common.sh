@@ -35,7 +35,7 @@ trap 'ask TERM' TERM
 ask() {
     [[ -z $asked ]] || return 0 # a second signal would cut short how torchrun waits for the checkpoint
     asked=$1
-    echo "$job: $(date +%T) SIG$1, stopping after a checkpoint" >&2
+    printf '\n%s: %s SIG%s, stopping after a checkpoint\n' "$job" "$(date +%T)" "$1" >&2 # below the progress bar
     [[ -z $child ]] || "$tell" || true # what cannot be told has ended
 }
 
