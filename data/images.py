@@ -210,8 +210,10 @@ def _decode_tiff(path):
             if page.photometric == _MINISWHITE:
                 pixels = ~pixels if pixels.dtype == np.bool_ else np.iinfo(pixels.dtype).max - pixels
             palette = np.asarray(page.colormap).T if page.photometric == _PALETTE else None
-            if palette is not None and (pixels.ndim != 2 or pixels.max() >= len(palette)):
-                raise InputError(f"{path}: damaged TIFF (a palette of {len(palette)} colours); export the file again")
+            if palette is not None:
+                pixels = pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+                if pixels.dtype.kind != "u" or pixels.ndim != 2 or pixels.max() >= len(palette):
+                    raise InputError(f"{path}: damaged TIFF (its palette does not fit its pixels); export it again")
             return pixels, palette
     except InputError:
         raise
@@ -221,7 +223,7 @@ def _decode_tiff(path):
 
 def _decode_other(path, content):
     if content.startswith(b"\x89PNG"):
-        if b"acTL" in _png_chunks(content):
+        if b"acTL" in _png_chunks(path, content):
             raise InputError(f"{path}: animated PNG; export one micrograph a file")
         channels = {b"\0": 1, b"\2": 3}.get(content[25:26], 4)  # as OpenCV decodes grey, RGB, and the other types
         frames = [(*_sides(">II", content[16:24]), channels * (2 if content[24:25] == b"\x10" else 1))]
@@ -255,12 +257,14 @@ def _sides(layout, content) -> tuple[int, int]:
     return tuple(map(abs, struct.unpack(layout, content.ljust(8, b"\0"))))
 
 
-def _png_chunks(content) -> list[bytes]:
-    """Names of a PNG's chunks up to its pixels."""
+def _png_chunks(path, content) -> list[bytes]:
+    """Names of a PNG's chunks. InputError where one is longer than the file: OpenCV would take as much memory."""
     names, position = [], 8
-    while position < len(content) and b"IDAT" not in names:
+    while b"IEND" not in names:
         names.append(content[position + 4 : position + 8])
         position += 12 + int.from_bytes(content[position : position + 4])
+        if position > len(content):
+            raise InputError(f"{path}: damaged or truncated; copy or export the file again")
     return names
 
 

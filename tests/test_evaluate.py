@@ -285,7 +285,7 @@ def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
     assert target["uda"]["rdt"] == score_of(tmp_path / "seed0/uda/evaluation/labelled")["rdt"] is not None
     assert "generalization" in printed and "±" in printed
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img src='data:image/png;base64,") == page.count("<img") == 4, "stands alone in one file"
+    assert page.count("<img src='data:image/jpeg;base64,") == page.count("<img") == 4, "stands alone in one file"
 
     run("-m", "evaluation.tables", tmp_path, "--out", tmp_path / "report")
     assert all((tmp_path / "report" / f"scores.{ending}").stat().st_size for ending in ("md", "csv", "tex"))

@@ -6,7 +6,6 @@ A few hundred cases each in `make test`, always the same; `make fuzz` draws 10,0
 import faulthandler
 import io
 import os
-import resource
 import zlib
 from pathlib import Path
 
@@ -174,27 +173,30 @@ def domain_files(draw) -> bytes:
 # ---- properties ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", autouse=True)
-def bounded():
-    """A reader that hangs ends the tests with its traceback; one that takes too much memory fails them."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    faulthandler.cancel_dump_traceback_later()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
+def peak() -> int:
+    """KiB of memory that this process had at most since /proc/self/clear_refs was told 5 (Linux)."""
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 
 def read(reader, path: Path, content: bytes, *arguments):
-    """What a reader makes of a file's content: None for an InputError, which names the file."""
+    """What a reader makes of a file's content: None for an InputError, which names the file.
+
+    A reader that hangs ends the tests with its traceback; one that takes too much memory fails.
+    """
     path.write_bytes(content)
     faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
     try:
         outcome = reader(path, *arguments)
         if currently_in_test_context():
             event("valid")  # --hypothesis-show-statistics tells how many are
-        return outcome
     except InputError as error:
         assert str(path) in str(error) and len(str(error)) < 2000
-        return None
+        outcome = None
+    faulthandler.cancel_dump_traceback_later()
+    assert peak() - before < MEMORY
+    return outcome
 
 
 @cases

@@ -200,7 +200,7 @@ def test_tables_write_into_their_folder_only_and_escape_every_name(tmp_path, mon
     assert tags.names <= {
         "html", "head", "meta", "title", "style", "h1", "h2", "h3", "p", "b", "table", "tr", "th", "td", "img",
     }  # fmt: skip
-    assert all(loaded.startswith("data:image/png;base64,") for loaded in tags.loaded)
+    assert all(loaded.startswith("data:image/jpeg;base64,") for loaded in tags.loaded)
 
 
 def test_the_demonstrations_page_escapes_every_name(tmp_path):

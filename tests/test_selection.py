@@ -377,11 +377,11 @@ def test_two_processes_equal_one_with_patches(stores, supervised, plain_run, tmp
     one, two = metrics(tmp_path / "0"), metrics(tmp_path / "2")
     assert len(one) == len(two) >= 4
     for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, abs=1e-4)
+        assert a == pytest.approx(b, abs=1e-4, rel=1e-3), "gradient norms are no losses and may be large"
     # Of the first step the segmentation is the plain run's, what the discriminators see is not.
     first = metrics(plain_run)[0]
     for name, value in first.items():
-        assert (value == one[0][name]) != name.startswith(("loss_adv", "loss_D")), name
+        assert (value == one[0][name]) != name.startswith(("loss_adv", "loss_D", "gradient_norm")), name
 
 
 @pytest.mark.parametrize("side", [31, 65])

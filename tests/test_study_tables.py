@@ -306,7 +306,7 @@ def test_the_report_from_real_scores(tmp_path, monkeypatch):
     page = (tmp_path / "report/report.html").read_text()
     assert "&lt;i&gt;stores" in page and "<i>" not in page and "&lt;b&gt;own" in page and "<b>own" not in page
     assert "These runs are not the study's." in page and "deeplabv2_small instead of deeplabv2_resnet101" in page
-    assert page.count("<img src='data:image/png;base64,") == page.count("<img") > 5, "stands alone in one file"
+    assert page.count("<img src='data:image/jpeg;base64,") == page.count("<img") > 5, "stands alone in one file"
     assert "Table 7" in page and "All scores" in page
     names = sorted(path.name for path in (tmp_path / "report/figures").iterdir())
     assert names == [f"figure{number}.png" for number in (1, 2, 4, 5, 6, 7)]
