@@ -153,7 +153,7 @@ def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
     run, step, victim = case.folder / f"case{number}", rng.randrange(1, STEPS - 1), rng.randrange(2)
     with contextlib.ExitStack() as stack:
         if fault == "full disk":
-            disk = stack.enter_context(small_disk(case.folder / f"disk{number}", 24))
+            disk = stack.enter_context(small_disk(case.folder / f"disk{number}", 64))
             run = disk / "run"
             filler = disk / "filler"
             process = case.start(run)
