@@ -515,8 +515,6 @@ def _stores() -> Iterator[Fault]:
     yield bad("HDF5 header overwritten", change(source, lambda whole: whole[:512] + bytes(64) + whole[576:]), "damaged",
         "data.prepare")
     yield bad("flipped byte in a mask", damaged_mask, "tiles/mask is damaged", "data.verify", leaves="new/")
-    yield bad("flipped byte in a mask, read by a loader process", damaged_mask, "tiles/mask is damaged", "data.verify",
-        commands=TRAIN.replace("workers 0", "workers 1"), leaves="new/")
     yield Fault("store", "flipped byte, before training", change(source, flipped), "verify stores/source.h5", (source,
         "bytes have changed", "data.prepare"))
     yield bad("other tiles than the source", smaller_tiles("labelled"), "'tile': 32", source, "one domains.toml",

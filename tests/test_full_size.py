@@ -36,7 +36,8 @@ def test_one_step_at_the_studys_size(tmp_path):
         "--wandb", "disabled", timeout=1200,
     )  # fmt: skip
     losses = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    assert all(value == value and abs(value) < 100 for value in losses.values())
+    assert all(abs(value) < 100 for name, value in losses.items() if name.startswith("loss"))
+    assert all(value == value and abs(value) != float("inf") for value in losses.values())
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["model"].values())
     unit = 1 if sys.platform == "darwin" else 1024
