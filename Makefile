@@ -1,6 +1,6 @@
 # make demo [SEEDS="0 1 2"]   from a bare clone to a scored adaptation
 # make test                   from a bare clone to a green test run
-# make study-small            the study's complete matrix on drawn micrographs, within an hour
+# make study-small            the study's complete matrix on drawn micrographs, small networks
 # make test-faults            25 broken runs, each continued and compared with an undisturbed one
 # make test-slurm             jobs of launch/slurm on a real SLURM (root on Debian; it installs SLURM), ten minutes
 # make fuzz                   10,000 damaged pictures, masks and domains.toml files each, five minutes

@@ -23,8 +23,7 @@ from training.experiments import EXPERIMENTS
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
 # Methods: (run of a seed, variant of its score). `transductive` adapts to the images that are scored too, without
-# their labels, `control` is adaptation without adversary,
-# `oracle` a model trained on target labels.
+# their labels, `control` is adaptation without adversary, `oracle` a model trained on target labels.
 METHODS = {
     "generalization": ("supervised", "plain"),
     "adabn": ("supervised", "adabn"),

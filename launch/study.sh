@@ -6,7 +6,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 study=${STUDY:-launch/experiments.toml}
-families=(pretrain supervised generalization uda selection shifted ensemble)
 
 if [[ ${1:-} == --submit ]]; then
     declare -A id
@@ -27,6 +26,6 @@ if [[ ${1:-} == --submit ]]; then
     echo "then: python -m evaluation.tables <runs> --experiments $study --out report"
     exit
 fi
-for family in "${families[@]}"; do
+for family in pretrain supervised generalization uda selection shifted ensemble; do
     launch/family.sh "$family" "$@"
 done

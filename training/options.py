@@ -57,12 +57,16 @@ def parse(script: str, base: str, description: str, argv: list[str] | None = Non
             config["reference"] = f"{runs}/{values['reference']}/fold{config['fold']}"
         study_tiles = values.get("source_tiles") if known else None
     _check(config)
-    config["iterations"] = config["steps"] or _updates(config, config["epochs"], study_tiles)
-    config["validate_every"] = config["validate_every"] or _updates(config, 1, study_tiles)
+    counted = not config["steps"] or not config["validate_every"] or config["milestones"]
+    examples = _examples(config, study_tiles) if counted else None
+
+    def updates(epochs: int) -> int:
+        return max(1, epochs * examples // config["batch_size"])
+
+    config["iterations"] = config["steps"] or updates(config["epochs"])
+    config["validate_every"] = config["validate_every"] or updates(1)
     # Steps as text, because a configuration is JSON.
-    config["milestone_steps"] = {
-        str(_updates(config, epoch, study_tiles)): f"epoch{epoch}" for epoch in config["milestones"]
-    }
+    config["milestone_steps"] = {str(updates(epoch)): f"epoch{epoch}" for epoch in config["milestones"]}
     late = [name for step, name in config["milestone_steps"].items() if int(step) > config["iterations"]]
     if late:
         raise InputError(f"--milestones: {', '.join(late)} come after the last of {config['iterations']} updates.")
@@ -264,21 +268,17 @@ def _check(config: dict) -> None:
         raise InputError(f"--target {config['target']}: is the source too. Give another domain.")
 
 
-def _updates(config: dict, epochs: int, study_tiles: int | None) -> int:
-    """Epochs in updates: of the store where it exists, of the study's number of tiles or images otherwise."""
-    if config["script"] == "pretrain_nanosem":
-        path = image_store_path(config["data"])
-    else:
-        path = store_path(config["data"], config["source"])
+def _examples(config: dict, study_examples: int | None) -> int:
+    """What an epoch counts: training tiles or images of the store where it exists, the study's number otherwise."""
+    classification = config["script"] == "pretrain_nanosem"
+    path = image_store_path(config["data"]) if classification else store_path(config["data"], config["source"])
     if not path.exists():
-        if not study_tiles:
-            raise InputError(f"{path}: no such store, so --epochs has no meaning. Run data.prepare, or give --steps.")
-        tiles = study_tiles
-    elif config["script"] == "pretrain_nanosem":
-        tiles = len(ImageStore(path).split(config["seed"])[0])
-    else:
-        tiles = len(Store(path).training_tiles(config["fold"], labelled=True))
-    return max(1, epochs * tiles // config["batch_size"])
+        if study_examples:
+            return study_examples
+        raise InputError(f"{path}: no such store, so --epochs has no meaning. Run data.prepare, or give --steps.")
+    if classification:
+        return len(ImageStore(path).split(config["seed"])[0])
+    return len(Store(path).training_tiles(config["fold"], labelled=True))
 
 
 def _number(kind: type, valid: Callable, name: str) -> Callable[[str], float]:

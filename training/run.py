@@ -167,8 +167,9 @@ class Run:
 
     def _resume(self) -> None:
         # The first process alone sets a damaged checkpoint aside; the others then read what it read.
-        first_alone(lambda: checkpoint.load_newest(self.folder), self.processes)
-        state = checkpoint.load_newest(self.folder)
+        found = []
+        first_alone(lambda: found.append(checkpoint.load_newest(self.folder)), self.processes)
+        state = found[0] if found else checkpoint.load_newest(self.folder)
         if state is None:
             return
         refuse_changes(self.folder, state["config"], vars(self.options))
