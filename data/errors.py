@@ -43,15 +43,16 @@ def exits_cleanly(main):
         try:
             return main(*args, **kwargs)
         except InputError as error:
-            sys.exit(_report(error))
+            sys.exit(report(error))
         except OSError as error:
             if error.filename is None:
                 raise
-            sys.exit(_report(InputError(f"{error.filename}: {error.strerror}; check the path and its permissions")))
+            sys.exit(report(InputError(f"{error.filename}: {error.strerror}; check the path and its permissions")))
 
     return wrapper
 
 
-def _report(error: InputError) -> int:
+def report(error: InputError) -> int:
+    """Print the message on stderr; the exit status for it."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 2

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from data.errors import InputError
+from data.errors import InputError, report
 from training.preemption import STOP_SIGNALS
 
 # Of the errors that gloo and nccl raise when a peer is gone or silent for too long.
@@ -68,7 +68,7 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
 
 
 def together(train: Callable, options: SimpleNamespace) -> None:
-    """Run `train(options, processes)` in the process group. InputError when another process of it has gone."""
+    """Run `train(options, processes)` in the process group. Exits with a message when another process of it has gone."""
     processes = start(options.batch_size, options.micro_batch)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
@@ -76,10 +76,12 @@ def together(train: Callable, options: SimpleNamespace) -> None:
     except RuntimeError as error:
         if processes.world == 1 or not any(word in str(error) for word in _LOST):
             raise
-        raise InputError(
+        # Said before anything else: torchrun has already sent the signal that ends this process.
+        message = (
             f"process {processes.rank}: another process of this run has gone ({str(error).splitlines()[0][:100]}). Its "
             "own message stands above. The same command goes on from the last checkpoint."
-        ) from error
+        )
+        sys.exit(report(InputError(message)))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
