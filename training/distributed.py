@@ -68,7 +68,7 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
 
 
 def together(train: Callable, options: SimpleNamespace) -> None:
-    """Run `train(options, processes)` in the process group. Exits with a message when another process of it has gone."""
+    """Run `train(options, processes)` in the process group. Exits with a message when another process is lost."""
     processes = start(options.batch_size, options.micro_batch)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
