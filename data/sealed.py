@@ -56,6 +56,12 @@ class SealedReader:
             self._handle, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
         return self._handle
 
+    def _close(self) -> None:
+        """Close the file, which the next access opens again."""
+        if self._process == os.getpid():
+            self._handle.close()
+        self._handle, self._process = None, None
+
     def __getstate__(self):
         return self.__dict__ | {"_handle": None, "_process": None}
 

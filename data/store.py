@@ -41,6 +41,9 @@ def store_path(folder, domain) -> Path:
     return Path(folder) / f"{domain}.h5"
 
 
+HELD = 1 << 30  # bytes of a domain's tiles that a process keeps in memory
+
+
 class Store(SealedReader):
     """Read-only tile store. Each process opens the file on first use: a Store may be pickled and forked.
 
@@ -54,7 +57,7 @@ class Store(SealedReader):
             raise ValueError("held-out micrographs are trained on without their labels only: Store(labels=False)")
         super().__init__(path, TILE_STORE)
         self.labels, self.transductive = labels, transductive
-        self._selected = None
+        self._selected, self._held = None, {}
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 text = file["metadata"][()]
@@ -83,12 +86,23 @@ class Store(SealedReader):
 
     def tile_image(self, index) -> np.ndarray:
         """Tile with its context, uint8 (T, T), T = tile + 2 overlap."""
-        return self._read("tiles/image", index)
+        return self._tile("image", index)
 
     def tile_mask(self, index) -> np.ndarray:
         """Mask of a tile with its context, uint8 (T, T) of 0 and 1. InputError without labels."""
         self._require_mask(int(self.tile_micrograph[index]))
-        return self._read("tiles/mask", index)
+        return self._tile("mask", index)
+
+    def hold(self, tiles, masks: bool) -> None:
+        """Keep these tiles, and their masks if `masks`, in memory from now on, where they take less than HELD bytes.
+
+        A study's domain takes 100 MB. Loader workers, which are forked, share what the process that starts them holds.
+        """
+        names = ("image", "mask") if masks else ("image",)
+        if len(tiles) * len(names) * (self.tile + 2 * self.overlap) ** 2 < HELD:
+            read = {"image": self.tile_image, "mask": self.tile_mask}
+            self._held = {(name, int(index)): read[name](index) for index in tiles for name in names}
+            self._close()  # workers open the file themselves
 
     def image(self, micrograph) -> np.ndarray:
         """Whole micrograph at working scale, uint8 (h, w)."""
@@ -132,6 +146,10 @@ class Store(SealedReader):
         if not 0 <= fold < self.folds:
             raise InputError(f"{self.path}: fold {fold} of {self.folds}; choose 0 .. {self.folds - 1}")
         return [micrograph.index for micrograph in self.micrographs if micrograph.fold == fold]
+
+    def _tile(self, name, index):
+        held = self._held.get((name, int(index)))
+        return self._read(f"tiles/{name}", index) if held is None else held.copy()
 
     def _require_mask(self, micrograph):
         name = self.micrographs[micrograph].name

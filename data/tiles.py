@@ -25,6 +25,7 @@ class LabelledTiles(Dataset):
     def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
         self.store, self.seed = store, seed
         self.tiles = store.training_tiles(fold, labelled=True)
+        store.hold(self.tiles, masks=True)
         self.augment = Augmentation(policy)
 
     def __len__(self) -> int:
@@ -51,6 +52,7 @@ class UnlabelledTiles(Dataset):
             raise ValueError("a target store is opened with Store(path, labels=False)")
         self.store, self.seed = store, seed
         self.tiles = store.training_tiles(fold, labelled=False)
+        store.hold(self.tiles, masks=False)
         self.augment = Augmentation(policy)
 
     def __len__(self) -> int:
@@ -112,11 +114,10 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
         generator=torch.Generator(),  # keeps the loader's own seed out of the global random state
     )
     try:
-        for batch in loader:
-            if isinstance(batch, torch.Tensor):
-                yield batch.to(processes.device, non_blocking=True)
-            else:
-                yield [part.to(processes.device, non_blocking=True) for part in batch]
+        if processes.device.type == "cuda":
+            yield from _ahead(loader, processes.device)
+        else:
+            yield from loader
     except Exception as error:
         # The traceback holds the loader. Without it the workers end; else Python would wait for ever at its exit for
         # processes that ignore the SIGTERM it sends them.
@@ -124,6 +125,26 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
         if isinstance(error, InputError):  # from a worker it comes inside that process's traceback
             raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
         raise
+
+
+def _ahead(loader: DataLoader, device: torch.device) -> Iterator:
+    """Batches on the GPU, each copied from pinned memory beside the computation on the one before."""
+    beside, before = torch.cuda.Stream(device), None
+
+    def ready(parts):
+        torch.cuda.current_stream(device).wait_stream(beside)
+        for part in parts:
+            part.record_stream(torch.cuda.current_stream(device))  # its memory is in use until that stream is done
+        return parts if len(parts) > 1 else parts[0]
+
+    for batch in loader:
+        with torch.cuda.stream(beside):
+            parts = [part.to(device, non_blocking=True) for part in (batch if isinstance(batch, list) else [batch])]
+        if before:
+            yield ready(before)
+        before = parts
+    if before:
+        yield ready(before)
 
 
 def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:

@@ -137,12 +137,13 @@ def test_a_lost_process_ends_the_others_with_a_message(stores, undisturbed, tmp_
 
 
 def test_damage_that_a_loader_process_meets_is_one_message(stores, tmp_path, monkeypatch):
-    """Not among the faults of test_bad_input.py, which run in a process with threads: a fork of it may never end."""
+    """Of tiles that take too much memory to be held. In a process of its own: a fork of one with threads may hang."""
     shutil.copytree(stores, tmp_path / "stores")
     monkeypatch.chdir(tmp_path)
     damaged_mask()
+    code = "import data.store, train_supervised; data.store.HELD = 0; train_supervised.main()"
     failed = run(
-        "train_supervised.py", "--experiment", "demo.supervised", "--data", tmp_path / "stores", "--steps", 2,
+        "-c", code, "--experiment", "demo.supervised", "--data", tmp_path / "stores", "--steps", 2,
         "--batch-size", 2, "--workers", 1, "--run-dir", tmp_path / "run", ok=False, timeout=120,
     )  # fmt: skip
     assert failed.stderr.count("tiles/mask is damaged") == 1 and "Traceback" not in failed.stderr
