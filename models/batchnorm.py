@@ -33,9 +33,9 @@ class SourceAndTarget(nn.Module):
     under its own domain's statistics where the model has them. The model is left on domain 'target'.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, compiled: bool = False):
         super().__init__()
-        self.model = model
+        self.model = torch.compile(model, dynamic=False) if compiled else model
 
     def forward(self, source: Tensor, target: Tensor) -> tuple[Logits, Logits]:
         set_domain(self.model, "source")

@@ -11,7 +11,7 @@ from torchvision.models import resnet
 import models
 from data.errors import InputError
 from models.batchnorm import DomainBatchNorm
-from models.deeplabv2 import upsample
+from models.deeplabv2 import DilatedHead, upsample
 
 
 def images(count=2, height=65, width=81, seed=0):
@@ -74,6 +74,18 @@ def test_contract(name):
             assert torch.equal(level, other)
     assert smallest.main.shape == (1, 1, 33, 34) and smallest.main.dtype == torch.float32
     assert (logits.aux is None) == (name in models.UNETS)
+
+
+def test_the_head_is_the_sum_of_its_dilated_convolutions():
+    head = DilatedHead(20)
+    features, upstream = torch.randn(2, 20, 31, 27), torch.randn(2, 1, 31, 27)
+    outcomes = []
+    for forward in (head, lambda maps: sum(branch(maps) for branch in head.branches)):
+        inputs = features.clone().requires_grad_()
+        logits = forward(inputs)
+        outcomes.append([logits, *torch.autograd.grad(logits, [inputs, *head.parameters()], upstream)])
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_all_four_dilations_act():
