@@ -43,9 +43,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
 
-    network = distributed.parallel(model, processes)
-    if options.compile:
-        network = torch.compile(network)
+    network = distributed.parallel(torch.compile(model, dynamic=False) if options.compile else model, processes)
     for batch in batches(images, options.batch_size, run.step, options.iterations, options.workers, processes):
         set_learning_rate([optimizer], factor(options.schedule, run.step, options.iterations, options.power))
         tally = Tally()

@@ -66,10 +66,8 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
 
-    both = distributed.parallel(SourceAndTarget(model), processes)
+    both = distributed.parallel(SourceAndTarget(model, options.compile), processes)
     judges = distributed.parallel(discriminators, processes)
-    if options.compile:
-        both, judges = torch.compile(both), torch.compile(judges)
     gan, health = GanLoss(options.gan), Health(options.gan)
     weights = {"main": 1.0, "aux": options.lambda_aux}
     lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}

@@ -118,13 +118,12 @@ def share_buffers(module: torch.nn.Module, processes: Processes) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def mean(values: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:
-    """Scalars averaged over all processes, as floats. One reduction, one synchronisation."""
-    stacked = torch.stack([value.detach().float() for value in values.values()])
+def mean(values: torch.Tensor, processes: Processes) -> list:
+    """A tensor averaged over all processes, as nested lists of floats. One reduction, one synchronisation."""
     if processes.world > 1:
-        dist.all_reduce(stacked)
-        stacked /= processes.world
-    return dict(zip(values, stacked.tolist(), strict=True))
+        dist.all_reduce(values)
+        values /= processes.world
+    return values.tolist()
 
 
 def total(counts: list[int], processes: Processes) -> list[int]:

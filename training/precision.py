@@ -21,13 +21,19 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def gradient_norm(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """2-norm of all gradients of an optimizer before its step; not finite where one is not."""
+        """2-norm of all gradients of an optimizer before its step; not finite where one is not.
+
+        Such gradients will not be used: the optimizer's next step does nothing. That is decided on the device, so that
+        nothing waits for it; fp16's scaler decides it in the same way.
+        """
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        optimizer.found_inf = (~norm.isfinite()).float()
+        return norm
 
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
-        """Update with every optimizer, then clear its gradients. fp16: an optimizer with an overflow is not stepped."""
+        """Update with every optimizer whose gradients are finite (`gradient_norm` has looked), then clear them all."""
         for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

@@ -18,11 +18,13 @@ from training.distributed import Processes, first_alone, mean
 from training.preemption import Preempted, StopRequest
 from training.tracking import Tracker, open_run, refuse_changes
 
+# After how many updates a process looks at what its device has computed. On a GPU it waits for that.
+LOOK_EVERY = {"cpu": 1, "cuda": 20}
 _PATIENCE = 20  # seconds: longer than loader workers take to notice that the process they serve is gone
 
 
 class NonFiniteLoss(InputError):
-    """A loss is NaN or infinite; raised on all processes before the update."""
+    """A loss or a gradient is NaN or infinite; raised on all processes, before it gets into a checkpoint."""
 
 
 class Run:
@@ -45,6 +47,7 @@ class Run:
         self.options, self.parts, self.processes, self.datasets = options, parts, processes, datasets
         self.preparation, self.measure, self.kind = preparation, measure, measure.partition("_")[0]
         self.step, self.best, self.overflows = 0, {"step": 0, self.kind: -1.0}, 0
+        self.unseen = []  # the tallies that were not looked at yet
         self.folder = Path(options.run_dir)
         first_alone(self._open, processes)
         self._resume()
@@ -77,30 +80,49 @@ class Run:
     def log(self, values: dict[str, float]) -> None:
         self.tracker.log(self.step, values)
 
-    def check(self, tally: dict[str, torch.Tensor]) -> dict[str, float]:
-        """The scalars of an update to come, averaged over processes, as floats: one reduction for all of them.
+    def check(self, tally: dict[str, torch.Tensor]) -> dict[str, float] | None:
+        """The scalars of an update to come, averaged over processes, as floats; None where nobody looks at them now.
 
-        NonFiniteLoss, on all processes, names the term and the step. The processes also learn here of a request to
-        stop that any of them got, so that they stop together.
+        A look is one reduction and one wait for the device, for all tallies since the last one: every step on the CPU,
+        every LOOK_EVERY steps on a GPU and where the values are logged or the model is judged or saved. NonFiniteLoss,
+        on all processes, then names the term and the step; `Precision` has kept it out of the weights. The processes
+        also learn here of a request to stop that any of them got, so that they stop together.
         """
-        request = torch.tensor(float(bool(self.stop_request)), device=self.processes.device)
-        values = mean({**tally, "stop": request}, self.processes)
-        self.stopping = values.pop("stop") > 0
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if self.options.amp == "fp16" and all(name.startswith("gradient_norm") for name in bad):
-            self.overflows += bool(bad)  # the scaler skips this update and lowers its scale
-            values = {name: value for name, value in values.items() if name not in bad} | {"overflows": self.overflows}
-        elif bad:
-            samples = [
-                f"{one.store.domain}: {', '.join(names_of_batch(one, self.options.batch_size, self.step))}"
-                for one in self.datasets
-            ]
-            raise NonFiniteLoss(
-                f"{self.folder}: {', '.join(bad)} is not finite in step {self.step + 1}, on {'; '.join(samples)}. "
-                "Stopped before the update: last.pt and previous.pt are as they were. Start in another --run-dir with "
-                "a lower --learning-rate, or with --amp bf16 or off."
-            )
+        self.unseen.append(torch.stack([value.detach().float() for value in tally.values()]))
+        if not self._looks:
+            return None
+        first = self.step + 1 - len(self.unseen)
+        request = torch.full_like(self.unseen[0], float(bool(self.stop_request)))
+        *rows, request = mean(torch.stack([*self.unseen, request]), self.processes)
+        self.unseen, self.stopping = [], request[0] > 0
+        for step, row in enumerate(rows, start=first):
+            values = dict(zip(tally, row, strict=True))
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if self.options.amp == "fp16" and all(name.startswith("gradient_norm") for name in bad):
+                self.overflows += bool(bad)  # the scaler skips this update and lowers its scale
+                values = {name: values[name] for name in values if name not in bad} | {"overflows": self.overflows}
+            elif bad:
+                raise self._not_finite(bad, step)
         return values
+
+    @property
+    def _looks(self) -> bool:
+        """Whether the step to come ends with a look at the values."""
+        options, step = self.options, self.step + 1
+        often = (LOOK_EVERY[self.processes.device.type], options.log_every, options.validate_every)
+        often += (options.checkpoint_every, options.iterations, *map(int, options.milestone_steps))
+        return any(step % every == 0 for every in often)
+
+    def _not_finite(self, names: list[str], step: int) -> NonFiniteLoss:
+        samples = [
+            f"{one.store.domain}: {', '.join(names_of_batch(one, self.options.batch_size, step))}"
+            for one in self.datasets
+        ]
+        return NonFiniteLoss(
+            f"{self.folder}: {', '.join(names)} is not finite in step {step + 1}, on {'; '.join(samples)}. Stopped "
+            "without that update: last.pt and previous.pt are as they were. Start in another --run-dir with a lower "
+            "--learning-rate, or with --amp bf16 or off."
+        )
 
     def judge(self, value: float) -> None:
         """Record the measure, the source validation mIoU; keep the model as best.pt when it is the best so far."""
