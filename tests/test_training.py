@@ -11,10 +11,10 @@ import time
 import cv2
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import ROOT, run
 
 import models
+from benchmarks.published import PublishedStep
 from data.errors import InputError
 from data.store import Store
 from data.tiles import BatchStream, LabelledTiles, UnlabelledTiles
@@ -227,35 +227,13 @@ def test_an_update_equals_the_published_recipe(stores, supervised, tmp_path, gan
     target = UnlabelledTiles(Store(stores / "labelled.h5", labels=False), 0, "basic", 0)
     orders = [list(BatchStream(len(t), 4, 0, 2, 0, t.store.domain)) for t in (source, target)]
 
-    def verdict(level, logits, label):
-        p = torch.sigmoid(logits)
-        out = judges.networks[level](torch.cat([1 - p, p], 1))
-        wanted = torch.full_like(out, label)
-        return F.binary_cross_entropy_with_logits(out, wanted) if gan == "vanilla" else F.mse_loss(out, wanted)
-
+    step_as_published = PublishedStep(
+        model, judges.networks, optimizer, dict(zip(judges.networks, optimizers_D, strict=True)),
+        settings["lambda_aux"], settings["adv"], gan,
+    )  # fmt: skip
     for step in range(2):
-        for one in (optimizer, *optimizers_D):
-            one.zero_grad()
-        for parameter in judges.parameters():
-            parameter.requires_grad = False
         images, masks = (torch.stack(x) for x in zip(*[source[w] for w in orders[0][step]], strict=True))
-        models.set_domain(model, "source")
-        from_source = model(images)
-        loss = sum(
-            w * F.binary_cross_entropy_with_logits(x[:, :, 8:-8, 8:-8], masks.float())
-            for w, x in zip((1, settings["lambda_aux"]), from_source, strict=True)
-        )
-        loss.backward()
-        models.set_domain(model, "target")
-        from_target = model(torch.stack([target[w] for w in orders[1][step]]))
-        sum(settings["adv"][k] * verdict(k, getattr(from_target, k), 0.0) for k in ("main", "aux")).backward()
-        for parameter in judges.parameters():
-            parameter.requires_grad = True
-        for level in ("main", "aux"):
-            (verdict(level, getattr(from_source, level).detach(), 0.0) / 2).backward()
-            (verdict(level, getattr(from_target, level).detach(), 1.0) / 2).backward()
-        for one in (optimizer, *optimizers_D):
-            one.step()
+        step_as_published(images, masks, torch.stack([target[w] for w in orders[1][step]]))
 
     state = checkpoint.load(tmp_path / "run")
     for name, module in (("model", model), ("discriminators", judges)):

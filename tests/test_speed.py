@@ -1,0 +1,113 @@
+"""What makes training fast changes nothing of it, and the benchmarks run."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import run
+from test_training import assert_same_weights, metrics, uda, weights
+
+import data.store
+import train_uda
+from data.store import Store
+from data.tiles import LabelledTiles
+from training import distributed
+from training import run as run_module
+from training.options import parse
+
+
+def options(stores, folder, *more):
+    arguments = [
+        "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 10,
+        "--batch-size", 2, "--workers", 0, "--wandb", "disabled", "--log-every", 100, "--validate-every", 100,
+        "--checkpoint-every", 100, *more,
+    ]  # fmt: skip
+    return SimpleNamespace(**parse("train_uda", "T3.2", "", list(map(str, arguments))))
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_looking_at_the_values_rarely_changes_nothing(stores, tmp_path, monkeypatch, every):
+    """As on a GPU, where a look waits for the device."""
+    distributed.together(train_uda.train, options(stores, tmp_path / "whole"))
+    monkeypatch.setitem(run_module.LOOK_EVERY, "cpu", every)
+    distributed.together(train_uda.train, options(stores, tmp_path / "run", "--log-every", 5))
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss_seg_main" in line] == [5, 10]
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_weights(
+    stores, tmp_path, monkeypatch, amp
+):
+    monkeypatch.setitem(run_module.LOOK_EVERY, "cpu", 4)
+    own_loss, own_build, calls, models = train_uda.segmentation_loss, train_uda.build_model, [], []
+
+    def loss(logits, masks):
+        calls.append(logits)
+        return own_loss(logits, masks) * (float("nan") if len(calls) in (11, 12) else 1)  # both heads in step 6
+
+    def build(*arguments):
+        models.append(own_build(*arguments))
+        return models[0]
+
+    monkeypatch.setattr(train_uda, "segmentation_loss", loss)
+    monkeypatch.setattr(train_uda, "build_model", build)
+    with pytest.raises(run_module.NonFiniteLoss, match=r"loss_seg_main, .*gradient_norm is not finite in step 6,"):
+        distributed.together(train_uda.train, options(stores, tmp_path / "run", "--amp", amp))
+    assert len(calls) == 2 * 8, "found by the look at step 8"
+    assert all(parameter.isfinite().all() for parameter in models[0].parameters())
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_tiles_held_in_memory_are_the_tiles_of_the_file(stores, monkeypatch):
+    held = LabelledTiles(Store(stores / "source.h5"), 0, "extended", 0)
+    monkeypatch.setattr(data.store, "HELD", 0)
+    read = LabelledTiles(Store(stores / "source.h5"), 0, "extended", 0)
+    assert held.store._held and not read.store._held
+    for index in range(len(held)):
+        for a, b in zip(held[3, index], read[3, index], strict=True):
+            assert torch.equal(a, b)
+    first = held.store.tile_image(held.tiles[0])
+    first[:] = 0
+    assert held.store.tile_image(held.tiles[0]).any(), "what a caller does to a tile stays with the caller"
+
+
+def test_compiled_equals_eager(stores, tmp_path):
+    for name, more in (("eager", ()), ("compiled", ("--compile",))):
+        uda(stores, tmp_path / name, "--steps", 3, "--validate-every", 3, "--learning-rate", 5e-4, *more)
+    compiled, eager = (metrics(tmp_path / name) for name in ("compiled", "eager"))
+    for a, b in zip(compiled, eager, strict=True):
+        assert a == pytest.approx(b, rel=2e-3, abs=1e-4)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights(tmp_path / "eager").values(), weights(tmp_path / "compiled").values(), strict=True)
+    ), "other kernels round otherwise: the option does something"
+
+
+def test_the_benchmark_of_the_step_compares_like_with_like(tmp_path):
+    small = ["--model", "deeplabv2_small", "--tile", 48, "--overlap", 8, "--amp", "off", "--blocks", 2]
+    run("-m", "benchmarks.step", *small, "--batch-size", 2, "--profile", 3, "--json", tmp_path / "step.json")
+    (row,) = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert row["losses differ, first block"] < 1e-5 and row["TFLOP"] > 0 and row["times faster"]["least"] > 0
+    run("-m", "benchmarks.step", *small, "--script", "train_supervised", "--loader", "--json", tmp_path / "step.json")
+    (row,) = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert 0 < row["waited for tiles"] < 1 and "times faster" not in row
+
+
+def test_the_benchmark_of_the_loader(tmp_path):
+    run("-m", "benchmarks.loader", "--tile", 48, "--overlap", 8, "--tiles", 3, "--rounds", 2, "--workers", 0, 1,
+        "--picture", tmp_path / "elastic.png", "--json", tmp_path / "loader.json")  # fmt: skip
+    rows = {name: json.loads((tmp_path / f"loader_{name}.json").read_text())["rows"] for name in ("core", "workers")}
+    assert [row["policy"] for row in rows["core"]] == ["none", "basic", "extended"]
+    assert [row["workers"] for row in rows["workers"]] == [0, 1]
+    assert (tmp_path / "elastic.png").stat().st_size > 1000
+
+
+def test_the_benchmark_of_scaling(tmp_path):
+    run("-m", "benchmarks.scaling", "--processes", 1, 2, "--model", "deeplabv2_small", "--tile", 48, "--overlap", 8,
+        "--blocks", 2, "--json", tmp_path / "scaling.json")  # fmt: skip
+    rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
+    assert [row["processes"] for row in rows] == [1, 2] and rows[0]["efficiency"] == 1
+    assert all(np.isfinite(row["share of communication"]["median"]) for row in rows)
