@@ -28,7 +28,8 @@ from training.precision import PRECISIONS
 def main() -> None:
     options = parse()
     if "RANK" in os.environ:
-        whole = SimpleNamespace(batch_size=options.batch_size * int(os.environ["WORLD_SIZE"]), micro_batch=None)
+        batch_size = options.batch_size * int(os.environ["WORLD_SIZE"])
+        whole = SimpleNamespace(batch_size=batch_size, micro_batch=None, deterministic=False)
         return distributed.together(lambda _, processes: one_process(options, processes), whole)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -37,6 +37,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     processes = Processes(0, 1, torch.device("cuda" if cuda else "cpu"))
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = True  # as in training
     with tempfile.TemporaryDirectory() as name:
         stores = draw_stores(Path(name), options.tile, options.overlap)
         measure(options, processes, stores, Path(name) / "run")

@@ -72,6 +72,13 @@ def test_every_option_of_the_arithmetic_changes_the_weights(stores, plain, tmp_p
     assert plain.keys() != changed.keys() or any(not torch.equal(plain[key], changed[key]) for key in plain)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_algorithms_are_asked_for(stores, tmp_path, wanted):
+    """On the CPU there are no others, so the weights say nothing here."""
+    adapted(stores, tmp_path / "run", *(["--deterministic"] if wanted else []))
+    assert torch.are_deterministic_algorithms_enabled() == wanted != torch.backends.cudnn.benchmark
+
+
 def test_without_adversary_the_discriminators_do_not_touch_the_model(stores, tmp_path):
     off = ("--lambda-adv-main", 0, "--lambda-adv-aux", 0)
     one = adapted(stores, tmp_path / "one", *off)

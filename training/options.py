@@ -222,6 +222,10 @@ def _add_optimisation(parser: argparse.ArgumentParser, classification: bool) -> 
         group.add_argument("--lambda-aux", type=_not_negative, default=0.1, help="weight of the auxiliary head's loss")
     group.add_argument("--amp", choices=PRECISIONS, default="bf16", help="mixed precision")
     group.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    group.add_argument(
+        "--deterministic", action="store_true",
+        help="algorithms that give the same bits again, slower on GPUs; the CPU's always do",
+    )  # fmt: skip
 
 
 def _add_adaptation(parser: argparse.ArgumentParser) -> None:
