@@ -4,8 +4,20 @@ import torch
 import torch.nn.functional as F
 
 from models import set_domain
+from models.deeplabv2 import DilatedHead
 
 GAN = {"vanilla": F.binary_cross_entropy_with_logits, "least_squares": F.mse_loss}
+
+
+class PlainHead(torch.nn.Module):
+    """A head as published, but with all of its dilations: a convolution each, and their sum."""
+
+    def __init__(self, head: DilatedHead):
+        super().__init__()
+        self.branches = head.branches
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return sum(branch(features) for branch in self.branches)
 
 
 class PublishedStep:

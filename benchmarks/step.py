@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from benchmarks.driver import draw_stores, drive, matrix_rate, report, spread
-from benchmarks.published import PublishedStep
+from benchmarks.published import PlainHead, PublishedStep
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from training.distributed import Processes
@@ -144,6 +144,7 @@ def batches_of(stores: Path, size: int, device: torch.device) -> list:
 def published_step(model: torch.nn.Module, discriminators: torch.nn.Module) -> PublishedStep:
     """On copies of the networks in torch's default memory format, with the optimizers of T3.2."""
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    model.main_head, model.aux_head = PlainHead(model.main_head), PlainHead(model.aux_head)
     judges = {level: copy.deepcopy(network) for level, network in discriminators.networks.items()}
     optimizer = torch.optim.Adam(models.parameter_groups(model, 1e-3, 0.1))
     optimizers_D = {
