@@ -121,7 +121,7 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         row["last block"] = max(differences[-len(losses[0]) :])
     if options.loader:
         row["waited for tiles"] = sum(seen.waits[2 * options.steps :]) / sum(mine)
-    if adapting:
+    if adapting and device.type == "cuda":
         row[f"hours for {ITERATIONS} steps"] = spread(mine)["median"] * ITERATIONS / 3600
     report("A training step", [row], options.json)
     if options.profile:
