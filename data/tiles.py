@@ -131,8 +131,8 @@ def _ahead(loader: DataLoader, device: torch.device) -> Iterator:
     """Batches on the GPU, each copied from pinned memory beside the computation on the one before."""
     beside, before = torch.cuda.Stream(device), None
 
-    def ready(parts):
-        torch.cuda.current_stream(device).wait_stream(beside)
+    def ready(parts, copied):
+        torch.cuda.current_stream(device).wait_event(copied)
         for part in parts:
             part.record_stream(torch.cuda.current_stream(device))  # its memory is in use until that stream is done
         return parts if len(parts) > 1 else parts[0]
@@ -141,10 +141,10 @@ def _ahead(loader: DataLoader, device: torch.device) -> Iterator:
         with torch.cuda.stream(beside):
             parts = [part.to(device, non_blocking=True) for part in (batch if isinstance(batch, list) else [batch])]
         if before:
-            yield ready(before)
-        before = parts
+            yield ready(*before)
+        before = parts, beside.record_event()
     if before:
-        yield ready(before)
+        yield ready(*before)
 
 
 def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
