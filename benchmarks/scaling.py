@@ -43,7 +43,8 @@ def main() -> None:
             rows.append({"processes": count, "step, seconds": spread(outcome["sharing"])})
             rows[-1]["efficiency"] = rows[0]["step, seconds"]["median"] / rows[-1]["step, seconds"]["median"]
             pairs = zip(outcome["sharing"], outcome["alone"], strict=True)
-            rows[-1]["share of communication"] = spread([1 - alone / sharing for sharing, alone in pairs])
+            shares = [1 - alone / sharing for sharing, alone in pairs]
+            rows[-1]["share of communication"] = spread(shares) if count > 1 else None
     size = f"{options.batch_size} + {options.batch_size} tiles of {options.tile + 2 * options.overlap} px a process"
     report(f"Scaling of {options.model}, {size}, amp {options.amp}", rows, options.json)
 
