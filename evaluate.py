@@ -25,12 +25,13 @@ from tqdm import tqdm
 
 import models
 from data.errors import InputError, exits_cleanly, make_folder
-from data.images import SUFFIXES, crop_information_bar, prepare_micrograph, read_image
+from data.images import SUFFIXES, prepare_micrograph, read_image
+from data.parallel import ahead
 from data.selection import read_selection
 from data.store import Store, store_path
 from evaluation import gradcam, scoring
 from evaluation.figures import overlay
-from evaluation.inference import segment
+from evaluation.inference import for_inference, segment
 from evaluation.members import (
     SHARED,
     agreed,
@@ -127,6 +128,7 @@ def score_one(predictor, store, micrographs, folder, facts, references, options)
 def segment_folder(members, options, device):
     """Segment every micrograph of a folder; masks 0/255 at native size, overlays and phase_fractions.csv.
 
+    While one micrograph is segmented, the next is read and the one before is written: these three are in memory.
     Broken files are named at the end, after the good ones are written.
     """
     folder, out = Path(options.images), Path(options.out)
@@ -159,26 +161,43 @@ def segment_folder(members, options, device):
     cut = (preparation["tile"], preparation["overlap"])
     make_folder(masks)
     make_folder(overlays)
-    rows, failures, stems = [], [], set()
-    for file in tqdm(files, desc=folder.name, unit="image"):
+    networks = [for_inference(member.model) for member in members]
+    first_of_name = {file.stem: file for file in reversed(files)}
+
+    def read(file):
+        if file != first_of_name[file.stem]:
+            raise InputError(f"{file}: another image has this name with another ending; rename one")
+        grey = read_image(file)
+        return prepare_micrograph(grey, factor, invert, bar), _reduced(grey), grey.shape
+
+    def segmented():
+        for file, reading in zip(files, ahead(read, files, 1), strict=True):
+            try:
+                image, picture, shape = reading.result()
+            except InputError as error:
+                yield error
+                continue
+            yield file, segment(networks, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
+
+    def write(result):
+        if isinstance(result, InputError):
+            raise result
+        file, found, picture, shape = result
+        mask = np.zeros(shape, np.uint8)
+        np.multiply(found, 255, out=mask[: len(found)])
+        scoring.write_png(masks / f"{file.stem}.png", mask)
+        scoring.write_png(overlays / f"{file.stem}.png", overlay(picture, _reduced(mask)))
+        size = {"height": found.shape[0], "width": found.shape[1], "pixel_size_nm": pixel_size}
+        return {"file": file.name, **size, "phase_fraction": float(found.mean())}
+
+    rows, failures = [], []
+    progress = tqdm(ahead(write, segmented(), 1), desc=folder.name, unit="image", total=len(files))
+    for file, writing in zip(files, progress, strict=True):
         try:
-            if file.stem in stems:
-                raise InputError(f"{file}: another image has this name with another ending; rename one")
-            stems.add(file.stem)
-            grey = read_image(file)
-            image = prepare_micrograph(grey, factor, invert, bar)
-            shape = crop_information_bar(grey, bar).shape
-            found = segment([member.model for member in members], image, *cut, shape, device)
-            mask = np.zeros_like(grey)
-            mask[: shape[0]] = 255 * found
-            scoring.write_png(masks / f"{file.stem}.png", mask)
-            scoring.write_png(overlays / f"{file.stem}.png", overlay(*(_reduced(a) for a in (grey, mask))))
+            rows.append(writing.result())
         except InputError as error:
             message = str(error)
             failures.append(message if file.name in message else f"{file}: {message}")
-            continue
-        size = {"height": shape[0], "width": shape[1], "pixel_size_nm": pixel_size}
-        rows.append({"file": file.name, **size, "phase_fraction": float(found.mean())})
     scoring.write_csv(out / "phase_fractions.csv", rows)
     print(f"{len(rows)} of {len(files)} images segmented: {out}")
     if failures:

@@ -21,7 +21,7 @@ _JPEG_FRAME = re.compile(rb"\xff([\xc0-\xcf])\0[\x0b\x0e\x11\x14]\x08(..)(..)([\
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
 _SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
 _MOST_PAGES = 32
-_MOST = 1 << 29  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
+_MOST = 3 << 29  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
 _BAND = 1 << 24  # bytes of pixels that are converted at once
 
 

@@ -7,7 +7,9 @@ python -m data.prepare domains.toml --out stores --domain source --domain t3 --f
 import argparse
 import hashlib
 import os
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,10 @@ from tqdm import tqdm
 from data.domains import Domain, Options, Source, read_domains
 from data.errors import InputError, exits_cleanly
 from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
+from data.parallel import ahead
 from data.store import Store, StoreWriter, store_path
+
+WORKERS = min(4, os.cpu_count())
 
 
 @exits_cleanly
@@ -32,7 +37,13 @@ def main(arguments=None):
         "--domain", action="append", help="prepare this domain only; may be given several times"
     )
     parser.add_argument("--force", action="store_true", help="replace stores that were prepared differently")
+    parser.add_argument(
+        "--workers", type=int, default=WORKERS, metavar="N",
+        help="micrographs that are read at once, each of which is in memory (default here: %(default)s)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error("--workers counts from 1")
 
     cutting, domains = read_domains(options.domains)
     for name in options.domain or domains:
@@ -40,17 +51,18 @@ def main(arguments=None):
             raise InputError(
                 f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}"
             )
-        prepare_domain(cutting, domains[name], options.out, options.force)
+        prepare_domain(cutting, domains[name], options.out, options.force, options.workers)
 
 
-def prepare_domain(options: Options, domain: Domain, out, force=False) -> Path:
+def prepare_domain(options: Options, domain: Domain, out, force=False, workers=WORKERS) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
+    `workers` micrographs are read at once, and one more is in memory; the store is the same for any number.
     Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
     """
     path = store_path(out, domain.name)
     parameters = _parameters(options, domain)
-    sources = [_provenance(source, domain.root) for source in domain.sources]
+    sources = [found.result() for found in ahead(partial(_provenance, root=domain.root), domain.sources, workers)]
     if path.exists():
         different = _differences(path, parameters, sources)
         if not different:
@@ -59,9 +71,11 @@ def prepare_domain(options: Options, domain: Domain, out, force=False) -> Path:
         if not force:
             raise InputError(f"{path}: differs in {', '.join(different)}; use another --out, or --force")
     factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
-    with StoreWriter(path, options.tile, options.overlap) as writer:
-        for source in tqdm(domain.sources, desc=domain.name, unit="micrograph"):
-            image, mask = read_source(source, domain, factor)
+    reading = ahead(partial(read_source, domain=domain, factor=factor), domain.sources, workers)
+    with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
+        progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.sources))
+        for source, read in zip(domain.sources, progress, strict=True):
+            image, mask = read.result()
             for suffix, field in fields_of_view(image.shape, options):
                 writer.add(
                     image[field],

@@ -1,12 +1,53 @@
 """Overlap-tile inference on whole micrographs (paper 2.2, after Ronneberger et al.), in bounded memory."""
 
+import copy
+from functools import partial
+from itertools import product
+
 import cv2
 import numpy as np
 import torch
+from torch import fx
+from torch.fx.experimental import optimization
+from tqdm import tqdm
+
+from data.parallel import ahead
+from models.batchnorm import DomainBatchNorm
+from models.deeplabv2 import DilatedHead
+from models.segmenter import Logits
+
+
+class _Tracer(fx.Tracer):
+    """Leaves heads as they are: their loops cannot be traced, and there is nothing to fold in them."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, DilatedHead) or super().is_leaf_module(module, name)
+
+
+def for_inference(model):
+    """A copy of a network that gives the same `main` logits, to rounding, with less work; its `aux` is None.
+
+    The batch norms of the domain in use are folded into the convolutions before them, and what only the auxiliary
+    head needs is left out. Later changes of the network, its domain among them, do not reach the copy. Only for
+    inference: input and output as the network's, no gradients.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, DomainBatchNorm):
+                setattr(parent, name, child.norms[child.domain])
+    traced = optimization.fuse(fx.GraphModule(model, _Tracer().trace(model)), inplace=True, no_trace=True)
+    for node in traced.graph.nodes:
+        if node.target is Logits:
+            node.args = (node.args[0], None)
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced.to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
-def predict_bands(model, image, tile, overlap, device="cpu", batch_size=4):
+def predict_bands(model, image, tile, overlap, device="cpu", batch_size=None):
     """Yield the foreground probability of a micrograph from top to bottom, in bands of finished rows.
 
     Windows of tile + 2 * overlap pixels stand `tile` apart, as the training tiles do; the micrograph is
@@ -15,35 +56,72 @@ def predict_bands(model, image, tile, overlap, device="cpu", batch_size=4):
     receptive radius is at most overlap / 2 gives exactly what it gives for the whole micrograph. Besides the
     micrograph itself, memory holds one row of windows, however tall the micrograph is.
 
-    model: callable, (N, 1, T, T) uint8 on `device` -> Logits, main (N, 1, T, T); a module is in eval mode.
+    model: callable, (N, 1, T, T) uint8 on `device` -> Logits, main (N, 1, T, T); a module is in eval mode. On the CPU
+    it is called in several threads, as many as torch has. batch_size: windows at once (default: 4 on a GPU; 1 on the
+    CPU, where the activations of one stay in the cache).
     image: uint8 (h, w). Yields (row, probability float32 (rows, w)), rows consecutive from 0 to h.
     """
+    ready = None
+    for row, fetch in _bands(model, image, tile, overlap, torch.device(device), batch_size):
+        # The band before is fetched and used while a GPU computes this one: neither waits for the other.
+        if ready:
+            yield ready[0], ready[1]()
+        ready = row, fetch
+    yield ready[0], ready[1]()
+
+
+def _bands(model, image, tile, overlap, device, batch_size):
+    """As predict_bands, but yields in place of each band the function that waits for it."""
     height, width = image.shape
     window = tile + 2 * overlap
-    columns = -(-width // tile)
-    rows = -(-height // tile)
-    column_index = _mirrored(-overlap, columns * tile + overlap, width)
-    column_weights = [_weight(tile, overlap, c == 0, c == columns - 1) for c in range(columns)]
-    band = np.zeros((window, columns * tile + 2 * overlap), np.float32)
+    rows, columns = (-(-side // tile) for side in image.shape)
+    column_index = torch.from_numpy(_mirrored(-overlap, columns * tile + overlap, width)).to(device)
+    weights = {ends: _weight(tile, overlap, *ends).to(device) for ends in product((False, True), repeat=2)}
+
+    def windows():
+        """Those of each row, (columns, 1, T, T)."""
+        for top in range(-overlap, rows * tile - overlap, tile):
+            strip = _send(image[_mirrored(top, top + window, height)], device)[:, column_index]
+            yield strip.unfold(1, window, tile).transpose(0, 1)[:, None]
+
+    band = torch.zeros(window, columns * tile + 2 * overlap, device=device)
+    probabilities = _probabilities(model, windows(), device, batch_size or (4 if device.type == "cuda" else 1))
     for r in range(rows):
-        top = r * tile - overlap
-        strip = image[_mirrored(top, top + window, height)][:, column_index]
-        row_weight = _weight(tile, overlap, r == 0, r == rows - 1)[:, None]
-        for first in range(0, columns, batch_size):
-            batch = range(first, min(first + batch_size, columns))
-            windows = np.stack([strip[:, c * tile : c * tile + window] for c in batch])[:, None]
-            logits = model(torch.from_numpy(windows).to(device)).main
-            for c, probability in zip(batch, logits.float().sigmoid()[:, 0].cpu().numpy(), strict=True):
-                band[:, c * tile : c * tile + window] += probability * row_weight * column_weights[c]
+        row_weight = weights[r == 0, r == rows - 1][:, None]
+        for c in range(columns):
+            weight = row_weight * weights[c == 0, c == columns - 1]
+            band[:, c * tile : c * tile + window].addcmul_(next(probabilities), weight)
         # The windows of the next row begin `tile` lower: what lies above is finished.
+        top = r * tile - overlap
         start, stop = max(top, 0), height if r == rows - 1 else top + tile
         if stop > start:
-            yield start, band[start - top : stop - top, overlap : overlap + width].copy()
-        band[:-tile] = band[tile:].copy()
+            yield start, _fetch(band[start - top : stop - top, overlap : overlap + width])
+        band[:-tile] = band[tile:].clone()
         band[-tile:] = 0
 
 
-def predict(model, image, tile, overlap, device="cpu", batch_size=4):
+def _probabilities(model, rows, device, batch_size):
+    """Yield the foreground probability (T, T) of one window after the other, on the device."""
+
+    @torch.inference_mode()
+    def predicted(batch):
+        return model(batch).main.float().sigmoid()[:, 0]
+
+    batches = (row[n : n + batch_size].contiguous() for row in rows for n in range(0, len(row), batch_size))
+    if device.type != "cpu":
+        for batch in batches:
+            yield from predicted(batch)
+        return
+    # Threads that have a window each need not wait for one another at every layer, as threads within a layer do.
+    threads = torch.get_num_threads()
+    try:
+        for future in ahead(predicted, batches, threads, partial(torch.set_num_threads, 1)):
+            yield from future.result()
+    finally:
+        torch.set_num_threads(threads)  # also for threads that begin later, which otherwise have one now
+
+
+def predict(model, image, tile, overlap, device="cpu", batch_size=None):
     """Foreground probability float32 (h, w) of a whole micrograph uint8 (h, w); see predict_bands."""
     probability = np.empty(image.shape, np.float32)
     for row, band in predict_bands(model, image, tile, overlap, device, batch_size):
@@ -54,17 +132,40 @@ def predict(model, image, tile, overlap, device="cpu", batch_size=4):
 def segment(models, image, tile, overlap, shape, device="cpu"):
     """Mask of 0 and 1, uint8 (h, w) = shape, of a micrograph uint8 at working scale: the models' mean probability,
     resized to `shape`, from 0.5 upwards.
+
+    Memory holds one byte a pixel of the micrograph and of the mask. A bar shows the progress of a large micrograph.
     """
     # Kept in 255 steps, so that a stitched micrograph needs a byte for a pixel; 128 is the first from 0.5 upwards.
     probability = np.empty(image.shape, np.uint8)
     bands = [predict_bands(model, image, tile, overlap, device) for model in models]
-    for parts in zip(*bands, strict=True):
-        row, mean = parts[0][0], np.mean([band for _, band in parts], axis=0)
-        probability[row : row + len(mean)] = np.rint(255 * mean)
+    with tqdm(total=len(image), unit="row", leave=False, delay=10) as progress:
+        for parts in zip(*bands, strict=True):
+            row, mean = parts[0][0], np.mean([band for _, band in parts], axis=0)
+            probability[row : row + len(mean)] = np.rint(255 * mean)
+            progress.update(len(mean))
     smaller = shape[0] < image.shape[0]
     size = (shape[1], shape[0])
     resized = cv2.resize(probability, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return (resized >= 128).astype(np.uint8)
+    return np.greater_equal(resized, 128, out=resized)
+
+
+def _send(array, device):
+    """The array as a tensor on the device. From pinned memory, so that nothing waits for what a GPU still computes."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _fetch(tensor):
+    """Begin to copy a tensor to the CPU; returns the function that waits for the copy and gives it as an array."""
+    copied = tensor.to("cpu", non_blocking=True, copy=True)
+    done = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
+
+    def wait():
+        if done:
+            done.synchronize()
+        return copied.numpy()
+
+    return wait
 
 
 def _mirrored(start, stop, size):
@@ -83,4 +184,4 @@ def _weight(tile, overlap, first, last):
 
     rise = np.ones(len(position)) if first else step(position)
     fall = np.zeros(len(position)) if last else step(position - tile)
-    return (rise - fall).astype(np.float32)
+    return torch.from_numpy((rise - fall).astype(np.float32))

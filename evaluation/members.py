@@ -14,7 +14,7 @@ from tqdm import tqdm
 import models
 from data.errors import InputError
 from evaluation import scoring
-from evaluation.inference import predict
+from evaluation.inference import for_inference, predict
 from training.checkpoint import load_model
 from training.experiments import FACTS, read_experiments, runs_root
 from training.tracking import OPERATIONAL
@@ -37,9 +37,9 @@ class Member:
     step: int
 
     def predictor(self, device):
-        """Micrograph uint8 (h, w) -> foreground probability float32 (h, w)."""
+        """Micrograph uint8 (h, w) -> foreground probability float32 (h, w), by the network as it is now."""
         cut = {key: self.preparation[key] for key in ("tile", "overlap")}
-        return partial(predict, self.model, **cut, device=device)
+        return partial(predict, for_inference(self.model), **cut, device=device)
 
 
 def load_member(path, which, device):

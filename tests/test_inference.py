@@ -1,14 +1,26 @@
 """Overlap-tile inference gives what the network gives for the whole micrograph, at bounded memory."""
 
+import json
+import re
+import sys
 import tracemalloc
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluation.inference import predict, predict_bands
+import evaluate
+import models
+from benchmarks import inference as benchmark
+from data.errors import InputError
+from data.images import prepare_micrograph
+from evaluation.figures import overlay
+from evaluation.inference import for_inference, predict, predict_bands, segment
+from evaluation.members import Member
 
 
 class Output(NamedTuple):
@@ -105,3 +117,87 @@ def test_memory_does_not_grow_with_the_height():
 
     peak(64)
     assert peak(64 * 256) < 1.5 * peak(64 * 4)
+
+
+def adapted(name):
+    """A random network whose two domains have different statistics, and logits as large as a trained one's."""
+    torch.manual_seed(0)
+    model = models.domain_batch_norm(models.build(name)).eval()
+    images = torch.from_numpy(np.stack([micrograph(64, 80, seed)[None] for seed in range(4)]))
+    for domain, brightness in (("source", 1), ("target", 0.5)):
+        models.set_domain(model, domain)
+        models.reestimate_statistics(model, [images * brightness])
+    with torch.no_grad():
+        logits = model(images).main
+        heads = model.main_head.branches if hasattr(model, "main_head") else [model.head]
+        heads[0].bias -= logits.median()
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
+            parameter /= max(1, logits.std())
+    return model
+
+
+@pytest.mark.parametrize("name", ["deeplabv2_small", "deeplabv2_resnet18", "deeplabv2_resnet50", "unet_small"])
+def test_the_copy_for_inference_predicts_what_the_network_does(name):
+    model, image = adapted(name), micrograph(90, 70)
+    found = {}
+    for domain in ("source", "target"):
+        models.set_domain(model, domain)
+        fast, found[domain] = for_inference(model), predict(model, image, 48, 8)
+        models.set_domain(model, "source")  # what happens to the network later does not matter
+        np.testing.assert_allclose(predict(fast, image, 48, 8), found[domain], atol=1e-4)  # rounding
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert name == "unet_small" or np.abs(found["source"] - found["target"]).max() > 1e-3
+
+
+def test_a_network_is_the_same_after_its_copy_for_inference():
+    model = adapted("deeplabv2_small").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for_inference(model)
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
+    """Reading ahead and writing behind change neither the files nor the order of results and errors."""
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    pictures = {f"m{n}.png": cv2.GaussianBlur(micrograph(40 + n, 60 - n, n), (0, 0), 2) for n in range(6)}
+    for name, picture in pictures.items():
+        cv2.imwrite(str(folder / name), picture)
+    for name in ("m1.png", "m4.png"):
+        (folder / name).write_bytes(b"")
+    (folder / "m2.tif").write_bytes((folder / "m2.png").read_bytes())  # sorted before the m2.png that is the same
+    model = adapted("deeplabv2_small")
+    native = {"pixel_size_nm": 2.0, "invert": True, "information_bar": 3}
+    preparation = {"tile": 48, "overlap": 8, "scale": 0.5, "reference_pixel_size_nm": 1.6, "native": native}
+    member = Member(folder, "last", model, {"target": "t"}, preparation, 0)
+    options = dict.fromkeys(("pixel_size", "invert", "information_bar"))
+    with pytest.raises(InputError) as caught:
+        evaluate.segment_folder([member], SimpleNamespace(images=folder, out=out, **options), "cpu")
+    assert re.findall(r"m\d\.\w+(?=: is empty|: another)", str(caught.value)) == ["m1.png", "m2.tif", "m4.png"]
+
+    network = for_inference(model)
+    rows = [row.split(",") for row in (out / "phase_fractions.csv").read_text().splitlines()[1:]]
+    good = ["m0.png", "m2.png", "m3.png", "m5.png"]
+    assert [row[0] for row in rows] == good and sorted(f.name for f in (out / "masks").iterdir()) == good
+    for name, row in zip(good, rows, strict=True):
+        picture = pictures[name]
+        working = prepare_micrograph(picture, 0.625, invert=True, information_bar=3)
+        found = segment([network], working, 48, 8, picture[:-3].shape)
+        mask = np.pad(255 * found, ((0, 3), (0, 0)))
+        assert 0 < found.mean() < 1 and float(row[-1]) == found.mean()
+        np.testing.assert_array_equal(cv2.imread(str(out / "masks" / name), cv2.IMREAD_UNCHANGED), mask)
+        shown = cv2.imread(str(out / "overlays" / name))[..., ::-1]
+        np.testing.assert_array_equal(shown, overlay(picture, mask))
+
+
+def test_the_benchmark_compares_with_the_plain_loop(tmp_path, monkeypatch):
+    found = tmp_path / "found.json"
+    options = ["--sides", "--crop", 100, "--tile", 48, "--overlap", 8, "--repeats", 1]
+    options += ["--device", "cpu", "--json", found]
+    monkeypatch.setattr(sys, "argv", ["inference", *map(str, options)])
+    benchmark.main()
+    (row,) = json.loads(found.read_text())["rows"]
+    assert row["times the loop"]["least"] > 0 and row["greatest difference of probability"] < 1e-4
+    row = benchmark.whole(benchmark.parse(), 100, colour=True)
+    assert row["micrograph"].startswith("100 x 100 RGB") and 0 < row["resident, GB"] < 8

@@ -1,21 +1,28 @@
 """data.prepare from image folders to stores: what it makes, what it refuses, and what survives a crash."""
 
+import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+from bad_input import png, png_chunk
 from conftest import ROOT, draw, run
 
+from data import prepare
 from data.domains import read_domains, split_in_folds
 from data.errors import InputError
-from data.prepare import prepare_domain
+from data.images import read_image
+from data.parallel import ahead
+from data.prepare import prepare_domain, read_source
 from data.store import Store, store_path
 
 _OPTIONS = '[options]\nreference = "source"\nscale = 1.0\ntile = 48\noverlap = 8\n'
@@ -99,6 +106,71 @@ def test_same_store_is_kept_and_another_is_replaced_only_on_demand(laboratory):
     assert store.read_bytes() == before
     _prepare(toml, "--force")
     assert Store(store).tile == 32
+
+
+def test_the_store_is_the_same_for_any_number_of_workers(laboratory):
+    toml = laboratory / "domains.toml"
+    stores = []
+    for workers in (1, 4, 9):
+        run("-m", "data.prepare", toml, "--out", laboratory / str(workers), "--workers", workers)
+        stores.append(store_path(laboratory / str(workers), "source").read_bytes())
+    assert stores[0] == stores[1] == stores[2]
+
+
+def test_the_first_bad_file_is_named_by_any_number_of_workers(laboratory):
+    for name in ("m1", "m2", "m3"):
+        (laboratory / "source" / "images" / f"{name}.png").write_bytes(b"")
+    said = {_prepare(laboratory / "domains.toml", "--workers", n, ok=False).stderr.splitlines()[-1] for n in (1, 4)}
+    assert len(said) == 1 and "m1.png: is empty" in said.pop()
+    assert not list(laboratory.glob("stores/*"))
+
+
+def test_as_many_micrographs_as_workers_are_read_at_once(laboratory, monkeypatch):
+    together = threading.Barrier(4)
+
+    def read(*arguments, **more):
+        together.wait(patience)
+        return read_source(*arguments, **more)
+
+    monkeypatch.setattr(prepare, "read_source", read)
+    options, domains = read_domains(laboratory / "domains.toml")
+    patience = 30
+    prepare_domain(options, domains["source"], laboratory / "stores", workers=4)
+    patience = 0.5
+    with pytest.raises(threading.BrokenBarrierError):
+        prepare_domain(options, domains["source"], laboratory / "others", workers=3)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_work_ahead_is_in_order_and_bounded(workers):
+    begun = []
+
+    def slowest_first(item):
+        begun.append(item)
+        time.sleep(0.02 * (item % 3 == 0))
+        return item
+
+    done = []
+    for future in ahead(slowest_first, range(12), workers):
+        done.append(future.result())
+        time.sleep(0.005)
+        assert len(begun) <= len(done) + workers
+    assert done == list(range(12))
+
+
+def test_work_ahead_ends_with_whoever_asked_for_it():
+    begun = []
+    with closing(ahead(begun.append, range(100), 2)) as futures:
+        next(futures)
+    assert len(begun) <= 3
+
+
+def test_the_benchmark_compares_numbers_of_workers(tmp_path):
+    options = ("--sides", 100, "--micrographs", 2, "--rgb", "--compression", "lzw", "--workers", 2, "--repeats", 1)
+    run("-m", "benchmarks.prepare", *options, "--json", tmp_path / "found.json")
+    one, two = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert (one["workers"], two["workers"]) == (1, 2) and one["resident, GB"]["least"] > 0
+    assert two["times one worker"]["least"] > 0 and one["times one worker"] is None
 
 
 def test_a_killed_prepare_leaves_no_store_and_the_next_succeeds(tmp_path):
@@ -216,6 +288,14 @@ def test_bad_keys_are_named_with_value_and_remedy(laboratory, old, new, message)
     with pytest.raises(InputError, match=message) as caught:
         read_domains(_write_toml(laboratory, (_OPTIONS + _SOURCE).replace(old, new)))
     assert "domains.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("side", "message"), [(20000, "truncated"), (24000, "more than 1536; crop")])
+def test_only_what_no_microscope_makes_is_too_large(tmp_path, side, message):
+    """By the header: 20,000 x 20,000 px of RGB are read, as far as they are there."""
+    (tmp_path / "wide.png").write_bytes(png(side, side, 2, png_chunk(b"IDAT", b"")))
+    with pytest.raises(InputError, match=message):
+        read_image(tmp_path / "wide.png")
 
 
 @pytest.mark.skipif(not _REAL.is_dir(), reason=f"real micrographs are not at {_REAL}")
