@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-def ahead(function: Callable, items: Iterable, workers: int, initializer: Callable | None = None) -> Iterator[Future]:
+def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]:
     """Yield the Future of function(item) for every item, in the items' order, with `workers` >= 1 threads.
 
     While the caller is at one result, the next `workers` are being made or waiting, and no more: so workers + 1
     results are held at most, if the caller drops each before it takes the next. `items` is iterated in the caller's
     thread. result() raises what the function raised. Closing the generator drops what has not begun.
-    Every thread begins with initializer().
     """
-    with ThreadPoolExecutor(workers, initializer=initializer) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         futures = deque()
         try:
             for item in items:

@@ -1,7 +1,6 @@
 """Overlap-tile inference on whole micrographs (paper 2.2, after Ronneberger et al.), in bounded memory."""
 
 import copy
-from functools import partial
 from itertools import product
 
 import cv2
@@ -11,7 +10,6 @@ from torch import fx
 from torch.fx.experimental import optimization
 from tqdm import tqdm
 
-from data.parallel import ahead
 from models.batchnorm import DomainBatchNorm
 from models.deeplabv2 import DilatedHead
 from models.segmenter import Logits
@@ -56,10 +54,9 @@ def predict_bands(model, image, tile, overlap, device="cpu", batch_size=None):
     receptive radius is at most overlap / 2 gives exactly what it gives for the whole micrograph. Besides the
     micrograph itself, memory holds one row of windows, however tall the micrograph is.
 
-    model: callable, (N, 1, T, T) uint8 on `device` -> Logits, main (N, 1, T, T); a module is in eval mode. On the CPU
-    it is called in several threads, as many as torch has. batch_size: windows at once (default: 4 on a GPU; 1 on the
-    CPU, where the activations of one stay in the cache).
+    model: callable, (N, 1, T, T) uint8 on `device` -> Logits, main (N, 1, T, T); a module is in eval mode.
     image: uint8 (h, w). Yields (row, probability float32 (rows, w)), rows consecutive from 0 to h.
+    batch_size: windows at once; by default 4 on a GPU and 1 on the CPU, whose cache holds what one window needs.
     """
     ready = None
     for row, fetch in _bands(model, image, tile, overlap, torch.device(device), batch_size):
@@ -74,51 +71,28 @@ def _bands(model, image, tile, overlap, device, batch_size):
     """As predict_bands, but yields in place of each band the function that waits for it."""
     height, width = image.shape
     window = tile + 2 * overlap
-    rows, columns = (-(-side // tile) for side in image.shape)
+    columns = -(-width // tile)
+    rows = -(-height // tile)
+    batch_size = batch_size or (1 if device.type == "cpu" else 4)
     column_index = torch.from_numpy(_mirrored(-overlap, columns * tile + overlap, width)).to(device)
     weights = {ends: _weight(tile, overlap, *ends).to(device) for ends in product((False, True), repeat=2)}
-
-    def windows():
-        """Those of each row, (columns, 1, T, T)."""
-        for top in range(-overlap, rows * tile - overlap, tile):
-            strip = _send(image[_mirrored(top, top + window, height)], device)[:, column_index]
-            yield strip.unfold(1, window, tile).transpose(0, 1)[:, None]
-
     band = torch.zeros(window, columns * tile + 2 * overlap, device=device)
-    probabilities = _probabilities(model, windows(), device, batch_size or (4 if device.type == "cuda" else 1))
     for r in range(rows):
-        row_weight = weights[r == 0, r == rows - 1][:, None]
-        for c in range(columns):
-            weight = row_weight * weights[c == 0, c == columns - 1]
-            band[:, c * tile : c * tile + window].addcmul_(next(probabilities), weight)
-        # The windows of the next row begin `tile` lower: what lies above is finished.
         top = r * tile - overlap
+        strip = _send(image[_mirrored(top, top + window, height)], device)[:, column_index]
+        windows = strip.unfold(1, window, tile).transpose(0, 1)[:, None]
+        row_weight = weights[r == 0, r == rows - 1][:, None]
+        for first in range(0, columns, batch_size):
+            logits = model(windows[first : first + batch_size].contiguous()).main
+            for c, probability in enumerate(logits.float().sigmoid()[:, 0], first):
+                weight = row_weight * weights[c == 0, c == columns - 1]
+                band[:, c * tile : c * tile + window].addcmul_(probability, weight)
+        # The windows of the next row begin `tile` lower: what lies above is finished.
         start, stop = max(top, 0), height if r == rows - 1 else top + tile
         if stop > start:
             yield start, _fetch(band[start - top : stop - top, overlap : overlap + width])
         band[:-tile] = band[tile:].clone()
         band[-tile:] = 0
-
-
-def _probabilities(model, rows, device, batch_size):
-    """Yield the foreground probability (T, T) of one window after the other, on the device."""
-
-    @torch.inference_mode()
-    def predicted(batch):
-        return model(batch).main.float().sigmoid()[:, 0]
-
-    batches = (row[n : n + batch_size].contiguous() for row in rows for n in range(0, len(row), batch_size))
-    if device.type != "cpu":
-        for batch in batches:
-            yield from predicted(batch)
-        return
-    # Threads that have a window each need not wait for one another at every layer, as threads within a layer do.
-    threads = torch.get_num_threads()
-    try:
-        for future in ahead(predicted, batches, threads, partial(torch.set_num_threads, 1)):
-            yield from future.result()
-    finally:
-        torch.set_num_threads(threads)  # also for threads that begin later, which otherwise have one now
 
 
 def predict(model, image, tile, overlap, device="cpu", batch_size=None):

