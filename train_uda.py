@@ -40,7 +40,8 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
     target_tiles = UnlabelledTiles(target, options.fold, options.augmentation, options.seed)
 
     model = build_model(options, processes)
-    discriminators = Discriminators(options.discriminator_width).to(processes.device)
+    discriminators = Discriminators(options.discriminator_width)
+    discriminators.to(processes.device, memory_format=torch.channels_last)  # as the model's
     first_place = processes.rank * options.batch_size // processes.world
     patches = BalancedPatches(options.discriminator_patch, target.tile + 2 * target.overlap, options.seed, first_place)
     optimizer = build_optimizer(

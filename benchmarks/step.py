@@ -145,7 +145,7 @@ def published_step(model: torch.nn.Module, discriminators: torch.nn.Module) -> P
     """On copies of the networks in torch's default memory format, with the optimizers of T3.2."""
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     model.main_head, model.aux_head = PlainHead(model.main_head), PlainHead(model.aux_head)
-    judges = {level: copy.deepcopy(network) for level, network in discriminators.networks.items()}
+    judges = copy.deepcopy(discriminators).to(memory_format=torch.contiguous_format).networks
     optimizer = torch.optim.Adam(models.parameter_groups(model, 1e-3, 0.1))
     optimizers_D = {
         level: torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.9, 0.99)) for level, network in judges.items()
