@@ -50,7 +50,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         for (pictures, labels, kept), share in in_parts(batch, options.micro_batch, [network]):
             with precision.autocast():
                 loss = classification_loss(network(pictures, kept), labels)
-            precision.backward(share * loss)
+            precision.backward(share * loss, model)
             tally.add({"loss_classification": loss}, share)
         tally.add({"gradient_norm": precision.gradient_norm(optimizer)}, 1)
         values = run.check(tally)

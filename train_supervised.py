@@ -59,7 +59,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
                 if logits.aux is not None:
                     losses["loss_seg_aux"] = segmentation_loss(logits.aux, masks)
                     loss = loss + options.lambda_aux * losses["loss_seg_aux"]
-            precision.backward(share * loss)
+            precision.backward(share * loss, model)
             tally.add(losses, share)
         tally.add({"gradient_norm": precision.gradient_norm(optimizer)}, 1)
         values = run.check(tally)

@@ -81,23 +81,20 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         tally = Tally()
         for part, share in in_parts([*labelled, unlabelled], options.micro_batch, [both, judges]):
             images, masks, target_images = part
-            # The segmentation model: right on the source, its target taken for the source by frozen discriminators.
-            discriminators.requires_grad_(False)
             with precision.autocast():
+                # The segmentation model: right on the source, its target taken for the source by the discriminators.
                 source_logits, target_logits = both(images, target_images)
                 source_maps, whole_maps = probability_maps(source_logits), probability_maps(target_logits)
                 source_maps, target_maps = patches(source_maps, whole_maps, run.step)
                 loss_seg = {level: segmentation_loss(getattr(source_logits, level), masks) for level in weights}
-                loss_adv = {level: gan(logits, "source") for level, logits in discriminators(target_maps).items()}
+                of_source, of_target = judges({k: source_maps[k].detach() for k in weights}, target_maps)
+                loss_adv = {k: gan(of_target[k], "source") for k in weights}
                 loss = sum(weights[k] * loss_seg[k] + lambda_adv[k] * loss_adv[k] for k in weights)
-            precision.backward(share * loss)
-
-            # The discriminators: tell source from target, judged on the predictions from before the update.
-            discriminators.requires_grad_(True)
-            with precision.autocast():
-                verdicts = judges({k: torch.cat([source_maps[k], target_maps[k]]).detach() for k in weights})
-                loss_D = {level: domain_loss(gan, logits) for level, logits in verdicts.items()}
-            precision.backward(share * sum(loss_D.values()))
+                # The discriminators: source told from target, by the same predictions.
+                loss_D = {k: (gan(of_source[k], "source") + gan(of_target[k], "target")) / 2 for k in weights}
+            # Either learns from its own loss alone. The discriminators' verdict on the target is in both.
+            precision.backward(share * sum(loss_D.values()), discriminators, again=True)
+            precision.backward(share * loss, model)
 
             tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D), share)
             tally.add({"target_phase_fraction": whole_maps["main"][:, 1].mean()}, share)
@@ -124,12 +121,6 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
 def probability_maps(logits) -> dict[str, torch.Tensor]:
     """What the discriminators see of each head: level -> (N, 2, H, W) probabilities [1 - p, p]."""
     return {"main": probability_map(logits.main), "aux": probability_map(logits.aux)}
-
-
-def domain_loss(gan: GanLoss, logits: torch.Tensor) -> torch.Tensor:
-    """A discriminator's loss on a batch whose first half is source and second half target: the mean of the two."""
-    source_logits, target_logits = logits.chunk(2)
-    return (gan(source_logits, "source") + gan(target_logits, "target")) / 2
 
 
 def named(**losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,19 +20,21 @@ class Discriminators(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict({level: _discriminator(width) for level in LEVELS})
 
-    def forward(self, probability_maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """level -> probability map (N, 2, H, W) in; level -> logits (N, 1, h, w) of 'this is target' out.
+    def forward(self, *of_domains: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Of each domain: level -> probability map (N, 2, H, W); out: level -> logits (N, 1, h, w) of 'this is target'.
 
-        All levels in one call, so that DDP sees one forward. InputError: maps under 32 pixels a side.
+        All levels and domains in one call, so that DDP sees one forward. InputError: maps under 32 pixels a side.
         """
-        for maps in probability_maps.values():
-            height, width = maps.shape[-2:]
-            if min(height, width) < SMALLEST_INPUT:
-                raise InputError(
-                    f"the discriminators cannot judge a prediction of {height} x {width} pixels: "
-                    f"choose tiles of at least {SMALLEST_INPUT} x {SMALLEST_INPUT}"
-                )
-        return {level: self.networks[level](maps) for level, maps in probability_maps.items()}
+        return [{level: self._judge(level, maps) for level, maps in domain.items()} for domain in of_domains]
+
+    def _judge(self, level: str, maps: Tensor) -> Tensor:
+        height, width = maps.shape[-2:]
+        if min(height, width) < SMALLEST_INPUT:
+            raise InputError(
+                f"the discriminators cannot judge a prediction of {height} x {width} pixels: "
+                f"choose tiles of at least {SMALLEST_INPUT} x {SMALLEST_INPUT}"
+            )
+        return self.networks[level](maps)
 
 
 def probability_map(logits: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def test_discriminators():
     ]
     assert channels == [8, 16, 32, 64, 1]
     judged = models.probability_map(torch.randn(2, 1, 128, 100))
-    logits = discriminators({"main": judged, "aux": judged})
+    (logits,) = discriminators({"main": judged, "aux": judged})
     assert logits["main"].shape == (2, 1, 4, 3)
     logits["main"].mean().backward()
     assert all(parameter.grad.any() for parameter in discriminators.networks["main"].parameters())

@@ -15,10 +15,16 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def autocast(self) -> torch.autocast:
+        """The context in which losses are computed."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        self.scaler.scale(loss).backward()
+    def backward(self, loss: torch.Tensor, module: torch.nn.Module, again: bool = False) -> None:
+        """Add the gradients of a loss to those of a module's parameters, and of no others.
+
+        They are scaled in fp16 until `gradient_norm` has looked at them. again: part of the graph is used once more.
+        """
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.scaler.scale(loss).backward(inputs=learning, retain_graph=again)
 
     def gradient_norm(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """2-norm of all gradients of an optimizer before its step; not finite where one is not.
