@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All benchmarks on one GPU, in nine minutes or less; writes a log and a JSON file each.
+# All benchmarks on one GPU, in nine minutes or less; writes gpu.log and gpu.json.
 #   benchmarks/gpu.sh [FOLDER]      default: runs/benchmarks
 # Packages that the machine lacks may lie as wheels in `wheels/`. A part that fails or takes too long does not stop the
 # others; the exit status then is 1.
@@ -7,31 +7,46 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 out=${1:-runs/benchmarks}
 mkdir -p "$out"
+out=$(realpath "$out")
+parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
 python=${PYTHON:-python}
-[[ -d wheels ]] && "$python" -m pip install --quiet --no-index --no-deps wheels/*.whl
+if [[ -d wheels ]]; then
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$parts/site" wheels/*.whl || exit
+    export PYTHONPATH=$parts/site
+fi
 status=0
+: > "$out/gpu.log"
 
 part() { # NAME SECONDS MODULE OPTIONS...
-    local name=$1 limit=$2
+    local name=$1 limit=$2 began=$SECONDS
     shift 2
-    echo "== $name"
-    if timeout "$limit" "$python" -m "$@" --json "$out/$name.json" > "$out/$name.log" 2>&1; then
-        grep '^|' "$out/$name.log"
+    echo "== $name" | tee -a "$out/gpu.log"
+    # KILL after TERM, which training takes for a request to stop after its step.
+    if timeout -k 2 "$limit" "$python" -m "$@" --json "$parts/$name.json" > "$parts/log" 2>&1; then
+        grep '^|' "$parts/log"
     else
-        echo "$name: exit status $?, see $out/$name.log"
+        echo "$name: exit status $? after $((SECONDS - began)) s, see $out/gpu.log"
         status=1
     fi
+    cat "$parts/log" >> "$out/gpu.log"
 }
 
-study="--batch-size 8 --steps 10 --blocks 5 --no-published"
+study="--batch-size 8 --no-published"
 # shellcheck disable=SC2086  # words on purpose
 {
-    part step_uda 70 benchmarks.step $study --profile 10
-    part step_uda_compiled 150 benchmarks.step $study --compile
-    part step_uda_loader 70 benchmarks.step $study --loader --workers 7
-    part step_supervised 50 benchmarks.step --script train_supervised --batch-size 12 --steps 10 --no-published
+    part step_uda 100 benchmarks.step $study --steps 5 --blocks 8 --profile 10
+    part step_uda_loader 75 benchmarks.step $study --steps 10 --loader --workers 7
+    part step_supervised 45 benchmarks.step --script train_supervised --batch-size 12 --steps 10 --no-published
+    part step_published 75 benchmarks.step --batch-size 2 --steps 5 --profile 10
+    part loader 50 benchmarks.loader --tiles 60 --workers 4 8 16
+    part inference 60 benchmarks.inference --model deeplabv2_resnet101 --sides 4000
+    part step_uda_compiled 120 benchmarks.step $study --steps 10 --compile
 }
-part step_published 70 benchmarks.step --batch-size 2 --steps 5 --blocks 5 --profile 10
-part loader 60 benchmarks.loader --tiles 60 --workers 4 8 16
-part inference 70 benchmarks.inference --model deeplabv2_resnet101 --sides 4000
+"$python" - "$parts" "$out/gpu.json" << 'EOF'
+import json, pathlib, sys
+parts = {path.stem: json.loads(path.read_text()) for path in sorted(pathlib.Path(sys.argv[1]).glob("*.json"))}
+pathlib.Path(sys.argv[2]).write_text(json.dumps(parts, indent=2) + "\n")
+EOF
+echo "$out/gpu.json: $SECONDS s"
 exit $status

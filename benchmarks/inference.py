@@ -22,13 +22,13 @@ import numpy as np
 import tifffile
 import torch
 
-import evaluate
 import models
 from benchmarks.driver import report, spread
 from benchmarks.published import PlainHead
 from data import synthetic
 from evaluation.inference import for_inference, predict
 from evaluation.members import Member
+from evaluation.segmentation import segment_folder
 from models.deeplabv2 import DilatedHead
 
 
@@ -85,7 +85,7 @@ def whole(options: argparse.Namespace, side: int, colour: bool) -> dict:
         choices = SimpleNamespace(images=folder / "images", out=folder / "out", **choices)
         forget_peak_memory()
         began = time.perf_counter()
-        evaluate.segment_folder([member], choices, options.device)
+        segment_folder([member], choices, options.device)
         seconds = time.perf_counter() - began
     cuda = options.device != "cpu"
     return {

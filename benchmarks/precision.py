@@ -1,6 +1,6 @@
 """Whether mixed precision trains as fp32 does: curves of several seeds in both, and the difference beside the noise.
 
-    make demo && python -m benchmarks.precision --picture docs/images/precision.png
+    make demo && python -m benchmarks.precision --jobs 2 --picture docs/images/precision.png
 
 Trains `demo.supervised` on the demonstration's stores with --amp off and with --amp bf16 (or fp16), a run a seed.
 """
@@ -20,10 +20,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks.driver import report
+from data.errors import InputError, exits_cleanly
 
 WINDOW = 100  # steps over which a loss is averaged
 
 
+@exits_cleanly
 def main() -> None:
     options = parse()
     precisions = ("off", options.amp)
@@ -58,7 +60,9 @@ def train(folder: Path, amp: str, seed: int, options: argparse.Namespace) -> dic
         "--seed", seed, "--run-dir", run, "--log-every", 1, "--validate-every", WINDOW, "--panels-every", 10**6,
         "--wandb", "disabled", "--workers", 0, *(["--steps", options.steps] if options.steps else []),
     ]  # fmt: skip
-    subprocess.run([str(word) for word in command], check=True, stderr=subprocess.DEVNULL)
+    trained = subprocess.run([str(word) for word in command], check=False, stderr=subprocess.PIPE, text=True)
+    if trained.returncode:
+        raise InputError(f"{run}: training ended with status {trained.returncode}: {trained.stderr[-500:]}")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = np.array([line["loss_seg_main"] for line in lines if "loss_seg_main" in line])
     windows = losses[: len(losses) // WINDOW * WINDOW].reshape(-1, WINDOW).mean(axis=1)
@@ -85,7 +89,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precision", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="runs/demo/stores", help="stores of make demo")
+    parser.add_argument("--data", default="runs/demo/seed0/stores", help="stores of make demo")
     parser.add_argument("--amp", choices=("bf16", "fp16"), default="bf16")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="by default the experiment's")

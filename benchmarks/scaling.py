@@ -3,7 +3,8 @@
     python -m benchmarks.scaling --processes 1 2 4
 
 Every process has the same number of tiles whatever their number, so an ideal machine needs the same time for a step.
-The share of communication compares steps that share gradients with steps that do not, by turns in one run.
+Steps that exchange gradients are compared with steps that do not, by turns in one run; synchronised batch norm (GPUs)
+is in both.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main() -> None:
     options = parse()
     if "RANK" in os.environ:
         batch_size = options.batch_size * int(os.environ["WORLD_SIZE"])
-        whole = SimpleNamespace(batch_size=batch_size, micro_batch=None, deterministic=False)
+        whole = SimpleNamespace(batch_size=batch_size, micro_batch=None, deterministic=False, amp=options.amp)
         return distributed.together(lambda _, processes: one_process(options, processes), whole)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -44,7 +45,7 @@ def main() -> None:
             rows[-1]["efficiency"] = rows[0]["step, seconds"]["median"] / rows[-1]["step, seconds"]["median"]
             pairs = zip(outcome["sharing"], outcome["alone"], strict=True)
             shares = [1 - alone / sharing for sharing, alone in pairs]
-            rows[-1]["share of communication"] = spread(shares) if count > 1 else None
+            rows[-1]["share of exchanging gradients"] = spread(shares) if count > 1 else None
     size = f"{options.batch_size} + {options.batch_size} tiles of {options.tile + 2 * options.overlap} px a process"
     report(f"Scaling of {options.model}, {size}, amp {options.amp}", rows, options.json)
 

@@ -44,6 +44,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, processes: Processes, stores: Path, run: Path) -> None:
+    """Run the script's loop and the published step by turns, and print what it took."""
     adapting, device = options.script == "train_uda", processes.device
     fixed = batches_of(stores, options.batch_size, device)[: 2 if adapting else 1]
     arguments = [
@@ -171,13 +172,15 @@ def resident() -> int:
 
 
 def traced() -> profile:
+    """A profiler of the operations, and of the kernels where there is a GPU."""
     return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] * torch.cuda.is_available())])
 
 
 def table(trace: profile, name: str, rows: int) -> None:
-    """The operations that took most of the time themselves."""
+    """The operations that took most of the time themselves; on a GPU the time of the kernels that each started."""
     key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    events = sorted(trace.key_averages(), key=lambda event: -getattr(event, key))
+    events = [e for e in trace.key_averages() if e.device_type == torch.autograd.DeviceType.CPU]
+    events = sorted((e for e in events if not e.is_user_annotation), key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events)
     print(f"\nOperations of {name}, {total / 1e3:.0f} ms in all\n\n| operation | calls | ms | share |")
     print("|---|---|---|---|")

@@ -1,12 +1,16 @@
 """What makes training fast changes nothing of it, and the benchmarks run."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import run
+from conftest import ROOT, run
 from test_training import assert_same_weights, metrics, uda, weights
 
 import data.store
@@ -110,4 +114,27 @@ def test_the_benchmark_of_scaling(tmp_path):
         "--blocks", 2, "--json", tmp_path / "scaling.json")  # fmt: skip
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [row["processes"] for row in rows] == [1, 2] and rows[0]["efficiency"] == 1
-    assert rows[0]["share of communication"] is None and np.isfinite(rows[1]["share of communication"]["median"])
+    shares = [row["share of exchanging gradients"] for row in rows]
+    assert shares[0] is None and np.isfinite(shares[1]["median"])
+
+
+def test_the_script_for_gpus_asks_the_benchmarks_for_what_they_have(tmp_path):
+    """Without a GPU the benchmarks only read their options here."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"""#!{sys.executable}
+import importlib, os, sys
+from pathlib import Path
+if sys.argv[1] != "-m":
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+sys.path.insert(0, os.getcwd())
+sys.argv = sys.argv[2:]
+Path(importlib.import_module(sys.argv[0]).parse().json).write_text('{{"rows": []}}')
+print("| read |")
+""")
+    stand_in.chmod(0o755)
+    command = ["bash", "benchmarks/gpu.sh", str(tmp_path / "out")]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHON": str(stand_in)})
+    parts = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    asked_for = re.findall(r"^ *part (\w+) \d+", (ROOT / "benchmarks" / "gpu.sh").read_text(), re.M)
+    assert sorted(parts) == sorted(asked_for) != []
+    assert (tmp_path / "out" / "gpu.log").read_text().count("| read |") == len(parts)

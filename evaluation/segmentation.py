@@ -1,0 +1,102 @@
+"""Segmenting a folder of micrographs that have no labels."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+import models
+from data.errors import InputError, make_folder
+from data.files import write_csv, write_image
+from data.images import SUFFIXES, prepare_micrograph, read_image
+from data.parallel import ahead
+from evaluation.figures import overlay
+from evaluation.inference import for_inference, segment
+from evaluation.members import SHARED
+
+OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
+
+
+def segment_folder(members, options, device):
+    """Segment every micrograph of a folder; masks 0/255 at native size, overlays and phase_fractions.csv.
+
+    While one micrograph is segmented, the next is read and the one before is written: these three are in memory.
+    Broken files are named at the end, after the good ones are written.
+    """
+    folder, out = Path(options.images), Path(options.out)
+    masks, overlays = out / "masks", out / "overlays"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
+    if folder.resolve() in {out.resolve(), masks.resolve(), overlays.resolve()}:
+        raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
+    files = sorted(
+        f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+    )
+    if not files:
+        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
+    preparation = members[0].preparation
+    for member in members:
+        differing = [key for key in SHARED if member.preparation[key] != preparation[key]]
+        if differing:
+            raise InputError(
+                f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({', '.join(differing)} "
+                "differ). Give runs whose stores are from one domains.toml."
+            )
+        models.set_domain(member.model, "target" if member.config.get("target") else "source")
+    native = preparation["native"]
+    pixel_size = options.pixel_size or native["pixel_size_nm"]
+    invert = native["invert"] if options.invert is None else options.invert
+    bar = native["information_bar"] if options.information_bar is None else options.information_bar
+    print(f"{folder}: taken to have {pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off")
+    reference = preparation["reference_pixel_size_nm"]
+    factor = pixel_size / reference * preparation["scale"]
+    cut = (preparation["tile"], preparation["overlap"])
+    make_folder(masks)
+    make_folder(overlays)
+    networks = [for_inference(member.model) for member in members]
+    first_of_name = {file.stem: file for file in reversed(files)}
+
+    def read(file):
+        if file != first_of_name[file.stem]:
+            raise InputError(f"{file}: another image has this name with another ending; rename one")
+        grey = read_image(file)
+        return prepare_micrograph(grey, factor, invert, bar), _reduced(grey), grey.shape
+
+    def segmented():
+        for file, reading in zip(files, ahead(read, files, 1), strict=True):
+            try:
+                image, picture, shape = reading.result()
+            except InputError as error:
+                yield error
+                continue
+            yield file, segment(networks, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
+
+    def write(result):
+        if isinstance(result, InputError):
+            raise result
+        file, found, picture, shape = result
+        mask = np.zeros(shape, np.uint8)
+        np.multiply(found, 255, out=mask[: len(found)])
+        write_image(masks / f"{file.stem}.png", mask)
+        write_image(overlays / f"{file.stem}.png", overlay(picture, _reduced(mask)))
+        size = {"height": found.shape[0], "width": found.shape[1], "pixel_size_nm": pixel_size}
+        return {"file": file.name, **size, "phase_fraction": float(found.mean())}
+
+    rows, failures = [], []
+    progress = tqdm(ahead(write, segmented(), 1), desc=folder.name, unit="image", total=len(files))
+    for file, writing in zip(files, progress, strict=True):
+        try:
+            rows.append(writing.result())
+        except InputError as error:
+            message = str(error)
+            failures.append(message if file.name in message else f"{file}: {message}")
+    write_csv(out / "phase_fractions.csv", rows)
+    print(f"{len(rows)} of {len(files)} images segmented: {out}")
+    if failures:
+        raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
+
+
+def _reduced(picture):
+    factor = OVERLAY_SIDE / max(picture.shape)
+    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else picture
