@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and two processes share a machine: on the CPU
 os.environ["WANDB_MODE"] = "disabled"  # tests that read its files ask for them
 ROOT = Path(__file__).parent.parent
 

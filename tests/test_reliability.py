@@ -15,6 +15,8 @@ from conftest import ROOT, run
 from test_training import assert_same_weights, metrics, weights
 
 from training import checkpoint
+from training.network import build_optimizer
+from training.precision import Precision
 
 STEPS = 20
 
@@ -134,6 +136,53 @@ def test_a_lost_process_ends_the_others_with_a_message(stores, undisturbed, tmp_
     assert json.loads((folder / "config.json").read_text())["steps"] == STEPS
     subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True)
     assert_same_run(undisturbed, folder)
+
+
+def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
+    """To leave NCCL's group would wait for the others. There is no GPU here: gloo stands in for it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch.distributed as dist\n"
+        "from types import SimpleNamespace\n"
+        "from training.distributed import together\n"
+        "def train(options, processes):\n"
+        "    dist.get_backend = lambda: 'nccl'\n"
+        "    dist.destroy_process_group = lambda: print('left the group')\n"
+        "    if processes.first:\n"
+        "        raise KeyError('only here')\n"
+        "    dist.barrier()\n"
+        "together(train, SimpleNamespace(batch_size=2, micro_batch=None, deterministic=False, amp='off'))\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    ended = subprocess.run(
+        launcher, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        timeout=100,
+    )  # fmt: skip
+    assert ended.returncode and "KeyError: 'only here'" in ended.stderr and "left the group" not in ended.stdout
+
+
+def test_moments_saved_in_another_memory_format_are_the_same_moments(stores, undisturbed, tmp_path):
+    """As a checkpoint of a version that kept its networks in torch's default format has them."""
+    folder = tmp_path / "run"
+    stopped_after(command(stores, folder, processes=2), folder, 9, signal.SIGUSR1)
+    state = checkpoint.load(folder)
+    for optimizer in state["optimizers"]:
+        for moments in optimizer["state"].values():
+            moments |= {name: value.contiguous() for name, value in moments.items()}
+    checkpoint.save(folder / "last.pt", {key: value for key, value in state.items() if key != "version"})
+    subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True)
+    assert_same_run(undisturbed, folder)
+
+
+def test_a_first_update_that_is_left_out_leaves_no_trace_in_sgd():
+    weight = torch.nn.Parameter(torch.ones(1000))
+    optimizer = build_optimizer("sgd", [{"params": [weight], "lr": 0.1}], 0.0)
+    precision = Precision("off", torch.device("cpu"))
+    for gradient in (float("nan"), 1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        precision.gradient_norm(optimizer)
+        precision.step(optimizer)
+    assert torch.allclose(weight, torch.full_like(weight, 0.9))
 
 
 def test_damage_that_a_loader_process_meets_is_one_message(stores, tmp_path, monkeypatch):

@@ -57,6 +57,11 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     else:
+        if os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0":
+            raise InputError(
+                f"SLURM_GPUS_ON_NODE={os.environ['SLURM_GPUS_ON_NODE']}, but torch {torch.__version__} finds no GPU. "
+                "Install the build of torch that fits the driver, or ask for no GPU."
+            )
         device = torch.device("cpu")
         # As torchrun does for several processes, so that one process computes what two do.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
@@ -69,20 +74,22 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
 
 def together(train: Callable, options: SimpleNamespace) -> None:
     """Run `train(options, processes)` in the process group. Exits with a message when another process is lost."""
-    _choose_algorithms(options.deterministic)
+    _choose_algorithms(options.deterministic, options.amp)
     processes = start(options.batch_size, options.micro_batch)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         train(options, processes)
-    except RuntimeError as error:
-        if processes.world == 1 or not any(word in str(error) for word in _LOST):
-            raise
-        # Said before anything else: torchrun has already sent the signal that ends this process.
-        message = (
-            f"process {processes.rank}: another process of this run has gone ({str(error).splitlines()[0][:100]}). Its "
-            "own message stands above. The same command goes on from the last checkpoint."
-        )
-        sys.exit(report(InputError(message)))
+    except Exception as error:
+        if lost := processes.world > 1 and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST):
+            error = InputError(
+                f"process {processes.rank}: another process of this run has gone ({str(error).splitlines()[0][:100]}). "
+                "Its own message stands above. The same command goes on from the last checkpoint."
+            )
+        if processes.world > 1 and dist.get_backend() == "nccl":
+            _end_at_once(error)
+        if lost:  # said before anything else: torchrun has already sent the signal that ends this process
+            sys.exit(report(error))
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -91,11 +98,25 @@ def together(train: Callable, options: SimpleNamespace) -> None:
             dist.destroy_process_group()
 
 
-def _choose_algorithms(deterministic: bool) -> None:
-    """Those whose sums always have one order, as far as torch has them (it warns where not); else the fastest found."""
+def _choose_algorithms(deterministic: bool, amp: str) -> None:
+    """Those whose sums always have one order, as far as torch has them (it warns where not); else the fastest found.
+
+    Without mixed precision float32 means float32: torch would take 10 bits of a convolution's factors (TF32).
+    """
+    torch.backends.cudnn.allow_tf32 = amp != "off"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; costs 24 MiB
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def _end_at_once(error: BaseException) -> None:
+    """Say what happened and end the process. To leave NCCL's group would wait for peers, who know nothing of it."""
+    code = report(error) if isinstance(error, InputError) else 1
+    if not isinstance(error, InputError):
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _release_all_else(error: BaseException | None) -> None:
@@ -116,7 +137,8 @@ def parallel(module: torch.nn.Module, processes: Processes) -> torch.nn.Module:
     if processes.world == 1:
         return module
     ids = [processes.device.index] if processes.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+    # Statistics are shared where they are used (share_buffers), not before every step.
+    return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def share_buffers(module: torch.nn.Module, processes: Processes) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 
 import models
+from data.errors import InputError
 from training.distributed import Processes, first_alone
 
 
@@ -22,6 +23,11 @@ def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Modu
     if options.batch_norm == "frozen":
         models.freeze_batch_norm(model)
     elif options.batch_norm == "sync" and processes.world > 1 and processes.device.type == "cuda":
+        if options.compile:
+            raise InputError(
+                "--compile: torch cannot compile synchronised batch norm. Leave it out, or give --batch-norm local or "
+                "frozen, each of which is another method."
+            )
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # Convolutions are faster in channels-last, on the CPU and on tensor cores.
     return model.to(processes.device, memory_format=torch.channels_last).train()
@@ -53,6 +59,8 @@ def build_optimizer(name: str, groups: list[dict], weight_decay: float, **adam) 
         optimizer = torch.optim.Adam(groups, weight_decay=weight_decay, fused=True, **adam)
     else:
         optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay, fused=True)
+        for group in groups:  # torch leaves these uninitialised where the first update is skipped
+            optimizer.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]}
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

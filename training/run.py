@@ -3,7 +3,6 @@
 import fcntl
 import json
 import math
-import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.errors import InputError
+from data.files import write_file
 from data.tiles import names_of_batch
 from training import checkpoint
 from training.distributed import Processes, first_alone, mean
@@ -78,6 +78,7 @@ class Run:
         return self.folder / "panels" / f"step{self.step:06d}.png"
 
     def log(self, values: dict[str, float]) -> None:
+        """Record values of the present step under their names."""
         self.tracker.log(self.step, values)
 
     def check(self, tally: dict[str, torch.Tensor]) -> dict[str, float] | None:
@@ -170,9 +171,7 @@ class Run:
     def _mark_finished(self) -> None:
         """finished.json, by which launchers know that nothing is left to do."""
         if self.processes.first:
-            partial = self.folder / ".finished.partial"
-            partial.write_text(json.dumps({"step": self.step, "best": self.best}) + "\n")
-            os.replace(partial, self.folder / "finished.json")
+            write_file(self.folder / "finished.json", json.dumps({"step": self.step, "best": self.best}) + "\n")
 
     def _save(self, name: str, keys: tuple[str, ...], keep: Path | None = None) -> None:
         """Metrics first, so that no checkpoint is ahead of them. A full disk stops all processes."""
@@ -202,19 +201,28 @@ class Run:
                 "previous.pt in its place, or start in another --run-dir."
             )
         before, now = state["preparation"], self.preparation
-        if before != now:
-            changed = [key for key in now if before.get(key) != now[key]]
+        changed = [key for key in before if before[key] != now.get(key)]
+        if changed:
             raise InputError(
                 f"{self.folder}: its checkpoint was trained on other stores ({', '.join(changed)} differ). Restore the "
                 "stores, or give another --run-dir."
             )
         for key, part in self.parts.items():
             if isinstance(part, list):
-                for one, saved in zip(part, state[key], strict=True):
-                    one.load_state_dict(saved)
+                for optimizer, saved in zip(part, state[key], strict=True):
+                    _restore(optimizer, saved)
             else:
                 part.load_state_dict(state[key])
         self.step, self.best, self.overflows = state["step"], state["best"], state["overflows"]
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Moments as saved, in the memory format of their weights: fused kernels walk all of them as flat memory."""
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _state(part):
