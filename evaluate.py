@@ -18,34 +18,26 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
-import models
-from data.errors import InputError, exits_cleanly, make_folder
-from data.images import SUFFIXES, prepare_micrograph, read_image
-from data.parallel import ahead
+from data.errors import InputError, exits_cleanly
 from data.selection import read_selection
 from data.store import Store, store_path
 from evaluation import gradcam, scoring
-from evaluation.figures import overlay
-from evaluation.inference import for_inference, segment
 from evaluation.members import (
-    SHARED,
     agreed,
     described,
     fit_to_domain,
     generalization_row,
     load_member,
     reference_of,
+    refuse_trained_on,
 )
 from evaluation.metrics import rdt
+from evaluation.segmentation import segment_folder
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
-
-OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 
 
 def score_members(members, domain, options, device):
@@ -64,12 +56,14 @@ def score_members(members, domain, options, device):
             "with --images."
         )
     common = {"domain": store.domain, "store_fingerprint": store.fingerprint}
+    if options.ensemble and any(test_set != test_sets[0] for test_set in test_sets):
+        raise InputError(
+            f"{path}: the runs hold out different folds, so some have trained on what others are tested on. "
+            "Ensembles are scored on a domain with a fixed test set."
+        )
+    for member, micrographs in zip(members, test_sets, strict=True):
+        refuse_trained_on(member, store, micrographs)
     if options.ensemble:
-        if any(test_set != test_sets[0] for test_set in test_sets):
-            raise InputError(
-                f"{path}: the runs hold out different folds, so some have trained on what others are tested on. "
-                "Ensembles are scored on a domain with a fixed test set."
-            )
         variant = "ensemble.adabn" if options.adabn else "ensemble"
         predictor = scoring.ensemble([member.predictor(device) for member in members])
         facts = {**common, "variant": variant, **described(members)}
@@ -125,103 +119,19 @@ def score_one(predictor, store, micrographs, folder, facts, references, options)
     return score
 
 
-def segment_folder(members, options, device):
-    """Segment every micrograph of a folder; masks 0/255 at native size, overlays and phase_fractions.csv.
-
-    While one micrograph is segmented, the next is read and the one before is written: these three are in memory.
-    Broken files are named at the end, after the good ones are written.
-    """
-    folder, out = Path(options.images), Path(options.out)
-    masks, overlays = out / "masks", out / "overlays"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
-    if folder.resolve() in {out.resolve(), masks.resolve(), overlays.resolve()}:
-        raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
-    files = sorted(
-        f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-    )
-    if not files:
-        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
-    preparation = members[0].preparation
-    for member in members:
-        differing = [key for key in SHARED if member.preparation[key] != preparation[key]]
-        if differing:
-            raise InputError(
-                f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({', '.join(differing)} "
-                "differ). Give runs whose stores are from one domains.toml."
-            )
-        models.set_domain(member.model, "target" if member.config.get("target") else "source")
-    native = preparation["native"]
-    pixel_size = options.pixel_size or native["pixel_size_nm"]
-    invert = native["invert"] if options.invert is None else options.invert
-    bar = native["information_bar"] if options.information_bar is None else options.information_bar
-    print(f"{folder}: taken to have {pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off")
-    reference = preparation["reference_pixel_size_nm"]
-    factor = pixel_size / reference * preparation["scale"]
-    cut = (preparation["tile"], preparation["overlap"])
-    make_folder(masks)
-    make_folder(overlays)
-    networks = [for_inference(member.model) for member in members]
-    first_of_name = {file.stem: file for file in reversed(files)}
-
-    def read(file):
-        if file != first_of_name[file.stem]:
-            raise InputError(f"{file}: another image has this name with another ending; rename one")
-        grey = read_image(file)
-        return prepare_micrograph(grey, factor, invert, bar), _reduced(grey), grey.shape
-
-    def segmented():
-        for file, reading in zip(files, ahead(read, files, 1), strict=True):
-            try:
-                image, picture, shape = reading.result()
-            except InputError as error:
-                yield error
-                continue
-            yield file, segment(networks, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
-
-    def write(result):
-        if isinstance(result, InputError):
-            raise result
-        file, found, picture, shape = result
-        mask = np.zeros(shape, np.uint8)
-        np.multiply(found, 255, out=mask[: len(found)])
-        scoring.write_png(masks / f"{file.stem}.png", mask)
-        scoring.write_png(overlays / f"{file.stem}.png", overlay(picture, _reduced(mask)))
-        size = {"height": found.shape[0], "width": found.shape[1], "pixel_size_nm": pixel_size}
-        return {"file": file.name, **size, "phase_fraction": float(found.mean())}
-
-    rows, failures = [], []
-    progress = tqdm(ahead(write, segmented(), 1), desc=folder.name, unit="image", total=len(files))
-    for file, writing in zip(files, progress, strict=True):
-        try:
-            rows.append(writing.result())
-        except InputError as error:
-            message = str(error)
-            failures.append(message if file.name in message else f"{file}: {message}")
-    scoring.write_csv(out / "phase_fractions.csv", rows)
-    print(f"{len(rows)} of {len(files)} images segmented: {out}")
-    if failures:
-        raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
-
-
-def _reduced(picture):
-    factor = OVERLAY_SIDE / max(picture.shape)
-    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else picture
-
-
 def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="*", metavar="RUN_OR_CHECKPOINT", help="run folder, or a .pt file")
-    parser.add_argument("--checkpoint", default="last", help="of run folders: last, best, or a milestone like epoch100")
+    parser.add_argument("--checkpoint", help="of run folders: last (default), best, or a milestone like epoch100")
     parser.add_argument("--ensemble", action="store_true", help="average the probabilities of all runs (bagging)")
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group = parser.add_argument_group("a row of the study's tables")
     group.add_argument("--experiment", help="generalization row (T1.4): scores its supervised run on its domain")
     group.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="file of experiments")
-    group.add_argument("--fold", type=int, default=0, help="of the --experiment's run")
+    group.add_argument("--fold", type=int, help="of the --experiment's run (default: 0)")
     group.add_argument("--dry-run", action="store_true", help="print the --experiment as JSON and stop")
     group = parser.add_argument_group("score a domain")
     group.add_argument("--domain", nargs="+", help="whose labelled test micrographs are scored; several in turn")
@@ -245,8 +155,14 @@ def parse():
         parser.error("--experiment says which run and domain: not with --domain, --images or --ensemble")
     if options.dry_run and not options.experiment:
         parser.error("--dry-run goes with --experiment")
+    if options.fold is not None and not options.experiment:
+        parser.error("--fold goes with --experiment; a run folder has its fold")
+    files = [run for run in options.runs if Path(run).is_file()]
+    if files and options.checkpoint:
+        parser.error(f"--checkpoint names one of a run folder's, and {files[0]} is a checkpoint itself")
+    options.checkpoint = options.checkpoint or "last"
     if options.experiment:
-        row = generalization_row(options.experiments, options.experiment, options.fold, options.checkpoint)
+        row = generalization_row(options.experiments, options.experiment, options.fold or 0, options.checkpoint)
         if options.dry_run:
             print(json.dumps(row))
             sys.exit(0)

@@ -138,17 +138,6 @@ def cut_tiles(array, tile, overlap) -> tuple[np.ndarray, np.ndarray]:
     ), positions
 
 
-def stitch(tiles, positions, overlap, shape) -> np.ndarray:
-    """Put the centres of tiles (n, T, T) together to (h, w) = shape: the inverse of `cut_tiles`."""
-    tile = tiles.shape[1] - 2 * overlap
-    canvas = np.empty([-(-side // tile) * tile for side in shape], tiles.dtype)
-    for pixels, (row, column) in zip(tiles, positions, strict=True):
-        canvas[row : row + tile, column : column + tile] = pixels[
-            overlap : overlap + tile, overlap : overlap + tile
-        ]
-    return canvas[: shape[0], : shape[1]]
-
-
 def _read_pixels(path) -> np.ndarray:
     """Pixels (h, w) or RGB (h, w, 3), uint8 or uint16, of one micrograph file. InputError for anything else."""
     pixels, palette = _decode(Path(path))

@@ -1,7 +1,5 @@
 """What a person looks at after the cleaning and corrects: a table, contact sheets, and the file of corrections."""
 
-import csv
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +7,7 @@ import cv2
 import numpy as np
 
 from data.errors import InputError, make_folder
+from data.files import write_csv, write_image
 
 COLUMNS = ("file", "class", "height", "width", "bar_row", "marks", "decision", "reason")
 _THUMBNAIL, _TEXT = (192, 256), 18  # px (h, w) of a picture on a sheet and of the line of text below it
@@ -101,12 +100,7 @@ class Review:
         for group, pictures in self.sheets.items():
             if pictures:
                 self._write(group)
-        partial = self.folder / ".review.csv.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, self.folder / "review.csv")
+        write_csv(self.folder / "review.csv", self.rows, COLUMNS)
 
     def _write(self, group: str) -> None:
         pictures, self.sheets[group] = self.sheets[group], []
@@ -115,4 +109,4 @@ class Review:
         rows = [np.hstack(pictures[k : k + _ACROSS]) for k in range(0, len(pictures), _ACROSS)]
         self.written[group] = self.written.get(group, 0) + 1
         name = f"{group}-{self.written[group]:04d}.jpg"
-        cv2.imwrite(str(self.folder / name), np.vstack(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+        write_image(self.folder / name, np.vstack(rows), jpeg_quality=85)

@@ -6,13 +6,13 @@ tiles only, `evaluate.py --selection` scores its micrographs only. Its fields ar
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import InputError, make_folder
+from data.files import write_file
 from data.store import Store
 
 VERSION = 1
@@ -75,12 +75,7 @@ def write_selection(path, store: Store, fractions: dict[int, float], micrographs
     entries = {"version": VERSION, "domain": store.domain, "fingerprint": store.fingerprint, "made_by": made_by}
     entries |= {"tiles": tiles, "tile_phase_fraction": {str(tile): round(float(fractions[tile]), 6) for tile in tiles}}
     entries |= {"micrographs": list(micrographs)}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(entries, indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}). Free space or change --out.") from error
+    write_file(path, json.dumps(entries, indent=1) + "\n")
 
 
 def selection_digest(path) -> str | None:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import InputError, exits_cleanly, make_folder
+from data.files import write_file, write_image
 from data.synthetic_drawing import microstructure, smooth_noise
 
 SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pixels a camera pixel
@@ -251,7 +252,7 @@ def write_domains(out, size, seed, workers):
     with ProcessPoolExecutor(max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="drawing", unit="image"):
             pass
-    (out / "domains.toml").write_text(_domains_toml(plan), encoding="utf-8")
+    write_file(out / "domains.toml", _domains_toml(plan))
 
 
 def _write(job, out, seed, size):
@@ -259,9 +260,9 @@ def _write(job, out, seed, size):
     image, mask = draw(domain, index, seed, size)
     stem = f"{domain}_{index:03d}"
     # PNG for the light microscope, TIFF for the SEM: both occur in a laboratory, so the demo reads both.
-    cv2.imwrite(str(out / domain / "images" / (stem + (".png" if DOMAINS[domain].light else ".tif"))), image)
+    write_image(out / domain / "images" / (stem + (".png" if DOMAINS[domain].light else ".tif")), image)
     if domain in ("source", "t3") or index >= SIZES[size].images[domain][0]:
-        cv2.imwrite(str(out / domain / "masks" / f"{stem}.png"), mask)
+        write_image(out / domain / "masks" / f"{stem}.png", mask)
 
 
 def _domains_toml(plan):

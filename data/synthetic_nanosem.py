@@ -9,7 +9,6 @@ A picture is a pure function of (seed, index, height). `data.synthetic_nanosem_s
 """
 
 import argparse
-import csv
 import functools
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from data.errors import InputError, exits_cleanly, make_folder
+from data.files import write_csv, write_image
 from data.random import generator
 from data.synthetic_drawing import smooth_noise
 from data.synthetic_nanosem_subjects import SUBJECTS
@@ -210,12 +210,7 @@ def write_pictures(out, images, height, seed, workers):
     write = functools.partial(_save, out=out, seed=seed, height=height)
     with ProcessPoolExecutor(max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         rows = list(tqdm(pool.map(write, range(images)), total=images, desc="drawing", unit="image"))
-    partial = out / ".truth.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, TRUTH)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, out / "truth.csv")
+    write_csv(out / "truth.csv", rows, TRUTH)
 
 
 def _save(index, out, seed, height):
@@ -223,9 +218,7 @@ def _save(index, out, seed, height):
     rng = generator(seed, "drawn NanoSEM file", index)
     jpeg = rng.random() < 0.7  # the published pictures are JPEG files, a laboratory's own are TIFF
     name = f"{picture.subject}/L{seed:02d}_{index:05d}.{'jpg' if jpeg else 'tif'}"
-    pixels = picture.pixels if picture.pixels.ndim == 2 else picture.pixels[..., ::-1]
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(82, 97))] if jpeg else []
-    cv2.imwrite(str(out / name), pixels, quality)
+    write_image(out / name, picture.pixels, jpeg_quality=int(rng.integers(82, 97)))
     shape = dict(zip(("height", "width"), picture.pixels.shape, strict=False))
     bar = "" if picture.bar_row is None else picture.bar_row
     return {"file": name, "class": picture.subject, **shape, "bar_row": bar, "marks": picture.marks}

@@ -15,57 +15,53 @@ from data.random import generator
 from data.store import Store
 
 
-class LabelledTiles(Dataset):
-    """Augmented source tiles with masks.
+class _Tiles(Dataset):
+    """The training tiles of a store in a fold. An item is asked for by (epoch, index): its draws depend on no more."""
 
-    An item is asked for by (epoch, index) and is (image uint8 (1, T, T), mask uint8 (1, tile, tile)): the mask covers
-    the centre only, because the loss discards the overlap (paper Section 2.2).
-    """
-
-    def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
-        self.store, self.seed = store, seed
-        self.tiles = store.training_tiles(fold, labelled=True)
-        store.hold(self.tiles, masks=True)
-        self.augment = Augmentation(policy)
+    def __init__(self, store: Store, fold: int | None, policy: str, seed: int, labelled: bool):
+        self.store, self.seed, self.augment = store, seed, Augmentation(policy)
+        self.tiles = store.training_tiles(fold, labelled)
+        store.hold(self.tiles, masks=labelled)
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     def name(self, index: int) -> str:
         """The micrograph that a tile was cut from."""
-        return _micrograph(self, index)
+        return self.store.micrographs[self.store.tile_micrograph[self.tiles[index]]].name
+
+    def _rng(self, epoch: int, index: int) -> np.random.Generator:
+        return generator(self.seed, f"augmentation of {self.store.domain}", epoch, index)
+
+
+class LabelledTiles(_Tiles):
+    """Augmented source tiles with masks.
+
+    An item is (image uint8 (1, T, T), mask uint8 (1, tile, tile)): the mask covers the centre only, because the loss
+    discards the overlap (paper Section 2.2).
+    """
+
+    def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
+        super().__init__(store, fold, policy, seed, labelled=True)
 
     def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        epoch, index = where
-        tile, margin = self.tiles[index], self.store.overlap
-        rng = generator(self.seed, f"augmentation of {self.store.domain}", epoch, index)
-        image, mask = self.augment(self.store.tile_image(tile), self.store.tile_mask(tile), rng)
+        tile, margin = self.tiles[where[1]], self.store.overlap
+        image, mask = self.augment(self.store.tile_image(tile), self.store.tile_mask(tile), self._rng(*where))
         centre = slice(margin, margin + self.store.tile)
         return _tensor(image), _tensor(mask[centre, centre])
 
 
-class UnlabelledTiles(Dataset):
-    """Augmented target tiles, images only: the store must be opened without labels, so no mask can reach training."""
+class UnlabelledTiles(_Tiles):
+    """Augmented target tiles: images uint8 (1, T, T). The store must be opened without labels, so that no mask can
+    reach training."""
 
     def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
         if store.labels:
             raise ValueError("a target store is opened with Store(path, labels=False)")
-        self.store, self.seed = store, seed
-        self.tiles = store.training_tiles(fold, labelled=False)
-        store.hold(self.tiles, masks=False)
-        self.augment = Augmentation(policy)
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def name(self, index: int) -> str:
-        """The micrograph that a tile was cut from."""
-        return _micrograph(self, index)
+        super().__init__(store, fold, policy, seed, labelled=False)
 
     def __getitem__(self, where: tuple[int, int]) -> torch.Tensor:
-        epoch, index = where
-        rng = generator(self.seed, f"augmentation of {self.store.domain}", epoch, index)
-        image, _ = self.augment(self.store.tile_image(self.tiles[index]), None, rng)
+        image, _ = self.augment(self.store.tile_image(self.tiles[where[1]]), None, self._rng(*where))
         return _tensor(image)
 
 
@@ -151,10 +147,6 @@ def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
     """What the global batch of a step is made of: names, sorted."""
     (batch,) = BatchStream(len(dataset), batch_size, step, step + 1, dataset.seed, dataset.store.domain)
     return sorted({dataset.name(index) for _, index in batch})
-
-
-def _micrograph(tiles: LabelledTiles | UnlabelledTiles, index: int) -> str:
-    return tiles.store.micrographs[tiles.store.tile_micrograph[tiles.tiles[index]]].name
 
 
 def _start_worker(_: int) -> None:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from data.errors import InputError, exits_cleanly
+from data.files import write_figure
 from data.images import cut_tiles
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Store, digest
@@ -208,7 +209,7 @@ def draw_contact_sheet(stores, path):
     from matplotlib.figure import Figure
 
     columns = _MICROGRAPHS_SHOWN + 1
-    figure = Figure(figsize=(3.6 * columns, 3.9 * len(stores)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 3.9 * len(stores)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(stores), columns, squeeze=False)
     for axis in axes.flat:
@@ -241,12 +242,7 @@ def draw_contact_sheet(stores, path):
         row[-1].imshow(detail, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         title = f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px"
         row[-1].set_title(title, fontsize=8, parse_math=False)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free space or check permissions"
-        ) from error
+    write_figure(path, figure)
 
 
 def _overlay(store, micrograph, framed) -> np.ndarray:

@@ -1,14 +1,13 @@
 """Testing a classifier, and the files that say how it does class by class."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from data.files import write_csv, write_figure
 from data.nanosem_store import ImageStore
-from evaluation.scoring import write_csv
 from training.distributed import Processes, total
 
 _BATCH = 64
@@ -59,9 +58,8 @@ def write_report(folder: Path, name: str, matrix: np.ndarray, classes: list[str]
         for true, counts in zip(classes, matrix, strict=True)
     ]
     write_csv(folder / f"confusion_{name}.csv", rows)
-    partial = folder / f".confusion_{name}.partial.png"
-    _picture(matrix, classes, f"{name}: accuracy {100 * accuracy(matrix):.1f} %").savefig(partial, dpi=150)
-    os.replace(partial, folder / f"confusion_{name}.png")
+    picture = _picture(matrix, classes, f"{name}: accuracy {100 * accuracy(matrix):.1f} %")
+    write_figure(folder / f"confusion_{name}.png", picture, dpi=150)
 
 
 def _picture(matrix, classes, title):

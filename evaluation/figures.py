@@ -6,6 +6,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from data.files import write_figure
+
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and against grey.
 FALSE_POSITIVE = (230, 120, 0)
 FALSE_NEGATIVE = (0, 114, 230)
@@ -75,7 +77,7 @@ def grid(path, rows, legend=LEGEND, title=None, width=11.0, dpi=110):
         figure.suptitle(title, fontsize=10, parse_math=False)
     patches = [Patch(color=np.divide(colour, 255), label=name) for name, colour in legend]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
-    figure.savefig(path, dpi=dpi)
+    write_figure(path, figure, dpi)
 
 
 def caption(name, confusion):
@@ -109,7 +111,7 @@ def comparison(path, scores, methods):
         column[0].set_title(domain, fontsize=10, parse_math=False)
         column[0].set_xlabel("mIoU [%]", fontsize=8)
         column[1].set_xlabel("phase fraction [%], line: label", fontsize=8)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 def curves(path, runs):
@@ -139,7 +141,7 @@ def curves(path, runs):
         axes.grid(alpha=0.3)
     figure.supxlabel("step", fontsize=8)
     figure.legend(handles=handles.values(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 def _drawable(line, key):

@@ -8,6 +8,7 @@ from captum.attr import LayerGradCam
 
 import models
 from data.errors import InputError, make_folder
+from data.files import write_array, write_file
 from evaluation.figures import LEGEND_LABEL, heat, overlay, panel
 from evaluation.inference import predict
 from evaluation.scoring import panel_positions
@@ -75,7 +76,7 @@ def write_maps(member, store, micrographs, folder, layer_name, device):
         foreground = predict(model, image, *cut, device) >= 0.5
         found = foreground_map(model, layer, image, foreground, preparation["overlap"], device)
         title = store.micrographs[m].name
-        np.save(out / f"{title}.npy", found)
+        write_array(out / f"{title}.npy", found)
         top = np.nanmax(found)
         columns = [
             (f"Grad-CAM at {name}, up to {top:.3g}", heat(image, found, top)),
@@ -84,7 +85,7 @@ def write_maps(member, store, micrographs, folder, layer_name, device):
         panel(out / f"{title}.png", columns, LEGEND_LABEL)
     names = [store.micrographs[m].name for m in chosen]
     facts = {"layer": name, "checkpoint": member.label, "step": member.step, "micrographs": names}
-    (out / "gradcam.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_file(out / "gradcam.json", json.dumps(facts, indent=2) + "\n")
     print(f"{out}: Grad-CAM at {name} of {len(names)} micrographs")
 
 

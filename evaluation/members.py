@@ -43,7 +43,10 @@ class Member:
 
 
 def load_member(path, which, device):
-    """Load a run folder's or a file's checkpoint onto the device."""
+    """Load a run folder's checkpoint `which` ('last', 'best', 'epoch100'), or a .pt file, onto the device: a Member.
+
+    InputError as of training.checkpoint.load.
+    """
     model, state = load_model(path, which)
     path = Path(path)
     run, label = (path, which) if path.is_dir() else (path.parent, path.stem)
@@ -75,7 +78,11 @@ def generalization_row(path, name, fold, checkpoint):
 
 
 def fit_to_domain(member, store, adabn, device):
-    """Choose the batch-norm statistics for a domain: its own after adaptation to it, or re-estimated (AdaBN)."""
+    """Choose the batch-norm statistics for a domain's store: its own after adaptation to it, or with `adabn` those
+    re-estimated on its training tiles, uint8 (n, 1, T, T) at a time (Li et al., 2016).
+
+    InputError: a store prepared otherwise than the model's data, nothing to estimate from, a model without batch norm.
+    """
     differing = [
         f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
         for key in SHARED
@@ -86,13 +93,7 @@ def fit_to_domain(member, store, adabn, device):
             f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
             "Run data.prepare with the checkpoint's values."
         )
-    trained_on = member.preparation.get("fingerprints", {}).get(store.domain, store.fingerprint)
-    if trained_on != store.fingerprint:
-        if not any(micrograph.test for micrograph in store.micrographs):
-            raise InputError(
-                f"{store.path}: has changed since {member.run} was trained on it, so what it holds out may have been "
-                "trained on. Restore the store, or train again."
-            )
+    if member.preparation.get("fingerprints", {}).get(store.domain, store.fingerprint) != store.fingerprint:
         print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
     models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
     if adabn:
@@ -108,9 +109,27 @@ def fit_to_domain(member, store, adabn, device):
         models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in batches))
 
 
+def refuse_trained_on(member, store, micrographs):
+    """InputError where one of the micrographs (indices) to be scored was trained on, whatever store it was in then.
+
+    A transductive run may have seen its target's, without their labels; its scores are called so.
+    """
+    trained_on = dict(member.preparation.get("trained_on", {}))
+    if member.config.get("transductive"):
+        trained_on.pop(member.config["target"], None)
+    for index in micrographs:
+        micrograph = store.micrographs[index]
+        for domain, digests in trained_on.items():
+            if micrograph.sha256 in digests:
+                raise InputError(
+                    f"{store.path}: '{micrograph.name}' is to be scored, but {member.run} was trained on it, as a "
+                    f"micrograph of {domain}. Restore the store of that time, or train again."
+                )
+
+
 def described(members):
     """What score.json says about the models: one value where all agree, else None."""
-    names = ("experiment", "model", "source", "target", "seed", "fold")
+    names = ("experiment", "model", "source", "target", "transductive", "seed", "fold")
     facts = {name: agreed(m.config.get(name) for m in members) for name in names}
     facts["configuration"] = agreed(digest_of(m.config) for m in members)
     facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
@@ -118,6 +137,7 @@ def described(members):
 
 
 def agreed(values):
+    """The one value of several that are equal; None where they are not."""
     values = list(values)
     return values[0] if all(value == values[0] for value in values) else None
 

@@ -13,6 +13,7 @@ from data.errors import InputError
 from data.store import Store, store_path
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, overlay, panel
 from evaluation.metrics import Confusion
+from evaluation.scoring import read_config
 
 SIDE_BY_SIDE = ("generalization", "adabn", "uda")
 
@@ -120,7 +121,7 @@ def _side_by_side(domain, methods):
         return ""
     seed, score = next(iter(first.items()))
     names = sorted(path.stem for path in (score["folder"] / "panels").glob("*.png"))
-    config = json.loads((_run_of(score) / "config.json").read_text())
+    config = read_config(_run_of(score))
     try:
         store = Store(store_path(config["data"], domain))
     except InputError as error:

@@ -1,12 +1,13 @@
 """A drawing of where the weights of the supervised runs came from, like the study's Figure 2."""
 
-import json
 import textwrap
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from data.files import write_figure
 from evaluation import study
+from evaluation.scoring import read_config
 
 HEIGHT = 1.25
 STARTS = ("random", "imagenet", "nanosem")
@@ -48,7 +49,7 @@ def pretraining(runs, path):
         if start in ("imagenet", "nanosem"):
             _arrow(axes, imagenet if start == "imagenet" else nanosem, end, "encoder")
         _arrow(axes, end, test)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
     text = "Which weights the supervised runs started from. In brackets or dashed: no run."
     return "Figure 2. Two-stage pre-training and fine-tuning", text, path
 
@@ -58,7 +59,7 @@ def _pretrained(runs, name):
     folder = runs.root / name
     if not (folder / "finished.json").is_file() or not (folder / "config.json").is_file():
         return None
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     done = f"{config['steps']} steps" if config.get("steps") else f"{config.get('epochs')} epochs"
     return {"done": done, "start": study.option_text(config.get("pretraining"))}
 

@@ -1,9 +1,7 @@
 """Scoring a predictor on labelled micrographs, and the files that a score is."""
 
-import csv
 import json
 import math
-import os
 from pathlib import Path
 
 import cv2
@@ -11,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.errors import InputError, make_folder
+from data.files import write_csv, write_file, write_image
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
 from evaluation.metrics import Confusion
 
@@ -132,7 +131,7 @@ class ResultWriter:
             make_folder(self.folder / part)
 
     def __call__(self, micrograph, image, label, predicted):
-        write_png(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted.astype(np.uint8))
+        write_image(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted.astype(np.uint8))
         if self.seen in self.with_panel:
             columns = [
                 (f"micrograph {micrograph.name}", image),
@@ -148,27 +147,8 @@ class ResultWriter:
         iou = {name: numbers.pop(f"iou_{name}") for name in ("background", "foreground")}
         score = _without_nan({**facts, **numbers, "iou": _without_nan(iou)})
         write_csv(self.folder / "images.csv", rows)
-        partial = self.folder / ".score.json.partial"
-        partial.write_text(json.dumps(score, indent=2) + "\n")
-        os.replace(partial, self.folder / "score.json")
+        write_file(self.folder / "score.json", json.dumps(score, indent=2) + "\n")
         return score
-
-
-def write_png(path, picture):
-    """Write uint8 (h, w) grey or (h, w, 3) RGB. InputError when it cannot be written."""
-    encoded = cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])[1]
-    try:
-        Path(path).write_bytes(encoded)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space or change --out") from error
-
-
-def write_csv(path, rows):
-    """Write dicts of the same keys as CSV; undefined numbers are empty cells."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0] if rows else [])
-        writer.writeheader()
-        writer.writerows(_without_nan(row) for row in rows)
 
 
 def _without_nan(values):

@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from data.errors import InputError, exits_cleanly
+from data.files import write_csv, write_figure
 from data.random import generator
 from data.selection import write_selection
 from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
-from evaluation.scoring import THRESHOLD, ensemble, write_csv
+from evaluation.scoring import THRESHOLD, ensemble
 
 CLOSE = 0.005  # a mean that is this near to the wanted one needs no further exchange
 REACHED = 0.02  # one that is not even this near is an error
@@ -156,7 +157,7 @@ def draw_histogram(path, fractions, chosen, wanted, domain):
     axes.set(xlim=(0, 1), xlabel="phase fraction of the pseudo-label", ylabel="tiles")
     axes.set_title(f"{domain}: training tiles", fontsize=10, parse_math=False)
     axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 def select(options):

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from data.errors import InputError
 from evaluation.metrics import mean_std, rdt
-from evaluation.scoring import read_score, score_folder
-from training.experiments import FACTS, read_experiments
+from evaluation.scoring import read_config, read_score, score_folder
+from training.experiments import read_experiments
+from training.options import values_of
+from training.tracking import OPERATIONAL
 
 FOLDER = Path(__file__).parent
 COMMON_TEST_SET = "t3v"  # the selection of Section 4.3's test set, which T3 and T3v share
+# Options that leave the final model as it is, that count the repeats of an experiment, or say the same as others.
+NO_SETTING = (OPERATIONAL - {"selection"}) | {
+    "fold", "seed", "reference", "experiment", "experiments", "dry_run", "validate_every", "steps",
+}  # fmt: skip
 MODEL_NAMES = {"unet_vgg16": "VGG16 U-Net", "deeplabv2_resnet101": "ResNet-101 DeepLabv2"}
 
 
@@ -103,14 +108,9 @@ class StudyRuns:
         if run not in self._configs:
             self._configs[run] = {}
             for path in self._folds(run):
-                try:
-                    config = json.loads((path / "config.json").read_text())
-                except OSError:
-                    continue
-                except ValueError as error:
-                    raise InputError(f"{path}: damaged config.json ({error}); the checkpoint holds a copy") from error
-                self._configs[run][_number_of(path)] = config
-            options = self._options(run)
+                if (path / "config.json").is_file():
+                    self._configs[run][_number_of(path)] = read_config(path)
+            options = sorted(self._options(run))
             if len({json.dumps([config.get(name) for name in options]) for config in self._configs[run].values()}) > 1:
                 self.remarks.append(f"the folds of {run} differ in configuration")
         return self._configs[run]
@@ -172,8 +172,8 @@ class StudyRuns:
         """{option: (here, in the study)}: in what the runs of an experiment are not the study's."""
         found = {}
         for config in self.configs(run).values():
-            for name in self._options(run):
-                here, there = config.get(name), self.study[run][name]
+            for name in self._options(run) & config.keys():
+                here, there = config[name], values_of(run)[name]
                 if name == "epochs" and config.get("steps"):
                     here = f"{config['steps']} steps"
                 elif name in ("pretraining", "selection"):
@@ -190,8 +190,8 @@ class StudyRuns:
         return sorted({str(config.get("data")) for run in runs for config in self.configs(run).values()})
 
     def _options(self, run):
-        """The options that the study gives an experiment values for; where its data lie is none of them."""
-        return [name for name in self.study.get(run, {}) if name not in FACTS | {"data"}]
+        """The options that make an experiment of the study what it is, those that it leaves as they are among them."""
+        return values_of(run).keys() - NO_SETTING if run in self.study else set()
 
     def _folds(self, run):
         if run == "NanoSEM":

@@ -50,7 +50,7 @@ def supervised(runs):
         ["Model", "Pre-training", "Augmentation", "Exp.", "mIoU [%]", "study", "folds"],
     )
     for line in study.findings(2):
-        scores = _scores(runs, line.experiment)
+        scores = scores_of(runs, line.experiment)
         facts = _facts(runs, line)
         table.rows.append([*facts, percent(_miou(scores)), _text(line.miou, line.miou_std), _count(scores)])
         table.records.append(_record(runs, line, scores, {"study_miou": line.miou, "study_miou_std": line.miou_std}))
@@ -66,7 +66,7 @@ def of_target(runs, number):
         notes=[RDT_NOTE],
     )
     for line in study.findings(number):
-        scores, place = _scores(runs, line.experiment), runs.place(line.experiment)
+        scores, place = scores_of(runs, line.experiment), runs.place(line.experiment)
         value = study.relative(scores, runs.scores(place.reference, place.source)) if place else None
         model, *facts = _facts(runs, line)
         kind = "UDA" if line.kind == "uda" else "DG"
@@ -136,7 +136,7 @@ def fractions(runs):
         row, counts, labels = [domain, ", ".join(_marked(runs, e) for e in pair)], [], set()
         record = {"domain": domain, "experiment": ", ".join(pair)}
         for experiment, method in zip(pair, ("dg", "uda"), strict=True):
-            scores = _scores(runs, experiment)
+            scores = scores_of(runs, experiment)
             found = [score["phase_fraction_predicted"] for score in scores.values()]
             labels |= {score["phase_fraction_label"] for score in scores.values()}
             row += [percent(found), _text(known[f"phi_{method}"], known[f"phi_{method}_std"])]
@@ -248,7 +248,8 @@ def _listed(names):
     return ", ".join(parts)
 
 
-def _scores(runs, experiment):
+def scores_of(runs, experiment):
+    """{fold: score.json} of a row of the study's tables."""
     place = runs.place(experiment)
     return runs.scores(place.run, place.domain) if place else {}
 

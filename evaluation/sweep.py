@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 
 from data.errors import InputError, exits_cleanly
-from evaluation.scoring import write_csv
+from data.files import write_csv
+from evaluation.scoring import read_config
 
 
 def read_sweep(folder: Path) -> list[dict]:
@@ -22,7 +23,7 @@ def read_sweep(folder: Path) -> list[dict]:
     rows = []
     for finished in folder.glob("*/finished.json"):
         outcome = json.loads(finished.read_text())
-        config = json.loads((finished.parent / "config.json").read_text())
+        config = read_config(finished.parent)
         best = outcome["best"]
         rows.append(
             {"learning_rate": config["learning_rate"], "accuracy_test": best["accuracy"], "best_step": best["step"]}

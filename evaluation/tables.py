@@ -9,13 +9,13 @@ Where the study's experiments were run, its tables, trends and figures come befo
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from data.errors import InputError, exits_cleanly, make_folder
+from data.files import write_csv, write_file
 from evaluation import report, study_figures
 from evaluation.metrics import mean_std, percent
-from evaluation.scoring import read_config, read_score, write_csv
+from evaluation.scoring import read_config, read_score
 from evaluation.study import StudyRuns
 from evaluation.study_tables import Table, deviations, study_tables
 from evaluation.trends import RULE, check
@@ -133,9 +133,9 @@ def write_study(runs, out):
         write_csv(out / f"{table.name}.csv", table.records)
         below = [*table.notes, *filter(None, [table.deviation])]
         notes = "".join(f"\n{note}\n" for note in below)
-        _write(out / f"{table.name}.md", f"## {table.title}\n\n{markdown(table.header, table.rows)}{notes}")
+        write_file(out / f"{table.name}.md", f"## {table.title}\n\n{markdown(table.header, table.rows)}{notes}")
         notes = "".join(f"\n\\par {latex_text(note)}\n" for note in below)
-        _write(out / f"{table.name}.tex", f"% {table.title}\n{latex(table.header, table.rows)}{notes}")
+        write_file(out / f"{table.name}.tex", f"% {table.title}\n{latex(table.header, table.rows)}{notes}")
     pictures = study_figures.draw_all(runs, make_folder(out / "figures"))
     return report.StudyPart(tables, found, pictures, deviations(runs), runs.data(), list(dict.fromkeys(runs.remarks)))
 
@@ -202,12 +202,6 @@ def _seeds(folder):
     return sorted(path for path in Path(folder).glob("seed*") if path.is_dir())
 
 
-def _write(path, text):
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 @exits_cleanly
 def main():
     parser = argparse.ArgumentParser(prog="evaluation.tables", description=__doc__.splitlines()[0])
@@ -221,16 +215,16 @@ def main():
     make_folder(out)
     if options.demo:
         table = demo_table(scores)
-        _write(out / "summary.json", json.dumps(demo_summary(options.runs), indent=2) + "\n")
-        _write(out / "report.html", report.demo_page(table, scores, demo_methods(scores)))
+        write_file(out / "summary.json", json.dumps(demo_summary(options.runs), indent=2) + "\n")
+        write_file(out / "report.html", report.demo_page(table, scores, demo_methods(scores)))
     else:
         table = overview(options.runs, scores)
         runs = StudyRuns(options.runs, options.experiments)
         study = write_study(runs, out) if runs.exist() else None
         write_csv(out / "scores.csv", long_rows(scores))
-        _write(out / "scores.md", markdown(*table))
-        _write(out / "scores.tex", latex(*table))
-        _write(out / "report.html", report.page_of_runs(table, scores, study))
+        write_file(out / "scores.md", markdown(*table))
+        write_file(out / "scores.tex", latex(*table))
+        write_file(out / "report.html", report.page_of_runs(table, scores, study))
     print(markdown(*table) + f"\n{out / 'report.html'}")
 
 

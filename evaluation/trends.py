@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from evaluation import study
 from evaluation.metrics import mean_std
-from evaluation.study_tables import adapted_pair, common_scores
+from evaluation.study_tables import adapted_pair, common_scores, scores_of
 
 FEWEST = 3  # folds
 RULE = (
@@ -105,7 +105,7 @@ def _of_targets(runs):
         yield _pair(runs, "3.2", f"UDA > generalization, {domain}", adapted, generalization)
         errors, fraction = [], []
         for experiment in (generalization, adapted):
-            scores = _scores(runs, experiment)
+            scores = scores_of(runs, experiment)
             fraction.append({fold: score["phase_fraction_predicted"] for fold, score in scores.items()})
             label = {fold: score["phase_fraction_label"] for fold, score in scores.items()}
             errors.append({fold: abs(found - label[fold]) for fold, found in fraction[-1].items()})
@@ -147,12 +147,7 @@ def _common(runs):
 
 def _pair(runs, section, claim, more, less):
     known = [study.finding(name).miou for name in (more, less)]
-    return judged(section, claim, *(_miou(_scores(runs, name)) for name in (more, less)), known)
-
-
-def _scores(runs, experiment):
-    place = runs.place(experiment)
-    return runs.scores(place.run, place.domain) if place else {}
+    return judged(section, claim, *(_miou(scores_of(runs, name)) for name in (more, less)), known)
 
 
 def _miou(scores):

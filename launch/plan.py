@@ -39,9 +39,11 @@ class Study:
         return {name: entry for name, entry in self.entries.items() if entry["script"] == script and "folds" in entry}
 
     def folds(self, name: str) -> range:
+        """The folds that an experiment is run in."""
         return range(self.entries[name]["folds"])
 
     def run(self, name: str, fold: int | str) -> Path:
+        """The folder of an experiment's run in a fold, or of something of that name beside the folds."""
         return self.runs / name / (f"fold{fold}" if isinstance(fold, int) else fold)
 
     def train(self, name: str, *more: object) -> str:
@@ -52,6 +54,7 @@ class Study:
         return _line(*launcher, script, "--experiment", name, *self.file, *more, *self.options.rest)
 
     def evaluate(self, runs: list[Path], domains: list[str], *more: object) -> str:
+        """The command that scores runs on domains."""
         return _line("python", "evaluate.py", *runs, "--data", self.options.data, "--domain", *domains, *more)
 
     def pretrain(self) -> Iterator[Job]:
@@ -125,7 +128,7 @@ class Study:
         reference = self.entries["T1.11"]["reference"]
         run = self.run(reference, 0)
         command = self.evaluate([run], [self.entries["T1.11"]["source"], "t1"], "--gradcam")
-        yield Job(reference, command, run / "evaluation" / "t1" / "gradcam")
+        yield Job(reference, command, run / "evaluation" / "t1" / "gradcam" / "gradcam.json")
 
 
 FAMILIES = ("pretrain", "supervised", "generalization", "uda", "selection", "shifted", "ensemble")

@@ -35,9 +35,11 @@ class Network(nn.Module):
         return (images.float() - self.mean) / self.std
 
     def backbone_parameters(self) -> list[nn.Parameter]:
+        """Those that pre-training sets, and that learn at a fraction of the rate."""
         return list(self.backbone.parameters())
 
     def head_parameters(self) -> list[nn.Parameter]:
+        """All others."""
         heads = [child for child in self.children() if child is not self.backbone]
         return [parameter for head in heads for parameter in head.parameters()]
 

@@ -567,7 +567,8 @@ def _options() -> Iterator[Fault]:
     yield bad("unknown option", "--stepps 3", "--stepps")
     yield bad("shortened option", "--learn 0.1", "--learn")
     yield bad("unknown target", "--target t9 --run-dir new", "stores/t9.h5", "no tile store", "data.prepare")
-    yield bad("no target", "--experiment S.10", "S.10", "train_supervised.py")
+    yield bad("no target", "", "--target DOMAIN", "--experiment", base="train_uda --data stores --run-dir new")
+    yield bad("experiment of another script", "--experiment S.10", "S.10", "train_supervised.py")
     yield bad("target is the source", "--target source", "--target source", "another domain")
     yield bad("fold out of range", "--fold 3 --run-dir new", "fold 3 of 3", "0 .. 2", base=TRAIN)
     yield bad("negative fold", "--fold -1", "--fold -1", "from 0")
@@ -584,7 +585,9 @@ def _options() -> Iterator[Fault]:
     yield bad("unknown augmentation", "--augmentation all", "--augmentation", "all", "basic")
     yield bad("unknown experiment", "--experiment S.99", "--experiment S.99", "There are")
     yield bad("experiment of another script", "--experiment S.10", "--experiment S.10", "train_supervised.py")
-    yield bad("milestone after the end", "--epochs 2 --milestones 3", "--milestones", "epoch3", "after the last")
+    yield bad("milestone after the end", "--milestones 3", "--milestones", "epoch3", "after the last",
+        base=ADAPT.replace("--steps 2", "--epochs 2"))
+    yield bad("two ways to say how long", "--epochs 2", "--epochs and --steps", "give one")
     yield bad("selection and test images together", "--selection chosen.json --transductive", "--transductive",
         "--selection")
     yield bad("batch that the processes cannot share", "--batch-size 4", "--batch-size 4", "3 processes",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import draw, run
+from conftest import draw, draw_domains, run
 
 import evaluate
 import models
@@ -19,6 +19,7 @@ from evaluation.inference import predict
 from evaluation.metrics import Confusion, rdt
 from evaluation.scoring import otsu_floor
 from training import checkpoint
+from training.tracking import method_of
 
 NATIVE = {"pixel_size_nm": 50, "invert": False, "information_bar": 0}
 
@@ -257,6 +258,28 @@ def test_what_does_not_fit_is_refused(tmp_path, stores, monkeypatch, capsys):
     for (name, *options), message in refusals.items():
         assert call(monkeypatch, supervised / name, "--data", stores, *options) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_micrograph_that_was_trained_on_is_not_scored(tmp_path, monkeypatch, capsys):
+    """Also when domains.toml calls it a test micrograph since; but for a transductive run, which is called so."""
+    stores = draw_domains(tmp_path)
+    training = ("--data", stores, "--steps", 1, "--batch-size", 2, "--workers", 0, "--wandb", "disabled")
+    demo = ("train_uda.py", "--experiment", "demo.uda", "--target", "labelled", *training)
+    run(*demo, "--run-dir", tmp_path / "uda")
+    run(*demo, "--run-dir", tmp_path / "transductive", "--transductive")
+    domains = tmp_path / "domains.toml"
+    domains.write_text(domains.read_text().replace('test = ["m4", "m5"]', 'test = ["m0", "m5"]'))
+    run("-m", "data.prepare", domains, "--out", stores, "--force")
+    score = ("--data", stores, "--wandb", "disabled", "--domain", "labelled")
+    assert call(monkeypatch, tmp_path / "uda", *score) == 2
+    assert "'m0' is to be scored, but" in (said := capsys.readouterr().err) and "was trained on it" in said
+    assert not (tmp_path / "uda" / "evaluation").exists()
+    assert call(monkeypatch, tmp_path / "transductive", *score) == 0
+    assert method_of(score_of(tmp_path / "transductive/evaluation/labelled")) == "transductive"
+    domains.write_text(domains.read_text().replace('test = ["m0", "m5"]', 'test = ["m5"]'))
+    run("-m", "data.prepare", domains, "--out", stores, "--force")
+    assert call(monkeypatch, tmp_path / "uda", *score) == 0
+    assert "has changed since" in capsys.readouterr().err
 
 
 def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):

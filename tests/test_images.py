@@ -6,9 +6,20 @@ import pytest
 import tifffile
 
 from data.errors import InputError
-from data.images import cut_tiles, mirror_pad, prepare_mask, prepare_micrograph, read_image, read_mask, stitch
+from data.images import cut_tiles, mirror_pad, prepare_mask, prepare_micrograph, read_image, read_mask
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
+
+
+def stitch(tiles, positions, overlap, shape) -> np.ndarray:
+    """Put the centres of tiles (n, T, T) together to (h, w) = shape: the inverse of `cut_tiles`."""
+    tile = tiles.shape[1] - 2 * overlap
+    canvas = np.empty([-(-side // tile) * tile for side in shape], tiles.dtype)
+    for pixels, (row, column) in zip(tiles, positions, strict=True):
+        canvas[row : row + tile, column : column + tile] = pixels[
+            overlap : overlap + tile, overlap : overlap + tile
+        ]
+    return canvas[: shape[0], : shape[1]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 9), (16, 16), (17, 31), (32, 48), (33, 95), (100, 3)])

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import evaluate
 import models
 from benchmarks import inference as benchmark
 from data.errors import InputError
@@ -21,6 +20,7 @@ from data.images import prepare_micrograph
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, predict, predict_bands, segment
 from evaluation.members import Member
+from evaluation.segmentation import segment_folder
 
 
 class Output(NamedTuple):
@@ -173,7 +173,7 @@ def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
     member = Member(folder, "last", model, {"target": "t"}, preparation, 0)
     options = dict.fromkeys(("pixel_size", "invert", "information_bar"))
     with pytest.raises(InputError) as caught:
-        evaluate.segment_folder([member], SimpleNamespace(images=folder, out=out, **options), "cpu")
+        segment_folder([member], SimpleNamespace(images=folder, out=out, **options), "cpu")
     assert re.findall(r"m\d\.\w+(?=: is empty|: another)", str(caught.value)) == ["m1.png", "m2.tif", "m4.png"]
 
     network = for_inference(model)

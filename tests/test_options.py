@@ -51,6 +51,13 @@ def adapted(stores, folder, *arguments):
     return checkpoint.load(folder)["model"]
 
 
+def test_adaptation_asks_for_its_target(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        resolve("--source", "sem", "--steps", 5)
+    assert stopped.value.code == 2 and "give --target DOMAIN" in capsys.readouterr().err
+    assert resolve("--experiment", "T3.2", "--steps", 5)["target"] == "t3"
+
+
 @pytest.fixture(scope="module")
 def plain(stores, tmp_path_factory):
     return adapted(stores, tmp_path_factory.mktemp("plain") / "run")

@@ -262,7 +262,7 @@ def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
 ):
     def planned(path):
         with pytest.raises(SystemExit):
-            parse("train_uda", "T3.2", "", ["--steps", "1", "--selection", str(path), "--dry-run"])
+            parse("train_uda", "T3.2", "", ["--target", "t3", "--steps", "1", "--selection", str(path), "--dry-run"])
         return json.loads(capsys.readouterr().out)
 
     assert planned(tmp_path / "none.json")["selection_digest"] is None

@@ -195,12 +195,14 @@ def test_t3_and_t3v_on_their_common_test_set(tmp_path):
 def test_runs_of_another_configuration_are_marked(tmp_path):
     for experiment in ("S.1", "S.2", "S.4"):
         write_folds(tmp_path, experiment, {"source": [0.8]}, model="deeplabv2_small")
+    write_folds(tmp_path, "S.3", {"source": [0.8]}, weight_decay=0.1, seed=7)
     write_folds(tmp_path, "S.7", {"source": [0.8]}, pretraining=str(tmp_path / "NanoSEM/encoder.pt"))
     write_folds(tmp_path, "S.5", {"source": [0.8]}, pretraining=str(tmp_path / "ImageNet/encoder.pt"))
     write_folds(tmp_path, "S.10", {"source": [0.8]}, steps=30)
     table = study_tables.supervised(opened(tmp_path))
-    assert [row[3] for row in table.rows if row[4]] == ["S.1†", "S.2†", "S.4†", "S.5†", "S.7", "S.10†"]
+    assert [row[3] for row in table.rows if row[4]] == ["S.1†", "S.2†", "S.3†", "S.4†", "S.5†", "S.7", "S.10†"]
     assert "model deeplabv2_small instead of unet_vgg16 (S.1, S.2, S.4)" in table.deviation
+    assert "weight_decay 0.1 instead of 0.0 (S.3)" in table.deviation, "a default there"
     assert "epochs 30 steps instead of 550 (S.10)" in table.deviation
     assert "pretraining ImageNet/encoder.pt instead of imagenet (S.5)" in table.deviation, "a stand-in is no ImageNet"
     assert row_of(table, "S.1")[0] == "deeplabv2_small" and record_of(table, "S.10")["differs"] == "epochs"

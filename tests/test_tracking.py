@@ -50,18 +50,20 @@ def trained(stores, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     common = (
         "--data", stores, "--steps", 6, "--batch-size", 4, "--log-every", 2, "--workers", 0, "--wandb", "offline",
+        "--wandb-project", "lath",
     )  # fmt: skip
     run("train_supervised.py", "--experiment", "demo.supervised", *common, "--run-dir", folder / "s")
     run("train_uda.py", "--experiment", "demo.uda", "--target", "labelled", *common, "--run-dir", folder / "t",
         "--reference", folder / "s")  # fmt: skip
     for name, domains in (("s", ("source", "labelled")), ("t", ("labelled",))):
-        run("evaluate.py", folder / name, "--data", stores, "--domain", *domains, "--wandb", "offline")
+        wandb = ("--wandb", "offline", "--wandb-project", "lath")
+        run("evaluate.py", folder / name, "--data", stores, "--domain", *domains, *wandb)
     return folder
 
 
 def test_a_training_run_has_its_group_tags_and_curves(trained):
     meta, history, summary = contents(trained / "t" / "wandb")
-    assert (meta.run_group, meta.job_type) == ("demo.uda", "train_uda")
+    assert (meta.project, meta.run_group, meta.job_type) == ("lath", "demo.uda", "train_uda")
     assert set(meta.tags) == {"fold0", "target:labelled"}
     config = {item.key: json.loads(item.value_json) for item in meta.config.update}
     assert config["lambda_adv_main"] == 0.05 and config["experiment"] == "demo.uda"
@@ -79,7 +81,7 @@ def test_scores_of_generalization_and_adaptation_stand_side_by_side(trained):
         meta, _, summary = contents(folder / "wandb")
         score = json.loads((folder / "score.json").read_text())
         config = {item.key: json.loads(item.value_json) for item in meta.config.update}
-        assert meta.job_type == "evaluation" and meta.run_group == score["experiment"]
+        assert meta.project == "lath" and meta.job_type == "evaluation" and meta.run_group == score["experiment"]
         assert (config["domain"], config["method"], config["fold"]) == (domain, method, 0)
         assert f"method:{method}" in meta.tags and f"domain:{domain}" in meta.tags
         for key in ("miou", "rdt", "phase_fraction_predicted", "phase_fraction_label"):

@@ -11,13 +11,24 @@ NATIVE = ("pixel_size_nm", "invert", "information_bar")
 
 
 def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
-    """What a run keeps of its stores, source first: how they were prepared, and their fingerprints.
+    """What a run keeps of its stores, source first: how they were prepared, their fingerprints, and the SHA-256 of the
+    micrographs that it trains on, by domain, so that it is never scored on one of them.
 
     InputError when they were prepared differently, or hold nothing to train or validate on in `options.fold`.
     """
     _check(options, stores)
     native = {key: stores[-1].metadata["parameters"][key] for key in NATIVE}
-    return {**stores[0].preparation, "native": native, "fingerprints": {s.domain: s.fingerprint for s in stores}}
+    return {
+        **stores[0].preparation,
+        "native": native,
+        "fingerprints": {store.domain: store.fingerprint for store in stores},
+        "trained_on": {store.domain: _trained_on(store, options.fold) for store in stores},
+    }
+
+
+def _trained_on(store: Store, fold: int) -> list[str]:
+    tiles = store.training_tiles(fold, labelled=store.labels)
+    return sorted({store.micrographs[index].sha256 for index in store.tile_micrograph[tiles]})
 
 
 def _check(options: SimpleNamespace, stores: list[Store]) -> None:

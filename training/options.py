@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import models
 from data.augmentation import POLICIES
@@ -35,9 +36,11 @@ def parse(script: str, base: str, description: str, argv: list[str] | None = Non
     require_file_name(name, "the experiment, named after its domains")
     parser.set_defaults(**_defaults(parser, values, f"{asked.experiments}: {name!r}"))
     config = vars(parser.parse_args(argv))
-    if "target" in config and config["target"] is None:
+    if "target" in config and not (asked.target or (asked.experiment and config["target"])):
         parser.error("give --target DOMAIN (or an --experiment that has one)")
-    if asked.epochs and not asked.steps:  # explicit epochs win over an experiment's steps
+    if asked.epochs and asked.steps:
+        parser.error("--epochs and --steps both say how long to train: give one of them")
+    if asked.epochs:  # explicit epochs win over an experiment's steps
         config["steps"] = None
     dry_run = config.pop("dry_run")
     if not asked.milestones:  # an experiment's milestones count in its own epochs
@@ -82,6 +85,15 @@ def parse(script: str, base: str, description: str, argv: list[str] | None = Non
         study = "" if experiments_file == EXPERIMENTS else f"STUDY={experiments_file} "
         config["pretraining_digest"] = weights_digest(config["pretraining_file"], f"{study}launch/pretrain.sh")
     return config
+
+
+@cache
+def values_of(experiment: str) -> dict:
+    """The value of every option that one of the study's trained experiments has, by name."""
+    entry = read_experiments()[experiment]
+    parser = _parser(entry["script"], "")
+    parser.set_defaults(**_defaults(parser, entry, experiment))
+    return vars(parser.parse_args([]))
 
 
 def _choose(script: str, base: str, asked: argparse.Namespace, experiments: dict) -> tuple[str, dict]:
@@ -209,7 +221,8 @@ def _add_optimisation(parser: argparse.ArgumentParser, classification: bool) -> 
     group.add_argument("--batch-size", type=_positive, help=f"{batch} in an update, over all processes")
     group.add_argument(
         "--micro-batch", type=_positive, metavar="COUNT",
-        help="a process takes its share of the batch in parts of this many, to save memory; by default at once",
+        help="a process takes its share of the batch in parts of this many, to save memory; by default at once. Batch "
+        "norm sees one part at a time",
     )  # fmt: skip
     rate = "of all layers" if classification else "of the heads"
     group.add_argument("--learning-rate", type=_not_negative, help=rate)

@@ -8,12 +8,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.errors import InputError, make_folder
+from data.files import write_file
 from training.distributed import Processes
 
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
 OPERATIONAL = {
     "data", "run_dir", "workers", "wandb", "wandb_project", "checkpoint_every", "panels_every", "log_every",
-    "milestones", "milestone_steps", "compile",
+    "milestones", "milestone_steps",
     "selection", "pretraining_file",  # what counts of these is their digest
 }  # fmt: skip
 
@@ -32,9 +33,7 @@ def open_run(config: dict) -> Path:
             raise InputError(f"{path}: damaged ({error}). Delete it: the checkpoint holds a copy.") from error
         refuse_changes(folder, before, config)
     else:
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(partial, path)
+        write_file(path, json.dumps(config, indent=2) + "\n")
     return folder
 
 
@@ -105,7 +104,7 @@ class Tracker:
         for line in self.unsent:
             self.wandb.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
         self.unsent = []
-        self.sent.write_text(str(step))
+        write_file(self.sent, str(step))
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""
@@ -113,6 +112,7 @@ class Tracker:
             self.bar.write(text)
 
     def close(self, summary: dict | None = None) -> None:
+        """End bar, file and W&B run, whose summary gets these values."""
         if not self.on:
             return
         self.bar.close()
@@ -145,9 +145,7 @@ class Tracker:
                     kept.append(line)
             except (ValueError, TypeError, KeyError):  # the last line of a killed run may be cut
                 continue
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self.path)
+        write_file(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
 
@@ -161,11 +159,12 @@ def default_wandb_mode() -> str:
 
 
 def method_of(score: dict) -> str:
-    """How a score came about: 'supervised' on the source, 'generalization', 'uda', or the variant's name."""
+    """How a score came about: 'supervised' on the source, 'generalization', 'uda', 'transductive' (adapted to the
+    images that are scored), or the variant's name."""
     if score["variant"] != "plain":
         return score["variant"]
     if score["target"]:
-        return "uda"
+        return "transductive" if score.get("transductive") else "uda"
     return "supervised" if score["domain"] == score["source"] else "generalization"
 
 
@@ -195,7 +194,7 @@ def _init_wandb(folder: Path, mode: str, project: str, name: str, job_type: str,
 
     identity = folder / "wandb_id"
     if not identity.exists():
-        identity.write_text(secrets.token_hex(4))
+        write_file(identity, secrets.token_hex(4))
     return wandb.init(
         project=project,
         id=identity.read_text(),
