@@ -7,7 +7,7 @@
 #                     it after GraceTime only, as by scontrol requeue, or at once by SIGUSR1 where the site has
 #                     PreemptParameters=send_user_signal
 #   scancel           SIGTERM, SIGKILL after KillWait; such a job must not come back
-# The training scripts answer SIGTERM and SIGUSR1 with a checkpoint at the next step (training/preemption.py); the same
+# The training scripts answer SIGTERM and SIGUSR1 with a checkpoint after the step, on GPUs within 20; the same
 # command goes on from there.
 set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
