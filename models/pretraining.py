@@ -43,6 +43,13 @@ def load_pretraining(model: Network, name: str, pretraining: str) -> None:
         _load_backbone(model, state, pretraining)
 
 
+def trained_on(pretraining: str) -> dict[str, list[str]]:
+    """{domain: SHA-256 of micrographs} that starting weights have seen: those of a checkpoint of ours, else none."""
+    state = _read(Path(pretraining)) if Path(pretraining).is_file() else {}
+    preparation = state.get("preparation")
+    return preparation.get("trained_on", {}) if isinstance(preparation, dict) else {}
+
+
 def weights_digest(path: Path | str, maker: str) -> str:
     """SHA-256 of a file of weights. InputError that names the command `maker` when it is not there."""
     try:

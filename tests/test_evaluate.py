@@ -282,6 +282,21 @@ def test_a_micrograph_that_was_trained_on_is_not_scored(tmp_path, monkeypatch, c
     assert "has changed since" in capsys.readouterr().err
 
 
+def test_starting_weights_bring_what_they_were_trained_on(stores, tmp_path, monkeypatch, capsys):
+    """A model of fold 0 goes on in fold 1: what fold 1 holds out, it has seen."""
+    train = (
+        "train_supervised.py", "--experiment", "demo.supervised", "--data", stores, "--steps", 1, "--batch-size", 2,
+        "--workers", 0,
+    )  # fmt: skip
+    run(*train, "--run-dir", tmp_path / "first")
+    run(*train, "--run-dir", tmp_path / "same", "--pretraining", tmp_path / "first" / "last.pt")
+    run(*train, "--run-dir", tmp_path / "other", "--pretraining", tmp_path / "first" / "last.pt", "--fold", 1)
+    score = ("--data", stores, "--domain", "source")
+    assert call(monkeypatch, tmp_path / "same", *score) == 0
+    assert call(monkeypatch, tmp_path / "other", *score) == 2
+    assert "is to be scored, but" in capsys.readouterr().err
+
+
 def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
     for seed in (0, 1):
         folder = tmp_path / f"seed{seed}"

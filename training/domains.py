@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from data.errors import InputError
 from data.store import Store
 from models.discriminator import SMALLEST_INPUT
+from models.pretraining import trained_on
 
 # How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
 NATIVE = ("pixel_size_nm", "invert", "information_bar")
@@ -12,7 +13,7 @@ NATIVE = ("pixel_size_nm", "invert", "information_bar")
 
 def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
     """What a run keeps of its stores, source first: how they were prepared, their fingerprints, and the SHA-256 of the
-    micrographs that it trains on, by domain, so that it is never scored on one of them.
+    micrographs that it or its starting weights are trained on, by domain, so that it is never scored on one of them.
 
     InputError when they were prepared differently, or hold nothing to train or validate on in `options.fold`.
     """
@@ -22,13 +23,17 @@ def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
         **stores[0].preparation,
         "native": native,
         "fingerprints": {store.domain: store.fingerprint for store in stores},
-        "trained_on": {store.domain: _trained_on(store, options.fold) for store in stores},
+        "trained_on": _trained_on(options, stores),
     }
 
 
-def _trained_on(store: Store, fold: int) -> list[str]:
-    tiles = store.training_tiles(fold, labelled=store.labels)
-    return sorted({store.micrographs[index].sha256 for index in store.tile_micrograph[tiles]})
+def _trained_on(options: SimpleNamespace, stores: list[Store]) -> dict[str, list[str]]:
+    seen = {domain: set(digests) for domain, digests in trained_on(options.pretraining).items()}
+    for store in stores:
+        tiles = store.training_tiles(options.fold, labelled=store.labels)
+        own = {store.micrographs[index].sha256 for index in store.tile_micrograph[tiles]}
+        seen[store.domain] = seen.get(store.domain, set()) | own
+    return {domain: sorted(digests) for domain, digests in seen.items()}
 
 
 def _check(options: SimpleNamespace, stores: list[Store]) -> None:
