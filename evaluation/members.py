@@ -110,16 +110,10 @@ def fit_to_domain(member, store, adabn, device):
 
 
 def refuse_trained_on(member, store, micrographs):
-    """InputError where one of the micrographs (indices) to be scored was trained on, whatever store it was in then.
-
-    A transductive run may have seen its target's, without their labels; its scores are called so.
-    """
-    trained_on = dict(member.preparation.get("trained_on", {}))
-    if member.config.get("transductive"):
-        trained_on.pop(member.config["target"], None)
+    """InputError where one of the micrographs (indices) to be scored was trained on, whatever store it was in then."""
     for index in micrographs:
         micrograph = store.micrographs[index]
-        for domain, digests in trained_on.items():
+        for domain, digests in member.preparation.get("trained_on", {}).items():
             if micrograph.sha256 in digests:
                 raise InputError(
                     f"{store.path}: '{micrograph.name}' is to be scored, but {member.run} was trained on it, as a "

@@ -30,6 +30,8 @@ def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
 def _trained_on(options: SimpleNamespace, stores: list[Store]) -> dict[str, list[str]]:
     seen = {domain: set(digests) for domain, digests in trained_on(options.pretraining).items()}
     for store in stores:
+        if store.transductive:
+            continue  # may be scored on any of its images: the score is called so
         tiles = store.training_tiles(options.fold, labelled=store.labels)
         own = {store.micrographs[index].sha256 for index in store.tile_micrograph[tiles]}
         seen[store.domain] = seen.get(store.domain, set()) | own
