@@ -78,13 +78,13 @@ def drive(
 
     batches: what each of the script's streams yields every time; None leaves it its own loader. before(seen) is called
     ahead of each block, off the clock; `watch()` is entered around each. Returns the seconds of each block and what was
-    seen: `model`, `discriminators`, `parallel` (what DDP wraps), `logged` (the values of each step that is logged).
+    seen: `model`, `discriminators`, `parallel` (what DDP wraps), `logged` (the values of each step that is logged) and
+    `waits` (the seconds of each block in which the script waited for its tiles).
     """
     options = SimpleNamespace(**parse(script.__name__, experiment, "", list(map(str, arguments))))
-    seconds, clock, waits = [], 0.0, []
-    seen = SimpleNamespace(model=None, discriminators=None, parallel=[], logged=[], waits=waits)
+    seconds, clock = [], 0.0
+    seen = SimpleNamespace(model=None, discriminators=None, parallel=[], logged=[], waits=[])
     positions, own_batches, own_parallel = iter(range(9)), script.batches, script.distributed.parallel
-    last = 0 if script.__name__ == "train_supervised" else 1
     stack = ExitStack()
 
     def feed(tiles, *span):
@@ -102,12 +102,12 @@ def drive(
                 before(seen)
                 stack = ExitStack()
                 stack.enter_context(watch())
-            if position == last and step % steps == 0:
                 _wait(processes.device)
+                seen.waits.append(0.0)
                 clock = time.perf_counter()
             began = time.perf_counter()
             batch = batches[position] if stream is None else next(stream)
-            waits.append(time.perf_counter() - began)
+            seen.waits[-1] += time.perf_counter() - began
             yield batch
 
     def remember(name, make):
@@ -126,7 +126,7 @@ def drive(
             seen.logged.append(values)
 
     patches = {"batches": feed, "build_model": remember("model", script.build_model), "Run": Recorded}
-    if last:
+    if hasattr(script, "Discriminators"):
         patches["Discriminators"] = remember("discriminators", script.Discriminators)
     with ExitStack() as patched:
         for name, value in patches.items():

@@ -30,6 +30,7 @@ from training.distributed import Processes
 from training.precision import PRECISIONS
 
 ITERATIONS = 42_000  # of experiment T3.2
+WARM_UP = 5  # steps, until the allocators have the memory they need, cuDNN has chosen and everything is compiled
 
 
 def main() -> None:
@@ -79,7 +80,8 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         if cuda_memory:
             torch.cuda.reset_peak_memory_stats()
 
-    blocks, traces, watched = options.blocks + 1, [], 0
+    warm_up = -(-WARM_UP // options.steps)
+    blocks, traces, watched = warm_up + options.blocks, [], 0
     if options.profile:
         blocks += 1  # a last one, which the profiler slows down
 
@@ -99,8 +101,8 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
 
     dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
     peak = matrix_rate(device, dtype, 8192 if device.type == "cuda" else 2048)
-    # The first block warms up: allocators, cuDNN's choice of kernels, compilation.
-    mine = seconds["this"][1 : 1 + options.blocks]
+    measured = slice(warm_up, warm_up + options.blocks)
+    mine = seconds["this"][measured]
     row = {
         "step": options.script, "model": options.model, "tile px": options.tile + 2 * options.overlap,
         "batch": f"{options.batch_size} + {options.batch_size}" if adapting else str(options.batch_size),
@@ -110,9 +112,9 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         "peak GiB": max(memory[1:]) / 2**30 if device.type == "cuda" else resident() / 2**30,
     }  # fmt: skip
     if options.published:
-        pairs = list(zip(seconds["published"][1:], mine, strict=False))
-        row["published, seconds"] = spread([theirs for theirs, _ in pairs])
-        row["times faster"] = spread([theirs / ours for theirs, ours in pairs])
+        theirs = seconds["published"][measured]
+        row["published, seconds"] = spread(theirs)
+        row["times faster"] = spread([plain / this for plain, this in zip(theirs, mine, strict=True)])
         differences = [
             abs(theirs[key] - ours[key]) / abs(theirs[key])
             for theirs, ours in zip(losses, seen.logged, strict=True)
@@ -121,7 +123,7 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         row["losses differ, first block"] = max(differences[: len(losses[0])])
         row["last block"] = max(differences[-len(losses[0]) :])
     if options.loader:
-        row["waited for tiles"] = sum(seen.waits[2 * options.steps :]) / sum(mine)
+        row["waited for tiles"] = sum(seen.waits[measured]) / sum(blocks_seconds[measured])
     if adapting and device.type == "cuda":
         row[f"hours for {ITERATIONS} steps"] = spread(mine)["median"] * ITERATIONS / 3600
     report("A training step", [row], options.json)
@@ -205,7 +207,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loader", action="store_true", help="tiles from the script's own loader, and its waits")
     parser.add_argument("--workers", type=int, default=0, help="processes of the loader for each domain")
     parser.add_argument("--steps", type=int, default=1, help="in a block, between two looks at the clock")
-    parser.add_argument("--blocks", type=int, default=5, help="that count; one before them warms up")
+    parser.add_argument("--blocks", type=int, default=5, help=f"that count; those of the {WARM_UP} first steps do not")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--profile", type=int, metavar="ROWS", default=0, help="list the costliest operations")
     parser.add_argument("--json", metavar="FILE")

@@ -1,10 +1,12 @@
 """What makes training fast changes nothing of it, and the benchmarks run."""
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +18,7 @@ from test_training import assert_same_weights, metrics, uda, weights
 import data.store
 import train_uda
 from data.store import Store
-from data.tiles import LabelledTiles
+from data.tiles import LabelledTiles, UnlabelledTiles
 from training import distributed
 from training import run as run_module
 from training.options import parse
@@ -98,6 +100,26 @@ def test_the_benchmark_of_the_step_compares_like_with_like(tmp_path):
     run("-m", "benchmarks.step", *small, "--script", "train_supervised", "--loader", "--json", tmp_path / "step.json")
     (row,) = json.loads((tmp_path / "step.json").read_text())["rows"]
     assert 0 < row["waited for tiles"] < 1 and "times faster" not in row
+
+
+def test_the_benchmark_of_the_step_knows_how_long_it_waited_for_tiles(tmp_path, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as the benchmarks set it for good on import, for this test alone
+    step = importlib.import_module("benchmarks.step")
+    read = UnlabelledTiles.__getitem__
+
+    def slow(tiles, key):
+        time.sleep(0.2)
+        return read(tiles, key)
+
+    monkeypatch.setattr(UnlabelledTiles, "__getitem__", slow)
+    written = tmp_path / "step.json"
+    monkeypatch.setattr(sys, "argv", [
+        "step", "--model", "deeplabv2_small", "--tile", "48", "--overlap", "8", "--amp", "off", "--steps", "3",
+        "--blocks", "2", "--loader", "--no-published", "--json", str(written),
+    ])  # fmt: skip
+    step.main()
+    (row,) = json.loads(written.read_text())["rows"]
+    assert row["waited for tiles"] * row["seconds"]["median"] == pytest.approx(0.2, rel=0.5), "a tile a step"
 
 
 def test_the_benchmark_of_the_loader(tmp_path):
