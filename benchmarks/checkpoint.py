@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 
 import models
+from data.arguments import positive
+from data.errors import exits_cleanly
 from training import checkpoint
 from training.network import build_optimizer
 
@@ -37,10 +39,11 @@ def full_size_state() -> dict:
     return {"config": {}, "preparation": {}, "step": 1, "best": {}, "overflows": 0, "scaler": {}, **states}
 
 
+@exits_cleanly
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.checkpoint", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", help="where to write (default: a temporary folder)")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     options = parser.parse_args()
     state = full_size_state()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

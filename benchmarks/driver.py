@@ -142,16 +142,22 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """FLOP/s of a matrix product of random numbers here, the best of ten: what the hardware gives at most."""
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        _wait(device)
-        began = time.perf_counter()
-        a @ b
-        _wait(device)
-        best = min(best, time.perf_counter() - began)
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a matrix product of random numbers here, the best of ten: what the hardware gives at most.
+
+    The matrices grow until a product takes 50 ms or has 8,192 rows: a CPU may be a hundred times slower in fp16.
+    """
+    side, best = 256, 0.0
+    while best < 0.05 and side < 8192:
+        side *= 2
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        best = float("inf")
+        for _ in range(10):
+            _wait(device)
+            began = time.perf_counter()
+            a @ b
+            _wait(device)
+            best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best
 
 

@@ -26,12 +26,15 @@ import models
 from benchmarks.driver import report, spread
 from benchmarks.published import PlainHead
 from data import synthetic
+from data.arguments import positive
+from data.errors import exits_cleanly
 from evaluation.inference import for_inference, predict
 from evaluation.members import Member
 from evaluation.segmentation import segment_folder
 from models.deeplabv2 import DilatedHead
 
 
+@exits_cleanly
 def main() -> None:
     options = parse()
     rows = [compare(options)]
@@ -166,14 +169,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sides", type=int, nargs="*", default=[2000, 20000], help="px of the whole micrographs")
+    parser.add_argument("--sides", type=positive, nargs="*", default=[2000, 20000], help="px of the whole micrographs")
     parser.add_argument("--rgb", action="store_true", help="each of them in colour too")
-    parser.add_argument("--crop", type=int, default=2048, help="px of the side on which the loop is measured")
+    parser.add_argument("--crop", type=positive, default=2048, help="px of the side on which the loop is measured")
     parser.add_argument("--model", choices=models.MODELS, default="deeplabv2_small")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--tile", type=int, default=512, help="px between windows")
     parser.add_argument("--overlap", type=int, default=62, help="px of context on each side")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of inference and loop")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns of inference and loop")
     parser.add_argument("--folder", help="where the micrographs are written (default: a temporary folder)")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

@@ -23,7 +23,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks.driver import draw_stores, report, spread
+from data.arguments import positive, whole
 from data.augmentation import POLICIES, Augmentation, Elastic
+from data.errors import exits_cleanly
 from data.store import Store
 from data.tiles import LabelledTiles, batches
 
@@ -140,6 +142,7 @@ def draw(fields: dict, tile: np.ndarray, path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+@exits_cleanly
 def main() -> None:
     options = parse()
     cv2.setNumThreads(0)  # as in a loader worker
@@ -168,10 +171,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--tile", type=int, default=512, help="px (default: the study's 512)")
     parser.add_argument("--overlap", type=int, default=62, help="px of context on each side (default: 62)")
-    parser.add_argument("--tiles", type=int, default=100, help="in a round; batches in one, with workers")
-    parser.add_argument("--rounds", type=int, default=7, help="that count; one before them warms up")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--tiles", type=positive, default=100, help="in a round; batches in one, with workers")
+    parser.add_argument("--rounds", type=positive, default=7, help="that count; one before them warms up")
+    parser.add_argument("--workers", type=whole, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch-size", type=positive, default=8)
     parser.add_argument("--picture", metavar="FILE", help="draw both elastic fields side by side")
     parser.add_argument("--json", metavar="FILE")
     return parser.parse_args()

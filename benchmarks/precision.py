@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks.driver import report
+from data.arguments import positive, whole
 from data.errors import InputError, exits_cleanly
 
 WINDOW = 100  # steps over which a loss is averaged
@@ -91,9 +92,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", default="runs/demo/seed0/stores", help="stores of make demo")
     parser.add_argument("--amp", choices=("bf16", "fp16"), default="bf16")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="by default the experiment's")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--seeds", type=whole, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=positive, help="by default the experiment's")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at once")
     parser.add_argument("--picture", metavar="FILE", help="draw the curves")
     parser.add_argument("--json", metavar="FILE")
     return parser.parse_args()

@@ -19,6 +19,8 @@ import tifffile
 
 from benchmarks.driver import report, spread
 from data import synthetic
+from data.arguments import at_least, positive
+from data.errors import exits_cleanly
 
 _TOML = """
 [options]
@@ -43,6 +45,7 @@ print(json.dumps([seconds, peak]))
 """
 
 
+@exits_cleanly
 def main() -> None:
     options = parse()
     rows = []
@@ -93,12 +96,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sides", type=int, nargs="+", default=[2048, 8192], help="px of the micrographs")
-    parser.add_argument("--micrographs", type=int, default=12)
+    parser.add_argument("--sides", type=at_least(16), nargs="+", default=[2048, 8192], help="px of the micrographs")
+    parser.add_argument("--micrographs", type=positive, default=12)
     parser.add_argument("--rgb", action="store_true", help="micrographs in colour")
     parser.add_argument("--compression", choices=("deflate", "lzw"), help="of the TIFF files (default: none)")
-    parser.add_argument("--workers", type=int, default=4, help="micrographs read at once, against one")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each")
+    parser.add_argument("--workers", type=positive, default=4, help="micrographs read at once, against one")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns of each")
     parser.add_argument("--folder", help="where the micrographs are written (default: a temporary folder)")
     parser.add_argument("--json", metavar="FILE")
     return parser.parse_args()

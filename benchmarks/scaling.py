@@ -22,10 +22,13 @@ import models
 import train_uda
 from benchmarks.driver import draw_stores, drive, report, spread
 from benchmarks.step import batches_of
+from data.arguments import positive
+from data.errors import exits_cleanly
 from training import distributed
 from training.precision import PRECISIONS
 
 
+@exits_cleanly
 def main() -> None:
     options = parse()
     if "RANK" in os.environ:
@@ -79,14 +82,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2, 4])
     parser.add_argument("--model", choices=models.MODELS, default="deeplabv2_resnet18")
     parser.add_argument("--tile", type=int, default=256, help="px")
     parser.add_argument("--overlap", type=int, default=32, help="px of context on each side")
-    parser.add_argument("--batch-size", type=int, default=1, help="tiles of each domain for a process")
+    parser.add_argument("--batch-size", type=positive, default=1, help="tiles of each domain for a process")
     parser.add_argument("--amp", choices=PRECISIONS, default="off")
-    parser.add_argument("--steps", type=int, default=1, help="in a block, between two looks at the clock")
-    parser.add_argument("--blocks", type=int, default=5, help="of each kind")
+    parser.add_argument("--steps", type=positive, default=1, help="in a block, between two looks at the clock")
+    parser.add_argument("--blocks", type=positive, default=5, help="of each kind")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -24,6 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from benchmarks.driver import draw_stores, drive, matrix_rate, report, spread
 from benchmarks.published import PlainHead, PublishedStep
+from data.arguments import positive, whole
+from data.errors import exits_cleanly
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from training.distributed import Processes
@@ -33,6 +35,7 @@ ITERATIONS = 42_000  # of experiment T3.2
 WARM_UP = 5  # steps, until the allocators have the memory they need, cuDNN has chosen and everything is compiled
 
 
+@exits_cleanly
 def main() -> None:
     options = parse()
     cuda = torch.cuda.is_available()
@@ -100,7 +103,7 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
     seconds["this"] = [value / options.steps for value in blocks_seconds]
 
     dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
-    peak = matrix_rate(device, dtype, 8192 if device.type == "cuda" else 2048)
+    peak = matrix_rate(device, dtype)
     measured = slice(warm_up, warm_up + options.blocks)
     mine = seconds["this"][measured]
     row = {
@@ -199,17 +202,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=models.MODELS, default="deeplabv2_resnet101")
     parser.add_argument("--tile", type=int, default=512, help="px (default: the study's 512)")
     parser.add_argument("--overlap", type=int, default=62, help="px of context on each side (default: 62)")
-    parser.add_argument("--batch-size", type=int, default=1, help="tiles of each domain")
-    parser.add_argument("--micro-batch", type=int, help="as the training scripts have it")
+    parser.add_argument("--batch-size", type=positive, default=1, help="tiles of each domain")
+    parser.add_argument("--micro-batch", type=positive, help="as the training scripts have it")
     parser.add_argument("--amp", choices=PRECISIONS, default="bf16")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--no-published", dest="published", action="store_false", help="leave out the yardstick")
     parser.add_argument("--loader", action="store_true", help="tiles from the script's own loader, and its waits")
-    parser.add_argument("--workers", type=int, default=0, help="processes of the loader for each domain")
-    parser.add_argument("--steps", type=int, default=1, help="in a block, between two looks at the clock")
-    parser.add_argument("--blocks", type=int, default=5, help=f"that count; those of the {WARM_UP} first steps do not")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
-    parser.add_argument("--profile", type=int, metavar="ROWS", default=0, help="list the costliest operations")
+    parser.add_argument("--workers", type=whole, default=0, help="processes of the loader for each domain")
+    parser.add_argument("--steps", type=positive, default=1, help="in a block, between two looks at the clock")
+    parser.add_argument("--blocks", type=positive, default=5, help=f"measured, after {WARM_UP} steps of warming up")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--profile", type=whole, metavar="ROWS", default=0, help="list the costliest operations")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     if options.script == "train_supervised":

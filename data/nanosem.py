@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from data.arguments import at_least, positive
 from data.errors import InputError, exits_cleanly
 from data.images import SUFFIXES, read_picture
 from data.nanosem_marks import find_bar, find_marks
@@ -108,7 +109,7 @@ def clean_folder(folder, out, size, many, corrections_file, workers) -> list[dic
     labels = {name: label for label, name in enumerate(classes)}
     work = functools.partial(clean, folder=folder, size=size, many=many, corrections=corrections)
     with ImageStoreWriter(out, size) as writer, ProcessPoolExecutor(
-        max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)
+        workers, initializer=cv2.setNumThreads, initargs=(0,)
     ) as pool:
         for cleaned in tqdm(pool.map(work, files, chunksize=4), total=len(files), desc="cleaning", unit="image"):
             row = cleaned.row
@@ -181,14 +182,12 @@ def main(arguments=None):
     )
     parser.add_argument("folder", help="holds one sub-folder of pictures a class")
     parser.add_argument("--out", help="the store; by default <folder>.h5, where --data <folder> finds it")
-    parser.add_argument("--size", type=int, default=SIZE, help=f"px of the square pictures (default {SIZE})")
-    parser.add_argument("--many", type=int, default=MANY, help=f"marks from which a picture is discarded ({MANY})")
+    parser.add_argument("--size", type=at_least(_SMALLEST), default=SIZE, help=f"px of the squares (default {SIZE})")
+    parser.add_argument("--many", type=positive, default=MANY, help=f"marks from which a picture is discarded ({MANY})")
     parser.add_argument("--corrections", metavar="FILE", help="a person's corrections of the review")
     parser.add_argument("--score", metavar="TRUTH", help="report precision and recall against a drawn set's truth.csv")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that clean")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that clean")
     options = parser.parse_args(arguments)
-    if options.size < _SMALLEST or options.many < 1:
-        parser.error(f"--size counts from {_SMALLEST} px, --many from 1")
     out = Path(options.out) if options.out else image_store_path(options.folder)
     rows = clean_folder(options.folder, out, options.size, options.many, options.corrections, options.workers)
     report(rows, out)

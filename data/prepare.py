@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.arguments import positive
 from data.domains import Domain, Options, Source, read_domains
 from data.errors import InputError, exits_cleanly
 from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
@@ -38,12 +39,10 @@ def main(arguments=None):
     )
     parser.add_argument("--force", action="store_true", help="replace stores that were prepared differently")
     parser.add_argument(
-        "--workers", type=int, default=WORKERS, metavar="N",
+        "--workers", type=positive, default=WORKERS, metavar="N",
         help="micrographs that are read at once, each of which is in memory (default here: %(default)s)",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error("--workers counts from 1")
 
     cutting, domains = read_domains(options.domains)
     for name in options.domain or domains:

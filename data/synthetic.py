@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from data.arguments import positive, whole
 from data.errors import InputError, exits_cleanly, make_folder
 from data.files import write_file, write_image
 from data.synthetic_drawing import microstructure, smooth_noise
@@ -249,7 +250,7 @@ def write_domains(out, size, seed, workers):
         for folder in ("images", "masks"):
             make_folder(out / domain / folder)
     write = functools.partial(_write, out=out, seed=seed, size=size)
-    with ProcessPoolExecutor(max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="drawing", unit="image"):
             pass
     write_file(out / "domains.toml", _domains_toml(plan))
@@ -277,20 +278,13 @@ def _domains_toml(plan):
     return text
 
 
-def _natural(text):
-    """argparse type: a whole number, 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
-
-
 @exits_cleanly
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="new folder for the domains")
     parser.add_argument("--size", choices=SIZES, default="demo", help="demo is quick, study as the paper's")
-    parser.add_argument("--seed", type=_natural, default=0, help="another seed draws other micrographs")
-    parser.add_argument("--workers", type=_natural, default=os.cpu_count(), help="processes that draw")
+    parser.add_argument("--seed", type=whole, default=0, help="another seed draws other micrographs")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
     write_domains(options.out, options.size, options.seed, options.workers)
 

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from data.arguments import at_least, positive, whole
 from data.errors import InputError, exits_cleanly, make_folder
 from data.files import write_csv, write_image
 from data.random import generator
@@ -208,7 +209,7 @@ def write_pictures(out, images, height, seed, workers):
     for subject in SUBJECTS:
         make_folder(out / subject)
     write = functools.partial(_save, out=out, seed=seed, height=height)
-    with ProcessPoolExecutor(max(1, workers), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         rows = list(tqdm(pool.map(write, range(images)), total=images, desc="drawing", unit="image"))
     write_csv(out / "truth.csv", rows, TRUTH)
 
@@ -228,13 +229,11 @@ def _save(index, out, seed, height):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="new folder for the class folders")
-    parser.add_argument("--images", type=int, default=500, help="number of pictures, shared out over ten classes")
-    parser.add_argument("--height", type=int, default=768, help="px of each picture; small ones are quick to draw")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
+    parser.add_argument("--images", type=positive, default=500, help="number of pictures, shared out over ten classes")
+    parser.add_argument("--height", type=at_least(96), default=768, help="px of each picture; small ones are quick")
+    parser.add_argument("--seed", type=whole, default=0, help="another seed draws other pictures")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
-    if options.images < 1 or options.height < 96 or options.seed < 0:
-        parser.error("--images counts from 1, --height from 96 px, --seed from 0")
     write_pictures(options.out, options.images, options.height, options.seed, options.workers)
 
 

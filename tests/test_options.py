@@ -1,5 +1,6 @@
 """Every option changes something, values come from where they should, and the adversarial game is watched."""
 
+import argparse
 import contextlib
 import csv
 import io
@@ -11,10 +12,11 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run
 
 import evaluate
 import train_uda
+from data import arguments
 from data.errors import InputError
 from training import checkpoint, distributed
 from training.experiments import read_experiments
@@ -171,3 +173,27 @@ def test_an_unhealthy_game_is_reported_once(gan, values, word):
 def test_a_healthy_game_is_not_reported():
     health = Health("vanilla")
     assert not [health.observe({"loss_D_main": 0.4, "target_phase_fraction": 0.4}) for _ in range(50)][-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        (arguments.whole, {"0": 0, "7": 7}, ("-1", "1.5", "many", "")),
+        (arguments.positive, {"1": 1}, ("0", "-3", "nan")),
+        (arguments.at_least(96), {"96": 96}, ("95",)),
+        (arguments.share, {"0": 0, "0.5": 0.5}, ("1", "-0.1", "nan")),
+        (arguments.not_negative, {"0": 0, "1e-3": 1e-3}, ("-1e-9", "inf", "nan", "x")),
+    ],
+)
+def test_numbers_of_options_are_taken_within_their_bounds_only(kind, right, wrong):
+    assert {text: kind(text) for text in right} == right
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^{text} is not a "):
+            kind(text)
+
+
+@pytest.mark.parametrize("module", ["step", "loader", "scaling", "prepare"])
+def test_the_benchmarks_refuse_a_number_that_cannot_be(module):
+    option = {"step": "--blocks", "loader": "--tiles", "scaling": "--processes", "prepare": "--micrographs"}[module]
+    said = run("-m", f"benchmarks.{module}", option, 0, ok=False).stderr
+    assert f"argument {option}: 0 is not a whole number from 1" in said

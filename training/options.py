@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import math
 import os
 import sys
-from collections.abc import Callable
 from functools import cache
 
 import models
+from data.arguments import not_negative, positive, share, whole
 from data.augmentation import POLICIES
 from data.errors import InputError, require_file_name
 from data.nanosem_store import ImageStore, image_store_path
@@ -154,7 +153,7 @@ def _parser(script: str, description: str) -> argparse.ArgumentParser:
     group.add_argument("--experiment", help="take the values of this entry of launch/experiments.toml")
     group.add_argument("--experiments", default=EXPERIMENTS, metavar="FILE", help="where experiments stand")
     group.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
-    group.add_argument("--seed", type=_whole, default=0, help="of initialisation, batches and augmentation")
+    group.add_argument("--seed", type=whole, default=0, help="of initialisation, batches and augmentation")
     folder = "runs/<experiment>" if classification else "runs/<experiment>/fold<k>"
     group.add_argument("--run-dir", help=f"folder of the run; by default {folder}")
 
@@ -178,7 +177,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", default="nanosem", help="store from data.nanosem, or the folder of classes that it stands beside"
     )
-    group.add_argument("--workers", type=_whole, default=2, help="loader processes")
+    group.add_argument("--workers", type=whole, default=2, help="loader processes")
 
 
 def _add_domains(parser: argparse.ArgumentParser, adapting: bool) -> None:
@@ -191,7 +190,7 @@ def _add_domains(parser: argparse.ArgumentParser, adapting: bool) -> None:
         group.add_argument("--transductive", action="store_true", help="adapt to images of the target's test set too")
     group.add_argument("--fold", type=int, default=0, help="source micrographs held out for validation and test")
     group.add_argument("--augmentation", choices=POLICIES)
-    group.add_argument("--workers", type=_whole, default=2, help="loader processes for each domain")
+    group.add_argument("--workers", type=whole, default=2, help="loader processes for each domain")
 
 
 def _add_model(parser: argparse.ArgumentParser, classification: bool) -> None:
@@ -199,7 +198,7 @@ def _add_model(parser: argparse.ArgumentParser, classification: bool) -> None:
     if classification:
         group.add_argument("--model", choices=models.UNETS, help="whose encoder is trained")
         group.add_argument("--pretraining", help="random, imagenet, or a file: a torchvision backbone")
-        group.add_argument("--dropout", type=_share, default=0.5, help="share of the pooled features")
+        group.add_argument("--dropout", type=share, default=0.5, help="share of the pooled features")
         return
     group.add_argument("--model", choices=models.MODELS)
     group.add_argument(
@@ -215,24 +214,24 @@ def _add_model(parser: argparse.ArgumentParser, classification: bool) -> None:
 def _add_optimisation(parser: argparse.ArgumentParser, classification: bool) -> None:
     group = parser.add_argument_group("optimisation")
     examples = "images" if classification else "source tiles"
-    group.add_argument("--epochs", type=_positive, help=f"passes over the {examples}")
-    group.add_argument("--steps", type=_positive, help="updates, instead of --epochs")
+    group.add_argument("--epochs", type=positive, help=f"passes over the {examples}")
+    group.add_argument("--steps", type=positive, help="updates, instead of --epochs")
     batch = "images" if classification else "tiles of each domain"
-    group.add_argument("--batch-size", type=_positive, help=f"{batch} in an update, over all processes")
+    group.add_argument("--batch-size", type=positive, help=f"{batch} in an update, over all processes")
     group.add_argument(
-        "--micro-batch", type=_positive, metavar="COUNT",
+        "--micro-batch", type=positive, metavar="COUNT",
         help="a process takes its share of the batch in parts of this many, to save memory; by default at once. Batch "
         "norm sees one part at a time",
     )  # fmt: skip
     rate = "of all layers" if classification else "of the heads"
-    group.add_argument("--learning-rate", type=_not_negative, help=rate)
+    group.add_argument("--learning-rate", type=not_negative, help=rate)
     group.add_argument("--schedule", choices=SCHEDULES)
-    group.add_argument("--power", type=_not_negative, default=0.9, help="of the polynomial schedule")
+    group.add_argument("--power", type=not_negative, default=0.9, help="of the polynomial schedule")
     if not classification:
         group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam")
-        group.add_argument("--backbone-factor", type=_not_negative, default=0.1, help="backbone's share of the rate")
-        group.add_argument("--weight-decay", type=_not_negative, default=0.0)
-        group.add_argument("--lambda-aux", type=_not_negative, default=0.1, help="weight of the auxiliary head's loss")
+        group.add_argument("--backbone-factor", type=not_negative, default=0.1, help="backbone's share of the rate")
+        group.add_argument("--weight-decay", type=not_negative, default=0.0)
+        group.add_argument("--lambda-aux", type=not_negative, default=0.1, help="weight of the auxiliary head's loss")
     group.add_argument("--amp", choices=PRECISIONS, default="bf16", help="mixed precision")
     group.add_argument("--compile", action="store_true", help="torch.compile the networks")
     group.add_argument(
@@ -244,27 +243,27 @@ def _add_optimisation(parser: argparse.ArgumentParser, classification: bool) -> 
 def _add_adaptation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("adaptation")
     group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla")
-    group.add_argument("--lambda-adv-main", type=_not_negative, default=1e-3, help="0 for a control run")
-    group.add_argument("--lambda-adv-aux", type=_not_negative, default=2e-4)
-    group.add_argument("--discriminator-learning-rate", type=_not_negative, default=1e-4)
-    group.add_argument("--discriminator-width", type=_positive, default=64)
+    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="0 for a control run")
+    group.add_argument("--lambda-adv-aux", type=not_negative, default=2e-4)
+    group.add_argument("--discriminator-learning-rate", type=not_negative, default=1e-4)
+    group.add_argument("--discriminator-width", type=positive, default=64)
     group.add_argument(
-        "--discriminator-patch", type=_positive, metavar="SIDE",
+        "--discriminator-patch", type=positive, metavar="SIDE",
         help="show the discriminators patches of like phase fraction, SIDE pixels wide, instead of whole tiles",
     )  # fmt: skip
 
 
 def _add_record(parser: argparse.ArgumentParser, classification: bool) -> None:
     group = parser.add_argument_group("record")
-    group.add_argument("--log-every", type=_positive, default=20, help="steps")
+    group.add_argument("--log-every", type=positive, default=20, help="steps")
     if classification:
-        group.add_argument("--validate-every", type=_positive, help="steps between tests; by default an epoch")
+        group.add_argument("--validate-every", type=positive, help="steps between tests; by default an epoch")
     else:
-        group.add_argument("--validate-every", type=_positive, default=500, help="steps")
-        group.add_argument("--panels-every", type=_positive, default=2000, help="steps between pictures of predictions")
-    group.add_argument("--checkpoint-every", type=_positive, default=500, help="steps")
+        group.add_argument("--validate-every", type=positive, default=500, help="steps")
+        group.add_argument("--panels-every", type=positive, default=2000, help="steps between pictures of predictions")
+    group.add_argument("--checkpoint-every", type=positive, default=500, help="steps")
     group.add_argument(
-        "--milestones", type=_positive, nargs="*", default=[], metavar="EPOCH", help="keep the model after these epochs"
+        "--milestones", type=positive, nargs="*", default=[], metavar="EPOCH", help="keep the model after these epochs"
     )
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
     group.add_argument("--wandb-project", default="microstructure-adaptation")
@@ -296,24 +295,3 @@ def _examples(config: dict, study_examples: int | None) -> int:
     if classification:
         return len(ImageStore(path).split(config["seed"])[0])
     return len(Store(path).training_tiles(config["fold"], labelled=True))
-
-
-def _number(kind: type, valid: Callable, name: str) -> Callable[[str], float]:
-    """The type of an option that takes what is `valid`, called `name` where it is refused."""
-
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not valid(value):
-            raise argparse.ArgumentTypeError(f"{text} is not {name}")
-        return value
-
-    return convert
-
-
-_not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number from 0")
-_share = _number(float, lambda value: 0 <= value < 1, "a share from 0 to below 1")
-_whole = _number(int, lambda value: value >= 0, "a whole number from 0")
-_positive = _number(int, lambda value: value >= 1, "a whole number from 1")
