@@ -4,7 +4,7 @@
 # make test-faults            25 broken runs, each continued and compared with an undisturbed one
 # make test-slurm             jobs of launch/slurm on a real SLURM (root on Debian; it installs SLURM), ten minutes
 # make fuzz                   10,000 damaged pictures, masks and domains.toml files each, five minutes
-# make lint                   ruff
+# make lint                   ruff: rules and format
 SHELL := /bin/bash
 PYTHON ?= python3
 SEEDS ?= 0
@@ -21,8 +21,7 @@ study-small: .venv/.installed
 test-faults: .venv/.installed-dev
 	$(BIN)/python tests/faults/kill_and_resume.py
 
-test: .venv/.installed-dev
-	$(BIN)/ruff check .
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slurm: .venv/.installed-dev
@@ -33,6 +32,7 @@ fuzz: .venv/.installed-dev
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # .installed holds the seconds that the installation took, for the demonstration's summary.
 .venv/.installed: requirements.txt

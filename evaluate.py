@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.errors import InputError, exits_cleanly
-from data.selection import read_selection
+from common.errors import InputError, exits_cleanly
+from data.selection_file import read_selection
 from data.store import Store, store_path
 from evaluation import gradcam, scoring
 from evaluation.members import (
@@ -35,7 +35,7 @@ from evaluation.members import (
     refuse_trained_on,
 )
 from evaluation.metrics import rdt
-from evaluation.segmentation import segment_folder
+from evaluation.segment_folder import segment_folder
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
 

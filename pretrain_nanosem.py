@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import torch
 
-from data.errors import exits_cleanly
-from data.nanosem_store import ClassifiedImages, ImageStore, image_store_path
+from common.errors import exits_cleanly
+from data.nanosem.image_store import ClassifiedImages, ImageStore, image_store_path
 from data.tiles import batches
-from evaluation.classification import accuracy, classify, write_report
+from evaluation.accuracy import accuracy, classify, write_report
 from losses import classification_loss
 from training import checkpoint, distributed
 from training.accumulation import Tally, in_parts

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import torch
 
-from data.errors import exits_cleanly
+from common.errors import exits_cleanly
 from data.store import Store, store_path
 from data.tiles import LabelledTiles, batches
 from evaluation.validation import save_panel, validate
@@ -20,10 +20,10 @@ from losses import segmentation_loss
 from models import parameter_groups
 from training import distributed
 from training.accumulation import Tally, in_parts
-from training.domains import preparation
 from training.network import build_model, build_optimizer
 from training.options import parse
 from training.precision import Precision
+from training.preparation import preparation
 from training.run import Run
 from training.schedule import factor, set_learning_rate
 
@@ -46,9 +46,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
         return
 
     network = distributed.parallel(torch.compile(model, dynamic=False) if options.compile else model, processes)
-    for batch in batches(
-        tiles, options.batch_size, run.step, options.iterations, options.workers, processes
-    ):
+    for batch in batches(tiles, options.batch_size, run.step, options.iterations, options.workers, processes):
         set_learning_rate([optimizer], factor(options.schedule, run.step, options.iterations, options.power))
         tally = Tally()
         for (images, masks), share in in_parts(batch, options.micro_batch, [network]):

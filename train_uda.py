@@ -13,20 +13,21 @@ from types import SimpleNamespace
 
 import torch
 
-from data.errors import exits_cleanly
-from data.selection import read_selection
+from common.errors import exits_cleanly
+from data.selection_file import read_selection
 from data.store import Store, store_path
 from data.tiles import LabelledTiles, UnlabelledTiles, batches
 from evaluation.validation import save_panel, validate
 from losses import GanLoss, segmentation_loss
-from models import BalancedPatches, Discriminators, SourceAndTarget, parameter_groups, probability_map
+from models import Discriminators, SourceAndTarget, parameter_groups, probability_map
 from training import distributed
 from training.accumulation import Tally, in_parts
-from training.domains import preparation
 from training.health import Health
 from training.network import build_model, build_optimizer
 from training.options import parse
+from training.patches import BalancedPatches
 from training.precision import Precision
+from training.preparation import preparation
 from training.run import Run
 from training.schedule import factor, set_learning_rate
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import models
-from data.arguments import positive
-from data.errors import exits_cleanly
+from common.arguments import positive
+from common.errors import exits_cleanly
 from training import checkpoint
 from training.network import build_optimizer
 

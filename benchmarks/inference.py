@@ -25,12 +25,12 @@ import torch
 import models
 from benchmarks.driver import report, spread
 from benchmarks.published import PlainHead
-from data import synthetic
-from data.arguments import positive
-from data.errors import exits_cleanly
+from common.arguments import positive
+from common.errors import exits_cleanly
+from data.synthetic import micrographs
 from evaluation.inference import for_inference, predict
 from evaluation.members import Member
-from evaluation.segmentation import segment_folder
+from evaluation.segment_folder import segment_folder
 from models.deeplabv2 import DilatedHead
 
 
@@ -131,7 +131,7 @@ def plain_heads(model) -> torch.nn.Module:
 
 def micrograph(side: int) -> np.ndarray:
     """A drawn micrograph, uint8 (side, side): one of the study's size, mirrored as often as it takes."""
-    drawn, _ = synthetic.draw("source", 0, size="study")
+    drawn, _ = micrographs.draw("source", 0, size="study")
     for axis in (0, 1):
         drawn = np.concatenate([drawn, np.flip(drawn, axis)], axis)
     height, width = drawn.shape

@@ -23,9 +23,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks.driver import draw_stores, report, spread
-from data.arguments import positive, whole
+from common.arguments import positive, whole
+from common.errors import exits_cleanly
 from data.augmentation import POLICIES, Augmentation, Elastic
-from data.errors import exits_cleanly
 from data.store import Store
 from data.tiles import LabelledTiles, batches
 

@@ -20,8 +20,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks.driver import report
-from data.arguments import positive, whole
-from data.errors import InputError, exits_cleanly
+from common.arguments import positive, whole
+from common.errors import InputError, exits_cleanly
 
 WINDOW = 100  # steps over which a loss is averaged
 

@@ -18,9 +18,9 @@ import numpy as np
 import tifffile
 
 from benchmarks.driver import report, spread
-from data import synthetic
-from data.arguments import at_least, positive
-from data.errors import exits_cleanly
+from common.arguments import at_least, positive
+from common.errors import exits_cleanly
+from data.synthetic import micrographs
 
 _TOML = """
 [options]
@@ -72,7 +72,7 @@ def main() -> None:
 
 def draw(folder: Path, side: int, count: int, colour: bool, compression: str | None) -> None:
     """Micrographs (side, side) as TIFF with masks as PNG: one of the study's size, mirrored and shifted."""
-    drawn = synthetic.draw("source", 0, size="study")
+    drawn = micrographs.draw("source", 0, size="study")
     for part in ("images", "masks"):
         (folder / part).mkdir()
     for n in range(count):

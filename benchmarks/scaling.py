@@ -22,8 +22,8 @@ import models
 import train_uda
 from benchmarks.driver import draw_stores, drive, report, spread
 from benchmarks.step import batches_of
-from data.arguments import positive
-from data.errors import exits_cleanly
+from common.arguments import positive
+from common.errors import exits_cleanly
 from training import distributed
 from training.precision import PRECISIONS
 

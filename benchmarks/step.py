@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from benchmarks.driver import draw_stores, drive, matrix_rate, report, spread
 from benchmarks.published import PlainHead, PublishedStep
-from data.arguments import positive, whole
-from data.errors import exits_cleanly
+from common.arguments import positive, whole
+from common.errors import exits_cleanly
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from training.distributed import Processes

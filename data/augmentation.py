@@ -67,9 +67,7 @@ def _extended() -> list:
     # bend visibly, films do not tear. albumentations' defaults of ElasticTransform (alpha 1, sigma 50) move nothing.
     return [
         *_basic(),
-        A.Affine(
-            scale=(0.85, 1.15), rotate=(-20, 20), translate_percent=(-0.06, 0.06), border_mode=_MIRROR, p=0.5
-        ),
+        A.Affine(scale=(0.85, 1.15), rotate=(-20, 20), translate_percent=(-0.06, 0.06), border_mode=_MIRROR, p=0.5),
         Elastic(std=2.5, sigma=20, p=0.3),
         A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.4),
         A.RandomGamma(gamma_limit=(75, 130), p=0.3),

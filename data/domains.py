@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError
+from common.errors import InputError
 from data.images import SUFFIXES
 
 _OPTIONS = {"reference", "scale", "tile", "overlap", "field_of_view", "seed"}
@@ -63,9 +63,7 @@ def read_domains(path) -> tuple[Options, dict[str, Domain]]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml") from error
     except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
         raise InputError(f"{path}: not valid TOML ({_cut(str(error))}); mend the line named") from error
     top = _Table(path, "", document, {"options", "domains"})
@@ -106,9 +104,7 @@ class _Table:
     def take(self, key, kind, remedy, default=None, valid=lambda value: True):
         if key not in self.entries:
             if default is None:
-                raise InputError(
-                    f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}"
-                )
+                raise InputError(f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}")
             return default
         value = self.entries[key]
         kinds = (int, float) if kind is float else kind
@@ -154,9 +150,7 @@ def _options(table, domains) -> Options:
     return Options(
         reference=reference,
         reference_pixel_size_nm=_pixel_size(domains[reference]),
-        scale=float(
-            table.take("scale", float, "a factor above 0, at most 4", 0.5, lambda value: 0 < value <= 4)
-        ),
+        scale=float(table.take("scale", float, "a factor above 0, at most 4", 0.5, lambda value: 0 < value <= 4)),
         tile=table.take("tile", int, "16 .. 4096 pixels", 512, lambda value: 16 <= value <= 4096),
         overlap=table.take("overlap", int, "0 .. 1024 pixels", 62, lambda value: 0 <= value <= 1024),
         field_of_view=tuple(field) or None,
@@ -165,9 +159,7 @@ def _options(table, domains) -> Options:
 
 
 def _pixel_size(table):
-    return float(
-        table.take("pixel_size_nm", float, "the pixel size in nm, above 0", None, lambda v: 0 < v < 1e6)
-    )
+    return float(table.take("pixel_size_nm", float, "the pixel size in nm, above 0", None, lambda v: 0 < v < 1e6))
 
 
 def _domain(name, table, seed) -> Domain:
@@ -177,16 +169,12 @@ def _domain(name, table, seed) -> Domain:
         background = _values(table, "background", [0])
         shared = set(foreground) & set(background or ())
         if shared:
-            raise table.error(
-                "background", table.entries.get("background", [0]), f"{shared.pop()} is foreground too"
-            )
+            raise table.error("background", table.entries.get("background", [0]), f"{shared.pop()} is foreground too")
     else:
         foreground, background = (), None
         for key in ("mask_suffix", "foreground", "background", "folds"):
             if key in table.entries:
-                raise table.error(
-                    key, table.entries[key], "there are no masks; add the key 'masks' or remove this one"
-                )
+                raise table.error(key, table.entries[key], "there are no masks; add the key 'masks' or remove this one")
     test = set(table.take("test", list, "a list of names (file names without suffix)", [],
                           lambda names: all(isinstance(name, str) for name in names)))  # fmt: skip
     for missing, problem in ((test - set(images), "no image"), (test - set(masks), "no mask")):
@@ -205,14 +193,11 @@ def _domain(name, table, seed) -> Domain:
         foreground=foreground,
         background=background,
         pixel_size_nm=_pixel_size(table),
-        information_bar=table.take(
-            "information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0
-        ),
+        information_bar=table.take("information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0),
         invert=table.take("invert", bool, "true or false", False),
         folds=folds,
         sources=tuple(
-            Source(stem, image, masks.get(stem), fold.get(stem, -1), stem in test)
-            for stem, image in images.items()
+            Source(stem, image, masks.get(stem), fold.get(stem, -1), stem in test) for stem, image in images.items()
         ),
     )
 
@@ -228,9 +213,7 @@ def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
         found = _listing(table, "masks", mask_folder)
         if mask_folder.resolve() == folder.resolve():
             if not suffix:
-                raise table.error(
-                    "masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed"
-                )
+                raise table.error("masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed")
             found = {stem: file for stem, file in found.items() if stem.endswith(suffix)}
             images = {stem: file for stem, file in images.items() if stem not in found}
         for stem, file in found.items():
@@ -240,13 +223,9 @@ def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
                 )
             masks[stem.removesuffix(suffix)] = file
         if not masks:
-            raise table.error(
-                "masks", table.entries["masks"], f"no mask in {mask_folder}; add some or remove the key"
-            )
+            raise table.error("masks", table.entries["masks"], f"no mask in {mask_folder}; add some or remove the key")
     if not images:
-        raise table.error(
-            "images", table.entries["images"], f"no {' '.join(SUFFIXES)} file in {folder}; add some"
-        )
+        raise table.error("images", table.entries["images"], f"no {' '.join(SUFFIXES)} file in {folder}; add some")
     return images, masks
 
 
@@ -257,9 +236,7 @@ def _listing(table, key, folder) -> dict[str, Path]:
         if not picture or file.is_dir() or file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
             continue
         if file.stem in files:
-            raise table.error(
-                key, file.name, f"{files[file.stem].name} has the same name; rename or remove one"
-            )
+            raise table.error(key, file.name, f"{files[file.stem].name} has the same name; rename or remove one")
         files[file.stem] = file
     return files
 
@@ -267,9 +244,7 @@ def _listing(table, key, folder) -> dict[str, Path]:
 def _values(table, key, default=None):
     """Mask values of a key: ints for grey, (r, g, b) for colours, None for "rest"."""
     kinds = (list, str) if key == "background" else list
-    remedy = 'grey values 0 .. 255 or colours "#rrggbb" in a list' + (
-        ', or "rest"' if key == "background" else ""
-    )
+    remedy = 'grey values 0 .. 255 or colours "#rrggbb" in a list' + (', or "rest"' if key == "background" else "")
     values = table.take(
         key, kinds, remedy, default, lambda value: value == "rest" or (isinstance(value, list) and value)
     )

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from data.errors import InputError
+from common.errors import InputError
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
@@ -59,13 +59,9 @@ def read_mask(path, foreground, background) -> np.ndarray:
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise InputError(
-            f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel"
-        )
+        raise InputError(f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel")
     if pixels.ndim == 2 and pixels.dtype == np.uint16 and pixels.max() > 255 and (pixels % 257).any():
-        raise InputError(
-            f"{path}: grey values up to {pixels.max()} are no 8-bit mask values; save the mask with 8 bit"
-        )
+        raise InputError(f"{path}: grey values up to {pixels.max()} are no 8-bit mask values; save the mask with 8 bit")
     pixels = _to_uint8(pixels, depths=(8, 16))
 
     unknown = 2
@@ -133,9 +129,7 @@ def cut_tiles(array, tile, overlap) -> tuple[np.ndarray, np.ndarray]:
     padded = mirror_pad(array, overlap, overlap + -height % tile, overlap, overlap + -width % tile)
     side = tile + 2 * overlap
     positions = tile_positions(array.shape, tile)
-    return np.stack(
-        [padded[row : row + side, column : column + side] for row, column in positions]
-    ), positions
+    return np.stack([padded[row : row + side, column : column + side] for row, column in positions]), positions
 
 
 def _read_pixels(path) -> np.ndarray:
@@ -148,9 +142,7 @@ def _read_pixels(path) -> np.ndarray:
     if pixels.dtype.kind == "f":
         pixels = _float_to_uint8(pixels, path)
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise InputError(
-            f"{path}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bit a channel"
-        )
+        raise InputError(f"{path}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bit a channel")
     return np.ascontiguousarray(pixels)
 
 
@@ -159,9 +151,7 @@ def _decode(path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     if content.startswith(_TIFF_MAGIC):
         pixels, palette = _decode_tiff(path)
     elif content.startswith(_OTHER_MAGIC):
@@ -270,9 +260,7 @@ def _float_to_uint8(pixels, path):
         raise InputError(f"{path}: holds NaN; export the micrograph as 8 or 16 bit grey")
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > 1:
-        raise InputError(
-            f"{path}: float values {low:g} .. {high:g} outside 0 .. 1; export it as 8 or 16 bit grey"
-        )
+        raise InputError(f"{path}: float values {low:g} .. {high:g} outside 0 .. 1; export it as 8 or 16 bit grey")
     return _in_bands(lambda band: np.rint(band * 255).astype(np.uint8), pixels)
 
 

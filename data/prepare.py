@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.arguments import positive
+from common.arguments import positive
+from common.errors import InputError, exits_cleanly
+from common.parallel import ahead
 from data.domains import Domain, Options, Source, read_domains
-from data.errors import InputError, exits_cleanly
 from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
-from data.parallel import ahead
 from data.store import Store, StoreWriter, store_path
 
 WORKERS = min(4, os.cpu_count())
@@ -27,16 +27,10 @@ WORKERS = min(4, os.cpu_count())
 
 @exits_cleanly
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m data.prepare", description="Micrographs to HDF5 tile stores."
-    )
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Micrographs to HDF5 tile stores.")
     parser.add_argument("domains", type=Path, help="the domains.toml (docs/data_format.md)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the stores, made if it does not exist"
-    )
-    parser.add_argument(
-        "--domain", action="append", help="prepare this domain only; may be given several times"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the stores, made if it does not exist")
+    parser.add_argument("--domain", action="append", help="prepare this domain only; may be given several times")
     parser.add_argument("--force", action="store_true", help="replace stores that were prepared differently")
     parser.add_argument(
         "--workers", type=positive, default=WORKERS, metavar="N",
@@ -47,9 +41,7 @@ def main(arguments=None):
     cutting, domains = read_domains(options.domains)
     for name in options.domain or domains:
         if name not in domains:
-            raise InputError(
-                f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}"
-            )
+            raise InputError(f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}")
         prepare_domain(cutting, domains[name], options.out, options.force, options.workers)
 
 
@@ -122,9 +114,7 @@ def fields_of_view(shape, options: Options):
     if len(rows) == len(columns) == 1:
         return [("", (rows[0], columns[0]))]
     return [
-        (f"_{row}{column}", (rows[row], columns[column]))
-        for row in range(len(rows))
-        for column in range(len(columns))
+        (f"_{row}{column}", (rows[row], columns[column])) for row in range(len(rows)) for column in range(len(columns))
     ]
 
 
@@ -138,9 +128,7 @@ def _fields(side, field):
 def _parameters(options, domain) -> dict:
     """Everything that decides what a store holds, in the types that JSON gives back."""
     colours = {
-        key: values
-        if values is None
-        else [list(value) if isinstance(value, tuple) else value for value in values]
+        key: values if values is None else [list(value) if isinstance(value, tuple) else value for value in values]
         for key, values in (("foreground", domain.foreground), ("background", domain.background))
     }
     cutting = asdict(options) | {"field_of_view": options.field_of_view and list(options.field_of_view)}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from data.errors import InputError
+from common.errors import InputError
 
 _USER_BLOCK = 512  # bytes, the smallest that HDF5 allows
 _RESERVE = 1 << 20  # bytes for HDF5's own structures

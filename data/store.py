@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from data.errors import InputError, require_file_name
+from common.errors import InputError, require_file_name
 from data.images import cut_tiles
 from data.sealed import Kind, SealedReader, SealedWriter
 
@@ -114,7 +114,7 @@ class Store(SealedReader):
         return self._read(f"micrographs/{micrograph}/mask")
 
     def select(self, tiles) -> None:
-        """From now on only these of the training tiles count, as a selection file names them (data.selection)."""
+        """From now on only these of the training tiles count, as a selection file names them (data.selection_file)."""
         self._selected = tiles
 
     def training_tiles(self, fold, labelled: bool) -> np.ndarray:
@@ -154,13 +154,9 @@ class Store(SealedReader):
     def _require_mask(self, micrograph):
         name = self.micrographs[micrograph].name
         if not self.labels:
-            raise InputError(
-                f"{self.path}: mask of '{name}' asked for, but the store was opened without labels"
-            )
+            raise InputError(f"{self.path}: mask of '{name}' asked for, but the store was opened without labels")
         if not self.micrographs[micrograph].labelled:
-            raise InputError(
-                f"{self.path}: micrograph '{name}' has no mask; annotate it and run data.prepare again"
-            )
+            raise InputError(f"{self.path}: micrograph '{name}' has no mask; annotate it and run data.prepare again")
 
 
 class StoreWriter(SealedWriter):

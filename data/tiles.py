@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.errors import InputError
+from common.seeds import generator
 from data.augmentation import Augmentation
-from data.errors import InputError
-from data.random import generator
 from data.store import Store
 
 

@@ -13,8 +13,8 @@ import cv2
 import h5py
 import numpy as np
 
-from data.errors import InputError, exits_cleanly
-from data.files import write_figure
+from common.errors import InputError, exits_cleanly
+from common.files import write_figure
 from data.images import cut_tiles
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Store, digest
@@ -61,9 +61,7 @@ def open_intact(path) -> Store:
     """Open a store of which every byte is as it was written, else InputError."""
     check_seal(path, TILE_STORE)
     if not seal_is_intact(path):
-        raise InputError(
-            f"{path}: bytes have changed since it was written; copy it or run data.prepare again"
-        )
+        raise InputError(f"{path}: bytes have changed since it was written; copy it or run data.prepare again")
     return Store(path)
 
 
@@ -79,12 +77,8 @@ def check_store(store: Store) -> list[str]:
             problems.append(f"micrograph '{micrograph.name}' has fold {micrograph.fold} of {store.folds}")
     for sha256, places in split.items():
         if len(places) > 1:
-            names = sorted(
-                {micrograph.name for micrograph in store.micrographs if micrograph.sha256 == sha256}
-            )
-            problems.append(
-                f"{', '.join(names)} are one image but lie in different folds or in test and training"
-            )
+            names = sorted({micrograph.name for micrograph in store.micrographs if micrograph.sha256 == sha256})
+            problems.append(f"{', '.join(names)} are one image but lie in different folds or in test and training")
     return problems
 
 
@@ -104,9 +98,7 @@ def _check_tiles(store) -> list[str]:
     """Compare every tile with its micrograph cut again, and the micrographs with their digests."""
     problems = []
     with h5py.File(store.path, "r", locking=False) as file:
-        tiles = {
-            name: file[f"tiles/{name}"] for name in ("image", "mask", "labelled", "micrograph", "position")
-        }
+        tiles = {name: file[f"tiles/{name}"] for name in ("image", "mask", "labelled", "micrograph", "position")}
         count, side = len(store.tile_micrograph), store.tile + 2 * store.overlap
         for name in ("image", "mask"):
             if tiles[name].shape != (count, side, side) or tiles[name].dtype != np.uint8:
@@ -123,17 +115,12 @@ def _check_tiles(store) -> list[str]:
             own = np.flatnonzero(store.tile_micrograph == micrograph.index)
             for name, array in pixels.items():
                 cut, positions = cut_tiles(array, store.tile, store.overlap)
-                if (
-                    array.shape != (micrograph.height, micrograph.width)
-                    or digest(array) != entry[f"{name}_digest"]
-                ):
+                if array.shape != (micrograph.height, micrograph.width) or digest(array) != entry[f"{name}_digest"]:
                     problems.append(f"{name} of '{micrograph.name}' is not what was prepared")
                 if not np.array_equal(positions, store.tile_position[own]) or any(
                     not np.array_equal(tiles[name][index], tile) for index, tile in zip(own, cut, strict=True)
                 ):
-                    problems.append(
-                        f"{name} tiles of '{micrograph.name}' differ from the micrograph cut again"
-                    )
+                    problems.append(f"{name} tiles of '{micrograph.name}' differ from the micrograph cut again")
     return problems
 
 
@@ -153,9 +140,7 @@ def check_together(stores) -> tuple[list[str], list[str]]:
     for uses in places.values():
         if len({domain for domain, _, _ in uses}) < 2:
             continue
-        names = ", ".join(
-            f"{domain}/{name}{' (test)' if test else ''}" for domain, name, test in sorted(uses)
-        )
+        names = ", ".join(f"{domain}/{name}{' (test)' if test else ''}" for domain, name, test in sorted(uses))
         if len({test for _, _, test in uses}) == 2:
             problems.append(f"one image for testing here and training there: {names}; remove it from one")
         else:
@@ -217,21 +202,10 @@ def draw_contact_sheet(stores, path):
     for row, store in zip(axes, stores, strict=True):
         # annotated ones first: they show most
         order = sorted(store.micrographs, key=lambda micrograph: (not micrograph.labelled, micrograph.index))
-        chosen = [
-            order[place]
-            for place in np.unique(np.linspace(0, len(order) - 1, _MICROGRAPHS_SHOWN).astype(int))
-        ]
+        chosen = [order[place] for place in np.unique(np.linspace(0, len(order) - 1, _MICROGRAPHS_SHOWN).astype(int))]
         for axis, micrograph in zip(row, chosen, strict=False):
-            axis.imshow(
-                _overlay(store, micrograph, framed=micrograph is chosen[0]), interpolation="antialiased"
-            )
-            use = (
-                "test"
-                if micrograph.test
-                else "training"
-                if micrograph.fold < 0
-                else f"fold {micrograph.fold}"
-            )
+            axis.imshow(_overlay(store, micrograph, framed=micrograph is chosen[0]), interpolation="antialiased")
+            use = "test" if micrograph.test else "training" if micrograph.fold < 0 else f"fold {micrograph.fold}"
             axis.set_title(
                 f"{store.domain}: {micrograph.name}\n{micrograph.width} x {micrograph.height} px, {use}",
                 fontsize=8,
@@ -274,9 +248,7 @@ def _store_files(arguments) -> list[Path]:
     for argument in arguments:
         found = sorted(argument.glob("*.h5")) if argument.is_dir() else [argument]
         if not found:
-            raise InputError(
-                f"{argument}: no store (*.h5) in this folder; run data.prepare with --out {argument}"
-            )
+            raise InputError(f"{argument}: no store (*.h5) in this folder; run data.prepare with --out {argument}")
         paths += found
     return paths
 

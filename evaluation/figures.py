@@ -6,7 +6,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from data.files import write_figure
+from common.files import write_figure
 
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and against grey.
 FALSE_POSITIVE = (230, 120, 0)

@@ -7,8 +7,8 @@ import torch
 from captum.attr import LayerGradCam
 
 import models
-from data.errors import InputError, make_folder
-from data.files import write_array, write_file
+from common.errors import InputError, make_folder
+from common.files import write_array, write_file
 from evaluation.figures import LEGEND_LABEL, heat, overlay, panel
 from evaluation.inference import predict
 from evaluation.scoring import panel_positions

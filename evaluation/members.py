@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 import models
-from data.errors import InputError
+from common.errors import InputError
 from evaluation import scoring
 from evaluation.inference import for_inference, predict
 from training.checkpoint import load_model

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.errors import InputError
+from common.errors import InputError
 from data.store import Store, store_path
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, overlay, panel
 from evaluation.metrics import Confusion

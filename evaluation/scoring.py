@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.errors import InputError, make_folder
-from data.files import write_csv, write_file, write_image
+from common.errors import InputError, make_folder
+from common.files import write_csv, write_file, write_image
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
 from evaluation.metrics import Confusion
 

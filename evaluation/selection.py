@@ -18,10 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from data.errors import InputError, exits_cleanly
-from data.files import write_csv, write_figure
-from data.random import generator
-from data.selection import write_selection
+from common.errors import InputError, exits_cleanly
+from common.files import write_csv, write_figure
+from common.seeds import generator
+from data.selection_file import write_selection
 from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
 from evaluation.scoring import THRESHOLD, ensemble

@@ -10,8 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from data.errors import InputError, exits_cleanly
-from data.files import write_csv
+from common.errors import InputError, exits_cleanly
+from common.files import write_csv
 from evaluation.scoring import read_config
 
 

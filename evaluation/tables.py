@@ -11,14 +11,15 @@ import argparse
 import json
 from pathlib import Path
 
-from data.errors import InputError, exits_cleanly, make_folder
-from data.files import write_csv, write_file
-from evaluation import report, study_figures
+from common.errors import InputError, exits_cleanly, make_folder
+from common.files import write_csv, write_file
+from evaluation import report
 from evaluation.metrics import mean_std, percent
 from evaluation.scoring import read_config, read_score
-from evaluation.study import StudyRuns
-from evaluation.study_tables import Table, deviations, study_tables
-from evaluation.trends import RULE, check
+from evaluation.study import study_figures
+from evaluation.study.published import StudyRuns
+from evaluation.study.study_tables import Table, deviations, study_tables
+from evaluation.study.trends import RULE, check
 from training.experiments import EXPERIMENTS
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from data.errors import make_folder
+from common.errors import make_folder
 from data.store import Store
 from evaluation.figures import LEGEND, LEGEND_PREDICTION, overlay, panel
 from evaluation.inference import predict

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data.errors import exits_cleanly
+from common.errors import exits_cleanly
 from training.experiments import EXPERIMENTS, SELECTION, read_experiments, runs_root
 
 

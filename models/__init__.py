@@ -2,7 +2,7 @@
 
 from torchvision.models import resnet
 
-from data.errors import InputError
+from common.errors import InputError
 from models.batchnorm import (
     SourceAndTarget,
     domain_batch_norm,
@@ -14,15 +14,12 @@ from models.batchnorm import (
 from models.classifier import Classifier
 from models.deeplabv2 import DeepLabV2, ResNetBackbone, SmallBackbone
 from models.discriminator import Discriminators, probability_map
-from models.patches import BalancedPatches
-from models.pretraining import load_pretraining
 from models.segmenter import Logits, Segmenter
 from models.unet import UNet
 
 __all__ = [
     "MODELS",
     "UNETS",
-    "BalancedPatches",
     "Classifier",
     "Discriminators",
     "Logits",
@@ -31,7 +28,6 @@ __all__ = [
     "build",
     "domain_batch_norm",
     "freeze_batch_norm",
-    "load_pretraining",
     "parameter_groups",
     "probability_map",
     "reestimate_statistics",

@@ -70,9 +70,7 @@ def upsample(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """
     height, width = logits.shape[-2:]
     extended = F.pad(logits.float(), (0, 1, 0, 1), mode="replicate")
-    fine = F.interpolate(
-        extended, size=(height * stride + 1, width * stride + 1), mode="bilinear", align_corners=True
-    )
+    fine = F.interpolate(extended, size=(height * stride + 1, width * stride + 1), mode="bilinear", align_corners=True)
     return fine[..., : size[0], : size[1]]
 
 
@@ -127,9 +125,7 @@ class SmallBackbone(nn.Module):
 
 
 def _stage(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    projection = nn.Sequential(
-        nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
-    )
+    projection = nn.Sequential(nn.Conv2d(channels, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
     first = resnet.BasicBlock(channels, width, stride, projection)
     return nn.Sequential(first, resnet.BasicBlock(width, width))
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from data.errors import InputError
+from common.errors import InputError
 
 SMALLEST_INPUT = 32  # five halvings
 LEVELS = ("main", "aux")

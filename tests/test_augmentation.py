@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from common.seeds import generator
 from data.augmentation import POLICIES, Augmentation, Elastic
-from data.random import generator
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import tifffile
 from hypothesis import HealthCheck, currently_in_test_context, event, given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from data.domains import Domain, Options, read_domains
-from data.errors import InputError
 from data.images import read_image, read_mask
 
 CASES = int(os.environ.get("FUZZ", 0))

@@ -10,7 +10,7 @@ from conftest import run
 from test_evaluate import call, make_run
 
 import models
-from data.errors import InputError
+from common.errors import InputError
 from data.store import Store, store_path
 from evaluation import gradcam
 from evaluation.inference import predict

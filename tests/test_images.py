@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from data.errors import InputError
+from common.errors import InputError
 from data.images import cut_tiles, mirror_pad, prepare_mask, prepare_micrograph, read_image, read_mask
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
@@ -16,9 +16,7 @@ def stitch(tiles, positions, overlap, shape) -> np.ndarray:
     tile = tiles.shape[1] - 2 * overlap
     canvas = np.empty([-(-side // tile) * tile for side in shape], tiles.dtype)
     for pixels, (row, column) in zip(tiles, positions, strict=True):
-        canvas[row : row + tile, column : column + tile] = pixels[
-            overlap : overlap + tile, overlap : overlap + tile
-        ]
+        canvas[row : row + tile, column : column + tile] = pixels[overlap : overlap + tile, overlap : overlap + tile]
     return canvas[: shape[0], : shape[1]]
 
 
@@ -39,9 +37,7 @@ def test_overlap_of_a_tile_is_its_neighbour():
 
 
 def test_padding_mirrors_beyond_the_image():
-    np.testing.assert_array_equal(
-        mirror_pad(np.array([[1, 2, 3]]), 0, 0, 1, 6), [[2, 1, 2, 3, 2, 1, 2, 3, 2, 1]]
-    )
+    np.testing.assert_array_equal(mirror_pad(np.array([[1, 2, 3]]), 0, 0, 1, 6), [[2, 1, 2, 3, 2, 1, 2, 3, 2, 1]])
 
 
 def test_study_micrograph_gives_four_tiles():
@@ -84,9 +80,7 @@ def test_every_depth_fills_eight_bit(tmp_path, pixels, expected):
 def test_tiff_shows_as_a_viewer_shows_it(tmp_path):
     tifffile.imwrite(tmp_path / "white.tif", 255 - GREY, photometric="miniswhite")
     ramp = np.arange(255, -1, -1, dtype=np.uint16) * 257
-    tifffile.imwrite(
-        tmp_path / "palette.tif", 255 - GREY, photometric="palette", colormap=np.stack([ramp] * 3)
-    )
+    tifffile.imwrite(tmp_path / "palette.tif", 255 - GREY, photometric="palette", colormap=np.stack([ramp] * 3))
     with tifffile.TiffWriter(tmp_path / "preview.tif") as tiff:
         tiff.write(GREY)
         tiff.write(GREY[::4, ::4].copy(), subfiletype=1)

@@ -15,12 +15,12 @@ from torch import nn
 
 import models
 from benchmarks import inference as benchmark
-from data.errors import InputError
+from common.errors import InputError
 from data.images import prepare_micrograph
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, predict, predict_bands, segment
 from evaluation.members import Member
-from evaluation.segmentation import segment_folder
+from evaluation.segment_folder import segment_folder
 
 
 class Output(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import models
-from data.errors import InputError
+from common.errors import InputError
 from losses import GanLoss, segmentation_loss
 
 
@@ -67,9 +67,7 @@ def test_losses_are_float32_under_autocast():
 def test_discriminators():
     discriminators = models.Discriminators(width=8)
     assert set(discriminators.networks) == {"main", "aux"}
-    channels = [
-        layer.out_channels for layer in discriminators.networks["main"] if isinstance(layer, nn.Conv2d)
-    ]
+    channels = [layer.out_channels for layer in discriminators.networks["main"] if isinstance(layer, nn.Conv2d)]
     assert channels == [8, 16, 32, 64, 1]
     judged = models.probability_map(torch.randn(2, 1, 128, 100))
     (logits,) = discriminators({"main": judged, "aux": judged})

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet
 
 import models
-from data.errors import InputError
+from common.errors import InputError
 from models.batchnorm import DomainBatchNorm
 from models.deeplabv2 import DilatedHead, upsample
 
@@ -257,9 +257,7 @@ def test_surprising_weights_are_refused(tmp_path):
 
     state = model.backbone.state_dict()
     refused({**state, "stage9.weight": torch.zeros(1)}, r"weights\.pth.*Unexpected: stage9\.weight")
-    refused(
-        {key: value for key, value in state.items() if key != "stem.0.weight"}, r"Missing: stem\.0\.weight"
-    )
+    refused({key: value for key, value in state.items() if key != "stem.0.weight"}, r"Missing: stem\.0\.weight")
     refused({**state, "stem.0.weight": torch.zeros(1)}, r"size mismatch for stem\.0\.weight")
     refused([1], "list")
     path.write_bytes(b"no weights")

@@ -18,14 +18,14 @@ from conftest import ROOT, run
 
 import models
 import pretrain_nanosem
-from data.errors import InputError
-from data.nanosem import classes_of, clean_folder, score
-from data.nanosem_marks import find_bar, find_marks
-from data.nanosem_review import read_corrections
-from data.nanosem_store import ImageStore, image_store_path
+from common.errors import InputError
+from data.nanosem.cleaning import classes_of, clean_folder, score
+from data.nanosem.image_store import ImageStore, image_store_path
+from data.nanosem.marks import find_bar, find_marks
+from data.nanosem.review import read_corrections
 from data.sealed import seal_is_intact
-from data.synthetic_nanosem import draw, write_pictures
-from evaluation.classification import class_report
+from data.synthetic.nanosem import draw, write_pictures
+from evaluation.accuracy import class_report
 from evaluation.sweep import read_sweep
 from training import checkpoint
 from training.distributed import Processes

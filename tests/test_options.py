@@ -16,8 +16,8 @@ from conftest import ROOT, run
 
 import evaluate
 import train_uda
-from data import arguments
-from data.errors import InputError
+from common import arguments
+from common.errors import InputError
 from training import checkpoint, distributed
 from training.experiments import read_experiments
 from training.health import Health
@@ -105,7 +105,7 @@ def test_explicit_options_win_over_the_experiment_and_it_over_the_defaults():
 
 
 def rows_of_the_study():
-    with (ROOT / "evaluation" / "study.csv").open() as file:
+    with (ROOT / "evaluation" / "study" / "study.csv").open() as file:
         return [pytest.param(row, id=f"{row['experiment']} of Table {row['table']}") for row in csv.DictReader(file)]
 
 

@@ -17,11 +17,11 @@ import tifffile
 from bad_input import png, png_chunk
 from conftest import ROOT, draw, run
 
+from common.errors import InputError
+from common.parallel import ahead
 from data import prepare
 from data.domains import read_domains, split_in_folds
-from data.errors import InputError
 from data.images import read_image
-from data.parallel import ahead
 from data.prepare import prepare_domain, read_source
 from data.store import Store, store_path
 
@@ -89,9 +89,7 @@ def test_masks_may_cover_a_part_and_lie_beside_the_images(laboratory):
     options, domains = read_domains(_write_toml(laboratory, text))
     store = Store(prepare_domain(options, domains["source"], laboratory / "stores"))
     assert [m.labelled for m in store.micrographs] == [True, False, True, False]
-    assert len(store.training_tiles(None, labelled=True)) * 2 == len(
-        store.training_tiles(None, labelled=False)
-    )
+    assert len(store.training_tiles(None, labelled=True)) * 2 == len(store.training_tiles(None, labelled=False))
 
 
 def test_same_store_is_kept_and_another_is_replaced_only_on_demand(laboratory):
@@ -177,9 +175,7 @@ def test_a_killed_prepare_leaves_no_store_and_the_next_succeeds(tmp_path):
     draw(tmp_path / "source", 1, seed=3, contrast=1.0, size=(600, 600))
     for folder in ("images", "masks"):
         for copy in range(1, 20):
-            shutil.copy(
-                tmp_path / "source" / folder / "m0.png", tmp_path / "source" / folder / f"m{copy}.png"
-            )
+            shutil.copy(tmp_path / "source" / folder / "m0.png", tmp_path / "source" / folder / f"m{copy}.png")
     toml, folder = _write_toml(tmp_path), tmp_path / "stores"
     command = [sys.executable, "-m", "data.prepare", str(toml), "--out", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -15,15 +15,16 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError, require_file_name
 from data.domains import read_domains
-from data.errors import InputError, require_file_name
-from data.selection import read_selection, write_selection
+from data.selection_file import read_selection, write_selection
 from data.store import Store, StoreWriter, store_path
 from evaluation import report, tables
-from models import build, load_pretraining
+from models import build
 from training import checkpoint, tracking
 from training.experiments import read_experiments
 from training.options import parse
+from training.weights import load_pretraining
 
 FOLDERS = ("data", "models", "losses", "training", "evaluation", "launch", "benchmarks")
 PRODUCT = [*sorted(ROOT.glob("*.py")), *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]

@@ -13,15 +13,16 @@ import pytest
 import torch
 from conftest import ROOT, run
 
-from data.errors import InputError
+from common.errors import InputError
 from data.sealed import _USER_BLOCK, _block_of
-from data.selection import read_selection, write_selection
+from data.selection_file import read_selection, write_selection
 from data.store import TILE_STORE, Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from evaluation.members import fit_to_domain, load_member
 from evaluation.selection import CLOSE, REACHED, choose, main, pseudo_fractions
-from models import BalancedPatches, probability_map
+from models import probability_map
 from training.options import parse
+from training.patches import BalancedPatches
 from training.tracking import open_run
 
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.errors import InputError
+from common.errors import InputError
 from data.store import Store, StoreWriter, digest, store_path
 from data.verify import check_together, main, open_intact
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import draw, run
 from test_evaluate import call, make_run
 
-from evaluation import study, study_tables, trends
-from evaluation.schematic import pretraining
+from evaluation.study import published, study_tables, trends
+from evaluation.study.schematic import pretraining
 from evaluation.tables import latex, write_study
 from training.experiments import EXPERIMENTS, FACTS, read_experiments
 
@@ -59,12 +59,12 @@ def record_of(table, experiment):
 
 
 def opened(root):
-    return study.StudyRuns(root, EXPERIMENTS)
+    return published.StudyRuns(root, EXPERIMENTS)
 
 
 def test_the_studys_facts_fit_the_experiments():
-    lines = study.findings()
-    counts = {number: len(study.findings(number)) for number in range(2, 7)}
+    lines = published.findings()
+    counts = {number: len(published.findings(number)) for number in range(2, 7)}
     assert counts == {2: 10, 3: 11, 4: 11, 5: 2, 6: 9} and len(lines) == 43
     for line in lines:
         values = STUDY[line.experiment]
@@ -75,15 +75,15 @@ def test_the_studys_facts_fit_the_experiments():
         assert line.epochs == (100 if line.table == 6 else values["epochs"])
         assert line.domain == values.get("domain", values.get("target", "source"))
         assert 40 < line.miou < 90 and (line.rdt is None) == (line.table == 2)
-    assert study.phase_fractions()["t3"] == {
+    assert published.phase_fractions()["t3"] == {
         "phi_dg": 51.3, "phi_dg_std": 21.8, "phi_uda": 42.8, "phi_uda_std": 2.6, "phi_label": 44.6,
     }  # fmt: skip
-    assert study.of_the_text("bagging")["T2.11"] == (70.2, None)
-    assert study.of_the_text("common") == {"T3.2": (78.0, 1.0), "T3v": (77.4, 1.8)}
+    assert published.of_the_text("bagging")["T2.11"] == (70.2, None)
+    assert published.of_the_text("common") == {"T3.2": (78.0, 1.0), "T3v": (77.4, 1.8)}
 
 
 def test_the_studys_rdt_follow_from_its_means_but_for_two():
-    assert [(line.experiment, round(follows, 1)) for line, follows in study.inconsistent()] == [
+    assert [(line.experiment, round(follows, 1)) for line, follows in published.inconsistent()] == [
         ("T1.3", -6.6), ("T2.3", -33.3),
     ]  # fmt: skip
 
@@ -327,5 +327,5 @@ def test_a_folder_without_the_studys_runs_has_the_overview_only(tmp_path, stores
 def test_experiments_that_the_file_does_not_have_are_gaps(tmp_path):
     (tmp_path / "few.toml").write_text('["S.4"]\nscript = "train_supervised"\nsource = "source"\n')
     write_folds(tmp_path / "runs", "S.4", {"source": [0.8, 0.82]})
-    part = write_study(study.StudyRuns(tmp_path / "runs", tmp_path / "few.toml"), tmp_path)
+    part = write_study(published.StudyRuns(tmp_path / "runs", tmp_path / "few.toml"), tmp_path)
     assert row_of(part.tables[0], "S.4")[4] == "81.0 ± 1.4" and row_of(part.tables[1], "T1.4")[4] == ""

@@ -15,7 +15,7 @@ from conftest import ROOT, run
 
 import models
 from benchmarks.published import PublishedStep
-from data.errors import InputError
+from common.errors import InputError
 from data.store import Store
 from data.tiles import BatchStream, LabelledTiles, UnlabelledTiles
 from training import checkpoint

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 import models
-from data.errors import InputError
-from models.pretraining import reason_of
+from common.errors import InputError
+from training.weights import reason_of
 
 VERSION = 1
 

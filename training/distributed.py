@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from data.errors import InputError, report
+from common.errors import InputError, report
 from training.preemption import STOP_SIGNALS
 
 # Of the errors that gloo and nccl raise when a peer is gone or silent for too long.

@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from data.errors import InputError, require_file_name
+from common.errors import InputError, require_file_name
 
 EXPERIMENTS = Path(__file__).parent.parent / "launch" / "experiments.toml"
 # What an entry says beside the values of options; the first lines of experiments.toml explain each.

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import torch
 
 import models
-from data.errors import InputError
+from common.errors import InputError
 from training.distributed import Processes, first_alone
+from training.weights import load_pretraining
 
 
 def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Module:
@@ -44,7 +45,7 @@ def build_classifier(options: SimpleNamespace, classes: int, processes: Processe
 def _pretrain(model: torch.nn.Module, options: SimpleNamespace, processes: Processes) -> None:
     weights = options.pretraining_file or options.pretraining
     # The first process downloads weights, the others then find them.
-    load = partial(models.load_pretraining, model, options.model, weights)
+    load = partial(load_pretraining, model, options.model, weights)
     first_alone(load, processes)
     if not processes.first:
         load()

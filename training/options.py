@@ -7,17 +7,17 @@ import sys
 from functools import cache
 
 import models
-from data.arguments import not_negative, positive, share, whole
+from common.arguments import not_negative, positive, share, whole
+from common.errors import InputError, require_file_name
 from data.augmentation import POLICIES
-from data.errors import InputError, require_file_name
-from data.nanosem_store import ImageStore, image_store_path
-from data.selection import selection_digest
+from data.nanosem.image_store import ImageStore, image_store_path
+from data.selection_file import selection_digest
 from data.store import Store, store_path
-from models.pretraining import weights_digest
 from training.experiments import EXPERIMENTS, FACTS, read_experiments, runs_root
 from training.precision import PRECISIONS
 from training.schedule import SCHEDULES
 from training.tracking import default_wandb_mode
+from training.weights import weights_digest
 
 NANOSEM_IMAGES = 15_000  # the study's for training (paper Section 2.4.2): --dry-run needs no data
 

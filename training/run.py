@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import torch
 from torch.utils.data import Dataset
 
-from data.errors import InputError
-from data.files import write_file
+from common.errors import InputError
+from common.files import write_file
 from data.tiles import names_of_batch
 from training import checkpoint
 from training.distributed import Processes, first_alone, mean

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.errors import InputError, make_folder
-from data.files import write_file
+from common.errors import InputError, make_folder
+from common.files import write_file
 from training.distributed import Processes
 
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.errors import InputError
+from common.errors import InputError
 
 
 def write_file(path, content: str | bytes) -> None:

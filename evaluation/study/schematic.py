@@ -5,9 +5,9 @@ import textwrap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from data.files import write_figure
-from evaluation import study
+from common.files import write_figure
 from evaluation.scoring import read_config
+from evaluation.study import published
 
 HEIGHT = 1.25
 STARTS = ("random", "imagenet", "nanosem")
@@ -16,9 +16,9 @@ STARTS = ("random", "imagenet", "nanosem")
 def pretraining(runs, path):
     """Figure 2: the two-stage pre-training and fine-tuning, as boxes with the experiments that were run."""
     of_start, stand_in = {start: [] for start in STARTS}, None
-    for line in study.findings(2):
+    for line in published.findings(2):
         config = next(iter(runs.configs(line.experiment).values()), None)
-        start = study.option_text((config or {}).get("pretraining", line.pretraining))
+        start = published.option_text((config or {}).get("pretraining", line.pretraining))
         if start not in of_start and line.pretraining == "imagenet":
             start, stand_in = "imagenet", start
         of_start.setdefault(start, []).append((line.experiment, config is not None))
@@ -61,7 +61,7 @@ def _pretrained(runs, name):
         return None
     config = read_config(folder)
     done = f"{config['steps']} steps" if config.get("steps") else f"{config.get('epochs')} epochs"
-    return {"done": done, "start": study.option_text(config.get("pretraining"))}
+    return {"done": done, "start": published.option_text(config.get("pretraining"))}
 
 
 def _box(axes, left, bottom, width, text, colour, found=True):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from data.files import write_csv, write_figure
-from data.nanosem_store import ImageStore
+from common.files import write_csv, write_figure
+from data.nanosem.image_store import ImageStore
 from training.distributed import Processes, total
 
 _BATCH = 64

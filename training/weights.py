@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torchvision import models as torchvision_models
 
-from data.errors import InputError
+from common.errors import InputError
 from models.batchnorm import without_domains
 from models.segmenter import Network
 
@@ -70,9 +70,7 @@ def _imagenet(name: str) -> dict:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(
-                url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False
-            )
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"--pretraining imagenet: cannot download {url} ({error}). On a machine with internet, "

@@ -6,13 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.errors import InputError
+from common.errors import InputError
 from data.store import Store, store_path
-from evaluation import study
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, grid, heat, overlay
 from evaluation.metrics import Confusion
-from evaluation.schematic import pretraining
-from evaluation.study_tables import adapted_pair
+from evaluation.study import published
+from evaluation.study.schematic import pretraining
+from evaluation.study.study_tables import adapted_pair
 
 FRAME = (215, 25, 28)
 DETAIL = 4  # the detail view shows a micrograph's side divided by this
@@ -22,7 +22,7 @@ NO_RUN, NO_DATA = "no run", "no data"
 
 def draw_all(runs, folder):
     """Draw all figures of a StudyRuns into a folder: [(title, explanation, path)]."""
-    targets = list(study.phase_fractions())
+    targets = list(published.phase_fractions())
     made = [domains(runs, folder / "figure1.png"), pretraining(runs, folder / "figure2.png")]
     made += [predictions(runs, domain, folder / f"figure{n}.png") for n, domain in enumerate(targets, 4)]
     return [*made, attention(runs, targets[0], folder / "figure7.png")]
@@ -31,7 +31,7 @@ def draw_all(runs, folder):
 def domains(runs, path):
     """Figure 1: of each domain a test micrograph, with its annotation, and a detail view."""
     rows = []
-    for domain in ("source", *study.phase_fractions()):
+    for domain in ("source", *published.phase_fractions()):
         store, fold = _store(runs, domain)
         shown = _micrographs(store, fold)[:1]
         if not shown:
@@ -122,7 +122,7 @@ def _store(runs, domain, experiments=()):
 
     The fold is the first that all of the experiments have scores of, else the first of any.
     """
-    chosen = experiments or [line.experiment for line in study.findings()]
+    chosen = experiments or [line.experiment for line in published.findings()]
     places = [place for name in chosen if (place := runs.place(name))]
     configs = [config for place in places for config in runs.configs(place.run).items()]
     scored = [runs.scores(place.run, domain).keys() for place in places] if experiments else []

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.errors import InputError
-from data.random import generator
+from common.errors import InputError
+from common.seeds import generator
 from data.sealed import Kind, SealedReader, SealedWriter
 from data.store import digest
 

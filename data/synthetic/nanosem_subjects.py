@@ -9,7 +9,7 @@ bars could mistake for them: straight bright wires and edges, saturated spheres,
 import cv2
 import numpy as np
 
-from data.synthetic_drawing import smooth_noise
+from data.synthetic.microstructure import smooth_noise
 
 _FRACTION_BITS = 4  # OpenCV draws at a sixteenth of a pixel
 

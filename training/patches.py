@@ -8,8 +8,8 @@ predicted fraction it has to judge the morphology.
 import torch
 from torch import Tensor
 
-from data.errors import InputError
-from data.random import generator
+from common.errors import InputError
+from common.seeds import generator
 from models.discriminator import SMALLEST_INPUT
 
 _CANDIDATES = 4  # places of a patch per its own side, in each direction

@@ -7,10 +7,10 @@ import numpy as np
 from tqdm import tqdm
 
 import models
-from data.errors import InputError, make_folder
-from data.files import write_csv, write_image
+from common.errors import InputError, make_folder
+from common.files import write_csv, write_image
+from common.parallel import ahead
 from data.images import SUFFIXES, prepare_micrograph, read_image
-from data.parallel import ahead
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, segment
 from evaluation.members import SHARED

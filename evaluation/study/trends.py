@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from evaluation import study
 from evaluation.metrics import mean_std
-from evaluation.study_tables import adapted_pair, common_scores, scores_of
+from evaluation.study import published
+from evaluation.study.study_tables import adapted_pair, common_scores, scores_of
 
 FEWEST = 3  # folds
 RULE = (
@@ -83,7 +83,7 @@ def judged_spread(section, claim, wide, narrow, of_study):
 
 def _of_training(runs):
     """Table 2: pre-training and augmentation help on the source; Table 4: the extended augmentation not on t2."""
-    name = {(line.pretraining, line.augmentation): line.experiment for line in study.findings(2) if _unet(line)}
+    name = {(line.pretraining, line.augmentation): line.experiment for line in published.findings(2) if _unet(line)}
     for better, worse in (("imagenet", "random"), ("nanosem", "imagenet")):
         for augmentation in AUGMENTATIONS:
             pair = name[better, augmentation], name[worse, augmentation]
@@ -92,7 +92,7 @@ def _of_training(runs):
         for pretraining in PRETRAININGS:
             pair = name[pretraining, better], name[pretraining, worse]
             yield _pair(runs, "3.1", f"augmentation {better} > {worse}, pre-training {pretraining}, source", *pair)
-    on_t2 = {(line.pretraining, line.augmentation): line.experiment for line in study.findings(4) if _unet(line)}
+    on_t2 = {(line.pretraining, line.augmentation): line.experiment for line in published.findings(4) if _unet(line)}
     for pretraining in PRETRAININGS:
         pair = on_t2[pretraining, "basic"], on_t2[pretraining, "extended"]
         yield _pair(runs, "4.2", f"augmentation basic > extended, pre-training {pretraining}, t2", *pair)
@@ -100,7 +100,7 @@ def _of_training(runs):
 
 def _of_targets(runs):
     """Tables 3 to 5 and 7, Section 4.2: what adaptation and bagging bring on each target."""
-    for domain, fractions in study.phase_fractions().items():
+    for domain, fractions in published.phase_fractions().items():
         generalization, adapted = adapted_pair(domain)
         yield _pair(runs, "3.2", f"UDA > generalization, {domain}", adapted, generalization)
         errors, fraction = [], []
@@ -118,14 +118,14 @@ def _of_targets(runs):
         place = runs.place(adapted)
         members = _miou(runs.members(place.run, place.domain)) if place else {}
         bagged = runs.bagged(place.run, place.domain) if place else None
-        known = (study.of_the_text("bagging")[adapted][0], study.finding(adapted).miou)
+        known = (published.of_the_text("bagging")[adapted][0], published.finding(adapted).miou)
         ensemble = dict.fromkeys(members, bagged["miou"]) if bagged else {}
         yield judged("4.2", f"bagging > mean of its members, {domain}", ensemble, members, known)
 
 
 def _of_domains(runs):
     """Sections 3.2 and 4.2: the domain shift grows from t1 to t3."""
-    targets = list(study.phase_fractions())
+    targets = list(published.phase_fractions())
     for near, far in pairwise(targets):
         pair = adapted_pair(near)[0], adapted_pair(far)[0]
         yield _pair(runs, "3.2", f"generalization of DeepLabv2 to {near} > to {far}", *pair)
@@ -134,19 +134,19 @@ def _of_domains(runs):
         on_source = [
             _miou(runs.scores(place.run, place.source)) if (place := runs.place(name)) else {} for name in pair
         ]
-        known = [study.of_the_text("source")[name][0] for name in pair]
+        known = [published.of_the_text("source")[name][0] for name in pair]
         yield judged("4.2", f"score on the source after adaptation to {near} > to {far}", *on_source, known)
 
 
 def _common(runs):
     """Section 4.3: another phase fraction of the target's training tiles makes no difference."""
-    known = study.of_the_text("common")
+    known = published.of_the_text("common")
     scores = [_miou(common_scores(runs, name)) for name in known]
     return judged("4.3", "T3 about equal to T3v", *scores, [miou for miou, _ in known.values()], equal=True)
 
 
 def _pair(runs, section, claim, more, less):
-    known = [study.finding(name).miou for name in (more, less)]
+    known = [published.finding(name).miou for name in (more, less)]
     return judged(section, claim, *(_miou(scores_of(runs, name)) for name in (more, less)), known)
 
 

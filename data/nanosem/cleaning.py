@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.arguments import at_least, positive
-from data.errors import InputError, exits_cleanly
+from common.arguments import at_least, positive
+from common.errors import InputError, exits_cleanly
 from data.images import SUFFIXES, read_picture
-from data.nanosem_marks import find_bar, find_marks
-from data.nanosem_review import Corrections, Review, read_corrections, thumbnail
-from data.nanosem_store import ImageStoreWriter, image_store_path
+from data.nanosem.image_store import ImageStoreWriter, image_store_path
+from data.nanosem.marks import find_bar, find_marks
+from data.nanosem.review import Corrections, Review, read_corrections, thumbnail
 
 SIZE = 224  # px: what VGG16's ImageNet weights were trained on
 MANY = 3  # marks that make a picture one with many of them
@@ -108,9 +108,10 @@ def clean_folder(folder, out, size, many, corrections_file, workers) -> list[dic
     review = Review(Path(out).with_suffix(".review"))
     labels = {name: label for label, name in enumerate(classes)}
     work = functools.partial(clean, folder=folder, size=size, many=many, corrections=corrections)
-    with ImageStoreWriter(out, size) as writer, ProcessPoolExecutor(
-        workers, initializer=cv2.setNumThreads, initargs=(0,)
-    ) as pool:
+    with (
+        ImageStoreWriter(out, size) as writer,
+        ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool,
+    ):
         for cleaned in tqdm(pool.map(work, files, chunksize=4), total=len(files), desc="cleaning", unit="image"):
             row = cleaned.row
             review.add(row, cleaned.thumbnail)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data.errors import InputError, make_folder
-from data.files import write_csv, write_image
+from common.errors import InputError, make_folder
+from common.files import write_csv, write_image
 
 COLUMNS = ("file", "class", "height", "width", "bar_row", "marks", "decision", "reason")
 _THUMBNAIL, _TEXT = (192, 256), 18  # px (h, w) of a picture on a sheet and of the line of text below it

@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-from data.errors import InputError
+from common.errors import InputError
 from data.store import Store
 from models.discriminator import SMALLEST_INPUT
-from models.pretraining import trained_on
+from training.weights import trained_on
 
 # How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
 NATIVE = ("pixel_size_nm", "invert", "information_bar")

@@ -68,8 +68,10 @@ def nearest_cells(x, y, step, centres, metrics, chosen):
     for cell in chosen:
         column, row = centres[cell] / step
         reach = REACH / step
-        window = (slice(max(0, int(row - reach)), max(0, int(row + reach))),
-                  slice(max(0, int(column - reach)), max(0, int(column + reach))))
+        window = (
+            slice(max(0, int(row - reach)), max(0, int(row + reach))),
+            slice(max(0, int(column - reach)), max(0, int(column + reach))),
+        )
         dx, dy = x[window] - np.float32(centres[cell, 0]), y[window] - np.float32(centres[cell, 1])
         (a, b), (c, d) = metrics[cell].astype(np.float32)
         distance = cv2.magnitude(a * dx + b * dy, c * dx + d * dy) if dx.size else dx
@@ -85,8 +87,13 @@ def microstructure(rng, shape, pixel, fraction):
     extent = (shape[0] * pixel, shape[1] * pixel)
     half = (shape[0] // 2 + 1, shape[1] // 2 + 1)  # cells on every second pixel: four times faster
     rows, columns = np.mgrid[: half[0], : half[1]].astype(np.float32) * np.float32(2 * pixel)
-    warp = [sum(amplitude * smooth_noise(rng, half, sigma / (2 * pixel))
-                for sigma, amplitude in ((1900.0, 420.0), (480.0, 120.0), (140.0, 24.0))) for _ in range(2)]
+    warp = [
+        sum(
+            amplitude * smooth_noise(rng, half, sigma / (2 * pixel))
+            for sigma, amplitude in ((1900.0, 420.0), (480.0, 120.0), (140.0, 24.0))
+        )
+        for _ in range(2)
+    ]
     x, y = columns + warp[0], rows + warp[1]
 
     centres = scattered(rng, extent, CELL_SPACING)
@@ -126,9 +133,16 @@ def microstructure(rng, shape, pixel, fraction):
     inclination = 0.5 * smooth_noise(rng, shape, 1500 / pixel) + 0.25 * smooth_noise(rng, shape, 190 / pixel)
     inclination = np.clip(0.5 + inclination, 0, 1) * np.where(bainite, 0.7, 1)
     return Microstructure(
-        pixel, bainite, film, wall, _islands(rng, shape, pixel, bainite, boundary, cell, len(centres)),
+        pixel,
+        bainite,
+        film,
+        wall,
+        _islands(rng, shape, pixel, bainite, boundary, cell, len(centres)),
         boundary.astype(np.float32),
-        inclination.astype(np.float32), crystal, np.where(bainite, laths["tint"], 0).astype(np.float32))
+        inclination.astype(np.float32),
+        crystal,
+        np.where(bainite, laths["tint"], 0).astype(np.float32),
+    )
 
 
 def _distance_inside(region):
@@ -171,8 +185,11 @@ def _laths(rng, shape, pixel, centres, angle, packet):
     dy = rows - centres[used, 1].astype(np.float32)[local]
     c, s = np.cos(angle[used]).astype(np.float32)[local], np.sin(angle[used]).astype(np.float32)[local]
     u, v = c * dx + s * dy, c * dy - s * dx
-    v += (230 * smooth_noise(rng, shape, 1700 / pixel) + 60 * smooth_noise(rng, shape, 600 / pixel)
-          + 20 * smooth_noise(rng, shape, 200 / pixel))
+    v += (
+        230 * smooth_noise(rng, shape, 1700 / pixel)
+        + 60 * smooth_noise(rng, shape, 600 / pixel)
+        + 20 * smooth_noise(rng, shape, 200 / pixel)
+    )
     k = np.clip((v + REACH) / ACROSS_STEP, 0, len(across) - 1).astype(np.int32)
     film = local * LATHS + nearest.ravel()[local * len(across) + k]
     offset = v - middle.ravel()[film]
@@ -200,11 +217,12 @@ def _laths(rng, shape, pixel, centres, angle, packet):
     within = 17 * (varying(3.0) + per_packet(-2.2, -0.6))  # thin carbides inside the laths
     tints = np.clip(rng.normal(0, 0.6, count), -1, 1).astype(np.float32)
     axis = (middle.ravel()[np.maximum(lath - 1, 0)] + middle.ravel()[lath]) / 2
-    return {"film": np.maximum(along(depth, film, u) - np.abs(offset),
-                               along(within, lath, u) - np.abs(v - axis)),
-            "wall": 22 - 110 * np.abs(along(varying(3.2), lath, u + 0.45 * offset)),
-            "teeth": tints[::-1][lath] + 0.5 * smooth_noise(rng, shape, 180 / pixel),
-            "tint": tints[lath]}
+    return {
+        "film": np.maximum(along(depth, film, u) - np.abs(offset), along(within, lath, u) - np.abs(v - axis)),
+        "wall": 22 - 110 * np.abs(along(varying(3.2), lath, u + 0.45 * offset)),
+        "teeth": tints[::-1][lath] + 0.5 * smooth_noise(rng, shape, 180 / pixel),
+        "tint": tints[lath],
+    }
 
 
 def _islands(rng, shape, pixel, bainite, boundary, cell, cells):

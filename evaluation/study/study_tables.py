@@ -6,8 +6,8 @@ mIoU, RDT and phase fractions are in percent; mean ± sample standard deviation 
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from evaluation import study
 from evaluation.metrics import mean_std, percent
+from evaluation.study import published
 
 OTHER = "†"  # marks runs of another configuration than the study's
 RDT_NOTE = (
@@ -49,7 +49,7 @@ def supervised(runs):
         "Table 2. Supervised training on the source domain",
         ["Model", "Pre-training", "Augmentation", "Exp.", "mIoU [%]", "study", "folds"],
     )
-    for line in study.findings(2):
+    for line in published.findings(2):
         scores = scores_of(runs, line.experiment)
         facts = _facts(runs, line)
         table.rows.append([*facts, percent(_miou(scores)), _text(line.miou, line.miou_std), _count(scores)])
@@ -65,16 +65,16 @@ def of_target(runs, number):
         ["Model", "Pre-training", "Augmentation", "Exp.", "mIoU [%]", "study", "RDT [%]", "study", "folds"],
         notes=[RDT_NOTE],
     )
-    for line in study.findings(number):
+    for line in published.findings(number):
         scores, place = scores_of(runs, line.experiment), runs.place(line.experiment)
-        value = study.relative(scores, runs.scores(place.reference, place.source)) if place else None
+        value = published.relative(scores, runs.scores(place.reference, place.source)) if place else None
         model, *facts = _facts(runs, line)
         kind = "UDA" if line.kind == "uda" else "DG"
         cells = [percent(_miou(scores)), _text(line.miou, line.miou_std), _share(value), _text(line.rdt)]
         table.rows.append([f"{kind} {model}", *facts, *cells, _count(scores)])
         of_study = {"study_miou": line.miou, "study_miou_std": line.miou_std, "study_rdt": line.rdt}
         table.records.append(_record(runs, line, scores, {"rdt": _hundred(value), **of_study}))
-    for line, follows in study.inconsistent():
+    for line, follows in published.inconsistent():
         if line.table == number:
             table.notes.append(
                 f"{line.experiment}: the study's RDT of {line.rdt:.1f} does not follow from its own mean mIoU, which "
@@ -85,7 +85,7 @@ def of_target(runs, number):
 
 def milestones(runs):
     """Table 6: target 2 after two numbers of epochs of fine-tuning."""
-    lines = study.findings(6)
+    lines = published.findings(6)
     ran = [line for line in lines if (place := runs.place(line.experiment)) and runs.configs(place.run)]
     epochs = [_agreed(_milestone(runs, line, position) for line in ran or lines) for position in (0, 1)]
     named = [f"after {epochs[0]} epochs" if epochs[0] else "after the first milestone"]
@@ -99,7 +99,7 @@ def milestones(runs):
     for line in lines:
         row, record = _facts(runs, line), {}
         place = runs.place(line.experiment)
-        of_study = (line, study.finding(line.experiment, (4,)))
+        of_study = (line, published.finding(line.experiment, (4,)))
         if of_study[1].epochs != 200:
             repeated.append(of_study[1])
         for position, known in enumerate(of_study):
@@ -107,7 +107,7 @@ def milestones(runs):
             domain = place and place.domain
             scores = runs.milestone_scores(place.run, domain, epoch) if place else {}
             reference = runs.milestone_scores(place.reference, place.source, epoch) if place else {}
-            value = study.relative(scores, reference)
+            value = published.relative(scores, reference)
             row += [percent(_miou(scores)), _text(known.miou, known.miou_std), _share(value), _text(known.rdt)]
             row.append(_count(scores))
             mean, std, folds = mean_std(_miou(scores))
@@ -131,7 +131,7 @@ def fractions(runs):
     """Table 7: phase fractions of the targets' test sets, predicted by generalization and by adaptation."""
     header = ["Domain", "Exp. DG, UDA", "φ DG [%]", "study", "φ UDA [%]", "study", "φ label [%]", "study", "folds"]
     table = Table("table7", "Table 7. Phase fractions of the test sets", header)
-    for domain, known in study.phase_fractions().items():
+    for domain, known in published.phase_fractions().items():
         pair = adapted_pair(domain)
         row, counts, labels = [domain, ", ".join(_marked(runs, e) for e in pair)], [], set()
         record = {"domain": domain, "experiment": ", ".join(pair)}
@@ -156,8 +156,8 @@ def bagging(runs):
     """Section 4.2: the mean probability of the models of all folds, against the mean of their scores."""
     header = ["Domain", "Exp.", "members [%]", "study", "bagged [%]", "study", "gain [%]", "study", "members"]
     table = Table("table_bagging", "Section 4.2. Bagging the models of the folds", header)
-    for experiment, (of_study, _) in study.of_the_text("bagging").items():
-        place, line = runs.place(experiment), study.finding(experiment)
+    for experiment, (of_study, _) in published.of_the_text("bagging").items():
+        place, line = runs.place(experiment), published.finding(experiment)
         members = runs.members(place.run, place.domain) if place else {}
         ensemble = runs.bagged(place.run, place.domain) if place else None
         bagged = ensemble["miou"] if ensemble else None
@@ -179,9 +179,9 @@ def source_scores(runs):
     """Section 4.2: what adaptation to each target does to the score on the source."""
     header = ["Adapted to", "Exp.", "mIoU on the source [%]", "study", "folds"]
     table = Table("table_source", "Section 4.2. Adapted models on the source domain", header)
-    known = {"S.10": (study.finding("S.10").miou, None), **study.of_the_text("source")}
+    known = {"S.10": (published.finding("S.10").miou, None), **published.of_the_text("source")}
     for experiment, of_study in known.items():
-        place, line = runs.place(experiment), study.finding(experiment)
+        place, line = runs.place(experiment), published.finding(experiment)
         scores = runs.scores(place.run, place.source) if place else {}
         domain = "— (supervised)" if experiment == "S.10" else line.domain
         table.rows.append([domain, _marked(runs, experiment), percent(_miou(scores)), _text(*of_study), _count(scores)])
@@ -193,31 +193,37 @@ def common_test_set(runs):
     """Section 4.3: adaptation to t3 with training tiles of two mean phase fractions, on a common test set."""
     header = ["Training tiles of t3", "Exp.", "mIoU [%]", "study", "folds"]
     table = Table("table_t3v", "Section 4.3. Target 3 against target 3v, on their common test set", header)
-    for experiment, of_study in study.of_the_text("common").items():
+    for experiment, of_study in published.of_the_text("common").items():
         scores = common_scores(runs, experiment)
         tiles = "lower phase fraction (3v)" if experiment == "T3v" else "all (3)"
         table.rows.append([tiles, _marked(runs, experiment), percent(_miou(scores)), _text(*of_study), _count(scores)])
         table.records.append(_plain_record(runs, experiment, scores, of_study))
-    table.notes.append(f"Scored on the micrographs of the selection {study.COMMON_TEST_SET}, not on those of Table 5.")
+    table.notes.append(
+        f"Scored on the micrographs of the selection {published.COMMON_TEST_SET}, not on those of Table 5."
+    )
     return _noted(table, runs)
 
 
 def common_scores(runs, experiment):
     """{fold: score.json} of T3.2 or T3v on the common test set of Section 4.3."""
     place = runs.place(experiment)
-    return runs.scores(place.run, place.domain, variant=f"selected-{study.COMMON_TEST_SET}") if place else {}
+    return runs.scores(place.run, place.domain, variant=f"selected-{published.COMMON_TEST_SET}") if place else {}
 
 
 def adapted_pair(domain):
     """The DeepLabv2 experiments (generalization, adaptation) of a target."""
-    lines = [line for line in study.findings() if line.domain == domain and line.model == "deeplabv2_resnet101"]
+    lines = [line for line in published.findings() if line.domain == domain and line.model == "deeplabv2_resnet101"]
     return tuple(next(line.experiment for line in lines if line.kind == kind) for kind in ("generalization", "uda"))
 
 
 def deviations(runs, experiments=None):
     """In what the runs of these experiments (of all) are not the study's: [text, one an option]."""
     grouped = {}
-    for experiment in experiments or [*dict.fromkeys(line.experiment for line in study.findings()), "T3v", "NanoSEM"]:
+    for experiment in experiments or [
+        *dict.fromkeys(line.experiment for line in published.findings()),
+        "T3v",
+        "NanoSEM",
+    ]:
         place = runs.place(experiment)
         for option, values in runs.differences(place.run).items() if place else ():
             key = (option, *(str(value) for value in values))
@@ -261,8 +267,8 @@ def _facts(runs, line):
     values = [getattr(line, name) for name in ("model", "pretraining", "augmentation")]
     if configs:
         config = next(iter(configs.values()))
-        values = [study.option_text(config.get(name)) for name in ("model", "pretraining", "augmentation")]
-    return [study.MODEL_NAMES.get(values[0], values[0]), *values[1:], _marked(runs, line.experiment)]
+        values = [published.option_text(config.get(name)) for name in ("model", "pretraining", "augmentation")]
+    return [published.MODEL_NAMES.get(values[0], values[0]), *values[1:], _marked(runs, line.experiment)]
 
 
 def _marked(runs, experiment):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError, make_folder
-from data.files import write_file
+from common.errors import InputError, make_folder
+from common.files import write_file
 from data.store import Store
 
 VERSION = 1

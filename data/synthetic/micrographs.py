@@ -3,7 +3,7 @@
     python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--workers 2]
 
 writes ordinary folders `<out>/<domain>/images`, `<out>/<domain>/masks` and `<out>/domains.toml`, so that the
-demo takes the road of a laboratory's own data. One microstructure (`data.synthetic_drawing`) is etched and
+demo takes the road of a laboratory's own data. One microstructure (`data.synthetic.microstructure`) is etched and
 imaged four ways: source (Struers A2, SEM), t1 (Nital, the same SEM), t2 (over-etched, another SEM) and t3
 (light-optical, bright field). As in the study, t1 and t2 have masks for their test images only; t3 has masks
 for its training images too, meant for a supervised reference on the target alone. An image is a pure function
@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.arguments import positive, whole
-from data.errors import InputError, exits_cleanly, make_folder
-from data.files import write_file, write_image
-from data.synthetic_drawing import microstructure, smooth_noise
+from common.arguments import positive, whole
+from common.errors import InputError, exits_cleanly, make_folder
+from common.files import write_file, write_image
+from data.synthetic.microstructure import microstructure, smooth_noise
 
 SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pixels a camera pixel
 
@@ -74,16 +74,62 @@ class Domain:
     light: bool = False
 
 
-STRUERS = Etching(film=0.34, widening=0.0, island=0.24, boundary=0.24, boundary_width=42.0, fading=0.85,
-                  wall=0.0, crystal=0.06, lath=0.012, roughness=0.028)
-NITAL = Etching(film=0.30, widening=6.0, island=0.24, boundary=0.28, boundary_width=46.0, fading=0.75,
-                wall=0.16, crystal=0.075, lath=0.03, roughness=0.035, stains=6.0, residues=25.0)
-LONG_NITAL = Etching(film=0.33, widening=45.0, island=0.38, boundary=0.40, boundary_width=80.0, fading=0.95,
-                     wall=0.12, crystal=0.11, lath=0.06, roughness=0.07, stains=8.0, residues=45.0)
+STRUERS = Etching(
+    film=0.34,
+    widening=0.0,
+    island=0.24,
+    boundary=0.24,
+    boundary_width=42.0,
+    fading=0.85,
+    wall=0.0,
+    crystal=0.06,
+    lath=0.012,
+    roughness=0.028,
+)
+NITAL = Etching(
+    film=0.30,
+    widening=6.0,
+    island=0.24,
+    boundary=0.28,
+    boundary_width=46.0,
+    fading=0.75,
+    wall=0.16,
+    crystal=0.075,
+    lath=0.03,
+    roughness=0.035,
+    stains=6.0,
+    residues=25.0,
+)
+LONG_NITAL = Etching(
+    film=0.33,
+    widening=45.0,
+    island=0.38,
+    boundary=0.40,
+    boundary_width=80.0,
+    fading=0.95,
+    wall=0.12,
+    crystal=0.11,
+    lath=0.06,
+    roughness=0.07,
+    stains=8.0,
+    residues=45.0,
+)
 # The gap of t3: `blur` (FWHM 350 nm) leaves streaks of the films, `film` against `island` is their contrast. Without
 # `plate` bainite would be as bright and blotchy here as islands are in the source.
-LIGHT_NITAL = Etching(film=0.80, widening=8.0, island=0.60, boundary=0.60, boundary_width=110.0, fading=0.9,
-                      wall=0.06, crystal=0.07, lath=0.05, roughness=0.03, plate=0.8, stains=3.0)
+LIGHT_NITAL = Etching(
+    film=0.80,
+    widening=8.0,
+    island=0.60,
+    boundary=0.60,
+    boundary_width=110.0,
+    fading=0.9,
+    wall=0.06,
+    crystal=0.07,
+    lath=0.05,
+    roughness=0.03,
+    plate=0.8,
+    stains=3.0,
+)
 SEM_1 = Microscope(brightness=0.31, contrast=1.0, blur=19.0, noise=0.038, shading=0.03, edge=0.10, tilt=0.05)
 SEM_2 = Microscope(brightness=0.32, contrast=1.1, blur=52.0, noise=0.07, shading=0.07, edge=0.16, tilt=0.10)
 BRIGHT_FIELD = Microscope(brightness=0.74, contrast=1.1, blur=150.0, noise=0.022, shading=0.06, scratches=0.7)
@@ -107,10 +153,8 @@ class Size:
 
 
 SIZES = {
-    "demo": Size((716, 1024), (180, 256), 112, 8,
-                 {"source": (20, 0), "t1": (12, 6), "t2": (12, 6), "t3": (24, 8)}),
-    "study": Size((1433, 2048), (336, 448), 512, 62,
-                  {"source": (35, 0), "t1": (20, 5), "t2": (12, 3), "t3": (59, 50)}),
+    "demo": Size((716, 1024), (180, 256), 112, 8, {"source": (20, 0), "t1": (12, 6), "t2": (12, 6), "t3": (24, 8)}),
+    "study": Size((1433, 2048), (336, 448), 512, 62, {"source": (35, 0), "t1": (20, 5), "t2": (12, 3), "t3": (59, 50)}),
 }
 
 
@@ -147,11 +191,18 @@ def electron_image(rng, structure, recipe):
     slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.25)
     slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.25)
     mottle = smooth_noise(rng, shape, 60 / pixel)
-    grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
-            + etching.film * film + etching.island * island * (0.8 + 0.25 * mottle)
-            + etching.boundary * boundary + etching.wall * wall + etching.roughness * rough
-            + microscope.edge * np.sqrt(cv2.magnitude(slope_x, slope_y)) * 2
-            + microscope.tilt * (slope_x + 0.6 * slope_y) * 4)
+    grey = (
+        microscope.brightness
+        + etching.crystal * structure.crystal
+        + etching.lath * structure.lath
+        + etching.film * film
+        + etching.island * island * (0.8 + 0.25 * mottle)
+        + etching.boundary * boundary
+        + etching.wall * wall
+        + etching.roughness * rough
+        + microscope.edge * np.sqrt(cv2.magnitude(slope_x, slope_y)) * 2
+        + microscope.tilt * (slope_x + 0.6 * slope_y) * 4
+    )
     grey += _artefacts(rng, shape, pixel, etching)
     grey = cv2.GaussianBlur(grey, (0, 0), microscope.blur / pixel)
     grey += microscope.shading * smooth_noise(rng, shape, 9000 / pixel)
@@ -168,9 +219,15 @@ def light_image(rng, structure, recipe):
     film, island, wall, boundary = _revealed(structure, etching)
     mottle = smooth_noise(rng, shape, 300 / pixel)
     streaks = film - etching.plate * cv2.GaussianBlur(film, (0, 0), 900 / pixel)
-    grey = (microscope.brightness + etching.crystal * structure.crystal + etching.lath * structure.lath
-            - etching.film * streaks - etching.island * island * (0.8 + 0.2 * mottle)
-            - etching.boundary * boundary - etching.wall * wall)
+    grey = (
+        microscope.brightness
+        + etching.crystal * structure.crystal
+        + etching.lath * structure.lath
+        - etching.film * streaks
+        - etching.island * island * (0.8 + 0.2 * mottle)
+        - etching.boundary * boundary
+        - etching.wall * wall
+    )
     grey += etching.roughness * _roughness(rng, shape, pixel) - _artefacts(rng, shape, pixel, etching)
     for _ in range(rng.poisson(microscope.scratches)):
         grey = _scratched(rng, grey)
@@ -200,8 +257,10 @@ def _ramp(depth, softness):
 
 def _roughness(rng, shape, pixel):
     """Roughness of the etched surface (h, w), about unit variance, on scales from 40 nm to 1.6 um."""
-    return sum(weight * smooth_noise(rng, shape, sigma / pixel)
-               for sigma, weight in ((40.0, 0.5), (130.0, 0.5), (450.0, 0.5), (1600.0, 0.5)))
+    return sum(
+        weight * smooth_noise(rng, shape, sigma / pixel)
+        for sigma, weight in ((40.0, 0.5), (130.0, 0.5), (450.0, 0.5), (1600.0, 0.5))
+    )
 
 
 def _artefacts(rng, shape, pixel, etching):

@@ -1,0 +1,1 @@
+"""What every folder of the project stands on: errors, files, arguments, seeds."""

@@ -1,0 +1,1 @@
+"""Drawn micrographs: four domains for the demonstration, and pictures for the pre-training."""

@@ -1,0 +1,1 @@
+"""The study: its published figures, the tables and trends that our runs give beside them."""
