@@ -16,51 +16,48 @@ import torch
 
 from common.errors import exits_cleanly
 from data.nanosem.image_store import ClassifiedImages, ImageStore, image_store_path
-from data.tiles import batches
 from evaluation.accuracy import accuracy, classify, write_report
 from losses import classification_loss
 from training import checkpoint, distributed
-from training.accumulation import Tally, in_parts
-from training.network import build_classifier, build_optimizer
-from training.options import parse
+from training.accumulation import Tally, micro_batches
+from training.configuration import parse
+from training.network import build_classifier
 from training.precision import Precision
 from training.run import Run
-from training.schedule import factor, set_learning_rate
+from training.schedule import set_learning_rates
 
 
-def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
+def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
     store = ImageStore(image_store_path(options.data))
     training, test = store.split(options.seed)
 
-    model = build_classifier(options, len(store.classes), processes)
+    model, optimizer = build_classifier(options, len(store.classes), processes)
     images = ClassifiedImages(store, training, model.features, options.dropout, options.seed)
-    optimizer = build_optimizer("adam", [{"params": model.parameters(), "lr": options.learning_rate}], 0.0)
     precision = Precision(options.amp, processes.device)
-    parts = {"model": model, "optimizers": [optimizer], "scaler": precision.scaler}
     facts = {"classes": store.classes, "size": store.size, "fingerprints": {store.domain: store.fingerprint}}
-    run = Run(options, facts, parts, processes, [images], measure="accuracy_test")
+    networks, measure = {"model": model}, "accuracy_test"
+    run = run_class(options, processes, [images], networks, [optimizer], precision, facts, measure)
     if run.finished:
-        print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
 
-    network = distributed.parallel(torch.compile(model, dynamic=False) if options.compile else model, processes)
-    for batch in batches(images, options.batch_size, run.step, options.iterations, options.workers, processes):
-        set_learning_rate([optimizer], factor(options.schedule, run.step, options.iterations, options.power))
+    model_ddp = run.parallel(torch.compile(model, dynamic=False) if options.compile else model)
+    for batch in run.batches():
+        set_learning_rates([optimizer], options, run.step)
         tally = Tally()
-        for (pictures, labels, kept), share in in_parts(batch, options.micro_batch, [network]):
+        for (pictures, labels, kept), weight in micro_batches(batch, options.micro_batch, [model_ddp]):
             with precision.autocast():
-                loss = classification_loss(network(pictures, kept), labels)
-            precision.backward(share * loss, model)
-            tally.add({"loss_classification": loss}, share)
-        tally.add({"gradient_norm": precision.gradient_norm(optimizer)}, 1)
-        values = run.check(tally)
+                loss = classification_loss(model_ddp(pictures, kept), labels)
+            precision.backward(weight * loss, model)
+            tally.add({"loss_classification": loss}, weight)
+        tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
+        run.check(tally)
         precision.step(optimizer)
 
         run.step += 1
         if run.due(options.log_every):
-            run.log({**values, "learning_rate": optimizer.param_groups[0]["lr"]})
+            run.log({**run.values, "learning_rate": optimizer.param_groups[0]["lr"]})
         if run.due(options.validate_every):
-            run.judge(accuracy(classify(model, store, test, processes)))
+            run.record_validation(accuracy(classify(model, store, test, processes)))
         if run.step == options.iterations:  # before the last checkpoint, so that a finished run has its encoder
             conclude(run, model, store, test, processes)
         if run.must_save:
@@ -79,7 +76,7 @@ def conclude(run: Run, model: torch.nn.Module, store: ImageStore, test, processe
             write_report(run.folder, name, matrix, store.classes)
         checkpoint.save_weights(run.folder / "encoder.pt", best.backbone)
 
-    distributed.first_alone(write, processes)
+    distributed.on_main_process(write, processes)
 
 
 @exits_cleanly

@@ -13,63 +13,49 @@ from types import SimpleNamespace
 import torch
 
 from common.errors import exits_cleanly
-from data.store import Store, store_path
-from data.tiles import LabelledTiles, batches
 from evaluation.validation import save_panel, validate
 from losses import segmentation_loss
-from models import parameter_groups
 from training import distributed
-from training.accumulation import Tally, in_parts
-from training.network import build_model, build_optimizer
-from training.options import parse
+from training.accumulation import Tally, micro_batches
+from training.configuration import parse
+from training.network import build_model
 from training.precision import Precision
-from training.preparation import preparation
+from training.preparation import labelled_tiles
 from training.run import Run
-from training.schedule import factor, set_learning_rate
+from training.schedule import set_learning_rates
 
 
-def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
-    source = Store(store_path(options.data, options.source))
-    tiles = LabelledTiles(source, options.fold, options.augmentation, options.seed)
-
-    model = build_model(options, processes)
-    optimizer = build_optimizer(
-        options.optimizer,
-        parameter_groups(model, options.learning_rate, options.backbone_factor),
-        options.weight_decay,
-    )
+def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
+    source = labelled_tiles(options)
+    model, optimizer = build_model(options, processes)
     precision = Precision(options.amp, processes.device)
-    parts = {"model": model, "optimizers": [optimizer], "scaler": precision.scaler}
-    run = Run(options, preparation(options, [source]), parts, processes, [tiles])
+    run = run_class(options, processes, [source], {"model": model}, [optimizer], precision)
     if run.finished:
-        print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
 
-    network = distributed.parallel(torch.compile(model, dynamic=False) if options.compile else model, processes)
-    for batch in batches(tiles, options.batch_size, run.step, options.iterations, options.workers, processes):
-        set_learning_rate([optimizer], factor(options.schedule, run.step, options.iterations, options.power))
+    model_ddp = run.parallel(torch.compile(model, dynamic=False) if options.compile else model)
+    lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
+    for batch in run.batches():
+        set_learning_rates([optimizer], options, run.step)
         tally = Tally()
-        for (images, masks), share in in_parts(batch, options.micro_batch, [network]):
+        for (images, masks), weight in micro_batches(batch, options.micro_batch, [model_ddp]):
             with precision.autocast():
-                logits = network(images)
-                losses = {"loss_seg_main": segmentation_loss(logits.main, masks)}
-                loss = losses["loss_seg_main"]
-                if logits.aux is not None:
-                    losses["loss_seg_aux"] = segmentation_loss(logits.aux, masks)
-                    loss = loss + options.lambda_aux * losses["loss_seg_aux"]
-            precision.backward(share * loss, model)
-            tally.add(losses, share)
-        tally.add({"gradient_norm": precision.gradient_norm(optimizer)}, 1)
-        values = run.check(tally)
+                logits = model_ddp(images)
+                loss_seg = {level: segmentation_loss(logits[level], masks) for level in model.levels}
+                loss = sum(lambda_seg[level] * loss_seg[level] for level in model.levels)
+            precision.backward(weight * loss, model)
+            tally.add({f"loss_seg_{level}": value for level, value in loss_seg.items()}, weight)
+        tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
+        run.check(tally)
         precision.step(optimizer)
 
         run.step += 1
         if run.due(options.log_every):
-            run.log({**values, "learning_rate": optimizer.param_groups[-1]["lr"]})
+            run.log({**run.values, "learning_rate": optimizer.param_groups[-1]["lr"]})
         if run.due(options.validate_every):
-            run.judge(validate(model, source, options.fold, processes))
+            run.record_validation(validate(model, source.store, options.fold, processes))
         if run.due(options.panels_every):
-            save_panel(run.picture, model, source, None, options.fold, processes)
+            save_panel(run.picture, model, source.store, None, options.fold, processes)
         if run.must_save:
             run.save()
     run.close()

@@ -11,121 +11,82 @@ The same command again resumes an interrupted run.
 
 from types import SimpleNamespace
 
-import torch
-
 from common.errors import exits_cleanly
-from data.selection_file import read_selection
-from data.store import Store, store_path
-from data.tiles import LabelledTiles, UnlabelledTiles, batches
 from evaluation.validation import save_panel, validate
 from losses import GanLoss, segmentation_loss
-from models import Discriminators, SourceAndTarget, parameter_groups, probability_map
+from models import SourceAndTarget, probabilities
 from training import distributed
-from training.accumulation import Tally, in_parts
+from training.accumulation import Tally, micro_batches
+from training.configuration import parse
+from training.discriminator_view import DiscriminatorView
 from training.health import Health
-from training.network import build_model, build_optimizer
-from training.options import parse
-from training.patches import BalancedPatches
+from training.network import build_discriminators, build_model
 from training.precision import Precision
-from training.preparation import preparation
+from training.preparation import labelled_tiles, unlabelled_tiles
 from training.run import Run
-from training.schedule import factor, set_learning_rate
+from training.schedule import set_learning_rates
 
 
-def train(options: SimpleNamespace, processes: distributed.Processes) -> None:
-    source = Store(store_path(options.data, options.source))
-    target = Store(store_path(options.data, options.target), labels=False, transductive=options.transductive)
-    if options.selection:
-        target.select(read_selection(options.selection, target, options.fold).tiles)
-    source_tiles = LabelledTiles(source, options.fold, options.augmentation, options.seed)
-    target_tiles = UnlabelledTiles(target, options.fold, options.augmentation, options.seed)
-
-    model = build_model(options, processes)
-    discriminators = Discriminators(options.discriminator_width)
-    discriminators.to(processes.device, memory_format=torch.channels_last)  # as the model's
-    first_place = processes.rank * options.batch_size // processes.world
-    patches = BalancedPatches(options.discriminator_patch, target.tile + 2 * target.overlap, options.seed, first_place)
-    optimizer = build_optimizer(
-        options.optimizer,
-        parameter_groups(model, options.learning_rate, options.backbone_factor),
-        options.weight_decay,
-    )
-    optimizer_D = build_optimizer(
-        "adam",
-        [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}],
-        0.0,
-        betas=(0.9, 0.99),
-    )
+def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
+    source, target = labelled_tiles(options), unlabelled_tiles(options)
+    model, optimizer = build_model(options, processes)
+    discriminators, optimizer_D = build_discriminators(options, model, processes)
+    optimizers, networks = [optimizer, optimizer_D], {"model": model, "discriminators": discriminators}
     precision = Precision(options.amp, processes.device)
-    parts = {
-        "model": model,
-        "discriminators": discriminators,
-        "optimizers": [optimizer, optimizer_D],
-        "scaler": precision.scaler,
-    }
-    run = Run(options, preparation(options, [source, target]), parts, processes, [source_tiles, target_tiles])
+    run = run_class(options, processes, [source, target], networks, optimizers, precision)
     if run.finished:
-        print(f"{run.folder}: finished after {run.step} steps, nothing to do.")
         return
 
-    both = distributed.parallel(SourceAndTarget(model, options.compile), processes)
-    judges = distributed.parallel(discriminators, processes)
+    model_ddp = run.parallel(SourceAndTarget(model, options.compile))
+    discriminators_ddp = run.parallel(discriminators)
+    view = DiscriminatorView(options, target.store, processes)
     gan, health = GanLoss(options.gan), Health(options.gan)
-    weights = {"main": 1.0, "aux": options.lambda_aux}
+    lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
     lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
-    span = (options.batch_size, run.step, options.iterations, options.workers, processes)
 
-    for labelled, unlabelled in zip(batches(source_tiles, *span), batches(target_tiles, *span), strict=True):
-        set_learning_rate(
-            [optimizer, optimizer_D], factor(options.schedule, run.step, options.iterations, options.power)
-        )
+    for batch in run.batches():
+        set_learning_rates(optimizers, options, run.step)
         tally = Tally()
-        for part, share in in_parts([*labelled, unlabelled], options.micro_batch, [both, judges]):
-            images, masks, target_images = part
+        for tensors, weight in micro_batches(batch, options.micro_batch, [model_ddp, discriminators_ddp]):
+            images, masks, target_images = tensors
             with precision.autocast():
                 # The segmentation model: right on the source, its target taken for the source by the discriminators.
-                source_logits, target_logits = both(images, target_images)
-                source_maps, whole_maps = probability_maps(source_logits), probability_maps(target_logits)
-                source_maps, target_maps = patches(source_maps, whole_maps, run.step)
-                loss_seg = {level: segmentation_loss(getattr(source_logits, level), masks) for level in weights}
-                of_source, of_target = judges({k: source_maps[k].detach() for k in weights}, target_maps)
-                loss_adv = {k: gan(of_target[k], "source") for k in weights}
-                loss = sum(weights[k] * loss_seg[k] + lambda_adv[k] * loss_adv[k] for k in weights)
+                source_logits, target_logits = model_ddp(images, target_images)
+                source_maps, target_maps = view(source_logits, target_logits, run.step)
+                loss_seg = {level: segmentation_loss(source_logits[level], masks) for level in model.levels}
+                detached = {level: maps.detach() for level, maps in source_maps.items()}
+                of_source, of_target = discriminators_ddp(detached, target_maps)
+                loss_adv = {level: gan(of_target[level], "source") for level in model.levels}
+                loss = sum(lambda_seg[k] * loss_seg[k] + lambda_adv[k] * loss_adv[k] for k in model.levels)
                 # The discriminators: source told from target, by the same predictions.
-                loss_D = {k: (gan(of_source[k], "source") + gan(of_target[k], "target")) / 2 for k in weights}
+                loss_D = {k: (gan(of_source[k], "source") + gan(of_target[k], "target")) / 2 for k in model.levels}
             # Either learns from its own loss alone. The discriminators' verdict on the target is in both.
-            precision.backward(share * sum(loss_D.values()), discriminators, again=True)
-            precision.backward(share * loss, model)
+            precision.backward(weight * sum(loss_D.values()), discriminators, again=True)
+            precision.backward(weight * loss, model)
 
-            tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D), share)
-            tally.add({"target_phase_fraction": whole_maps["main"][:, 1].mean()}, share)
+            tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D), weight)
+            tally.add({"target_phase_fraction": probabilities(target_logits["main"])[:, 1].mean()}, weight)
 
-        norms = {"gradient_norm": optimizer, "gradient_norm_D": optimizer_D}
-        tally.add({name: precision.gradient_norm(one) for name, one in norms.items()}, 1)
-        values = run.check(tally)
-        precision.step(optimizer, optimizer_D)
+        tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
+        tally.add({"gradient_norm_D": precision.gradient_norm(optimizer_D)})
+        run.check(tally)
+        precision.step(*optimizers)
 
         run.step += 1
         if run.due(options.log_every):
-            run.log({**values, "learning_rate": optimizer.param_groups[-1]["lr"]})
-            for warning in health.observe(values):
-                run.tracker.say(f"warning: {warning}")
+            run.log({**run.values, "learning_rate": optimizer.param_groups[-1]["lr"]})
+            run.warn(health.observe(run.values))
         if run.due(options.validate_every):
-            run.judge(validate(model, source, options.fold, processes))
+            run.record_validation(validate(model, source.store, options.fold, processes))
         if run.due(options.panels_every):
-            save_panel(run.picture, model, source, target, options.fold, processes)
+            save_panel(run.picture, model, source.store, target.store, options.fold, processes)
         if run.must_save:
             run.save()
     run.close()
 
 
-def probability_maps(logits) -> dict[str, torch.Tensor]:
-    """What the discriminators see of each head: level -> (N, 2, H, W) probabilities [1 - p, p]."""
-    return {"main": probability_map(logits.main), "aux": probability_map(logits.aux)}
-
-
-def named(**losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Flat names: loss_seg={"main": x} -> {"loss_seg_main": x}."""
+def named(**losses: dict) -> dict:
+    """Flatten losses by level: loss_seg={"main": x} -> {"loss_seg_main": x}."""
     return {f"{name}_{level}": value for name, levels in losses.items() for level, value in levels.items()}
 
 

@@ -19,7 +19,7 @@ import models
 from common.arguments import positive
 from common.errors import exits_cleanly
 from training import checkpoint
-from training.network import build_optimizer
+from training.network import build_adam
 
 EVERY = 500  # steps between checkpoints, the default of --checkpoint-every
 
@@ -27,12 +27,12 @@ EVERY = 500  # steps between checkpoints, the default of --checkpoint-every
 def full_size_state() -> dict:
     """What a checkpoint of experiment T3.2 holds after an update."""
     model = models.domain_batch_norm(models.build("deeplabv2_resnet101"))
-    discriminators = models.Discriminators()
+    discriminators = models.Discriminators(model.levels)
     optimizers = []
     for module in (model, discriminators):
         for parameter in module.parameters():
             parameter.grad = torch.randn_like(parameter)
-        optimizer = build_optimizer("adam", [{"params": module.parameters(), "lr": 1e-3}], 0.0)
+        optimizer = build_adam([{"params": module.parameters(), "lr": 1e-3}])
         optimizer.step()
         optimizers.append(optimizer.state_dict())
     states = {"model": model.state_dict(), "discriminators": discriminators.state_dict(), "optimizers": optimizers}

@@ -1,24 +1,26 @@
 """What the benchmarks share: stores to run on, a training script's own loop under a clock, tables and JSON."""
 
+import itertools
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from unittest import mock
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from data.domains import read_domains
 from data.prepare import prepare_domain
-from training.options import parse
+from training.configuration import parse
+from training.distributed import Processes
 from training.run import Run
 
 _TOML = """
@@ -39,10 +41,6 @@ folds = 2
 images = "t3/images"
 pixel_size_nm = 27.7
 """
-
-
-class _Enough(Exception):
-    """Ends a script's loop."""
 
 
 def draw_stores(folder: Path, tile: int, overlap: int, micrographs: int = 8) -> Path:
@@ -67,74 +65,63 @@ def drive(
     script: ModuleType,
     experiment: str,
     arguments: list,
-    processes,
-    batches: list | None,
+    processes: Processes,
+    fixed: Sequence[Tensor] | None,
     blocks: int,
     steps: int,
-    before: Callable[[SimpleNamespace], None],
+    before: Callable[["TimedRun"], None],
     watch: Callable[[], AbstractContextManager] = nullcontext,
-) -> tuple[list[float], SimpleNamespace]:
+) -> "TimedRun":
     """Run the loop of a training script itself, `blocks` times `steps` steps, and time each block.
 
-    batches: what each of the script's streams yields every time; None leaves it its own loader. before(seen) is called
-    ahead of each block, off the clock; `watch()` is entered around each. Returns the seconds of each block and what was
-    seen: `model`, `discriminators`, `parallel` (what DDP wraps), `logged` (the values of each step that is logged) and
-    `waits` (the seconds of each block in which the script waited for its tiles).
+    fixed: the batch of every step; None leaves the script its own loader. before(run) is called ahead of each block,
+    off the clock; `watch()` is entered around each. Returns the run, with its clock's figures.
     """
     options = SimpleNamespace(**parse(script.__name__, experiment, "", list(map(str, arguments))))
-    seconds, clock = [], 0.0
-    seen = SimpleNamespace(model=None, discriminators=None, parallel=[], logged=[], waits=[])
-    positions, own_batches, own_parallel = iter(range(9)), script.batches, script.distributed.parallel
-    stack = ExitStack()
+    runs = []
 
-    def feed(tiles, *span):
-        nonlocal clock, stack
-        position = next(positions)
-        stream = iter(own_batches(tiles, *span)) if batches is None else None
-        for step in range(blocks * steps + 1):
-            if position == 0 and step % steps == 0:
-                _wait(processes.device)
-                if step:
-                    seconds.append(time.perf_counter() - clock)
-                    stack.close()
-                if step == blocks * steps:
-                    raise _Enough
-                before(seen)
-                stack = ExitStack()
-                stack.enter_context(watch())
-                _wait(processes.device)
-                seen.waits.append(0.0)
-                clock = time.perf_counter()
-            began = time.perf_counter()
-            batch = batches[position] if stream is None else next(stream)
-            seen.waits[-1] += time.perf_counter() - began
-            yield batch
+    def timed(*given: object) -> TimedRun:
+        runs.append(TimedRun(*given, fixed=fixed, blocks=blocks, steps=steps, before=before, watch=watch))
+        return runs[0]
 
-    def remember(name, make):
-        def made(*arguments, **more):
-            setattr(seen, name, make(*arguments, **more))
-            return getattr(seen, name)
+    script.train(options, processes, timed)
+    return runs[0]
 
-        return made
 
-    def parallel(module, among):
-        seen.parallel.append(own_parallel(module, among))
-        return seen.parallel[-1]
+class TimedRun(Run):
+    """A run whose batches keep the time.
 
-    class Recorded(Run):
-        def log(self, values):
-            seen.logged.append(values)
+    `seconds` are those of each block, `waits` those in which it waited for its tiles, `logged` the values of each step
+    that is logged, `wrapped` what `parallel` made.
+    """
 
-    patches = {"batches": feed, "build_model": remember("model", script.build_model), "Run": Recorded}
-    if hasattr(script, "Discriminators"):
-        patches["Discriminators"] = remember("discriminators", script.Discriminators)
-    with ExitStack() as patched:
-        for name, value in patches.items():
-            patched.enter_context(mock.patch.object(script, name, value))
-        patched.enter_context(mock.patch.object(script.distributed, "parallel", parallel))
-        with suppress(_Enough):
-            script.train(options, processes)
-    return seconds, seen
+    def __init__(self, *given: object, fixed, blocks: int, steps: int, before: Callable, watch: Callable):
+        self.fixed, self.blocks, self.steps, self.before, self.watch = fixed, blocks, steps, before, watch
+        self.seconds, self.waits, self.logged, self.wrapped = [], [], [], []
+        super().__init__(*given)
+
+    def batches(self) -> Iterator[Sequence[Tensor]]:
+        stream = super().batches() if self.fixed is None else itertools.repeat(self.fixed)
+        for _ in range(self.blocks):
+            self.before(self)
+            self.waits.append(0.0)
+            with self.watch():
+                _wait(self.processes.device)
+                began = time.perf_counter()
+                for _ in range(self.steps):
+                    asked = time.perf_counter()
+                    batch = next(stream)
+                    self.waits[-1] += time.perf_counter() - asked
+                    yield batch
+                _wait(self.processes.device)
+                self.seconds.append(time.perf_counter() - began)
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        self.wrapped.append(super().parallel(module))
+        return self.wrapped[-1]
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged.append(values)
 
 
 def _wait(device: torch.device) -> None:

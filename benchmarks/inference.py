@@ -67,7 +67,7 @@ def compare(options: argparse.Namespace) -> dict:
         "Mpx/s of the loop": spread([megapixels / loop for _, loop in pairs]),
         "times the loop": spread([loop / this for this, loop in pairs]),
         "greatest difference of probability": float(difference),
-        "pixels of the mask that differ": int(((found["this"] >= 0.5) != (found["loop"] >= 0.5)).sum()),
+        "pixels of the mask that differ": int((models.classes(found["this"]) != models.classes(found["loop"])).sum()),
         "seconds": None, "resident, GB": None, "on the GPU, GB": None,
     }  # fmt: skip
 
@@ -110,15 +110,15 @@ def per_tile(model, image, tile, overlap, device) -> np.ndarray:
     padded = np.pad(image, extra, mode="reflect")
     ramp = np.clip((np.arange(window) + 0.5 - overlap / 2) / overlap, 0, 1)
     weight = np.outer(*[np.minimum(ramp, ramp[::-1]).astype(np.float32)] * 2)
-    total, weights = (np.zeros(padded.shape, np.float32) for _ in range(2))
+    total, weights = np.zeros((2, *padded.shape), np.float32), np.zeros(padded.shape, np.float32)
     for row in range(0, image.shape[0], tile):
         for column in range(0, image.shape[1], tile):
             place = (slice(row, row + window), slice(column, column + window))
-            logits = model(torch.from_numpy(padded[place].copy())[None, None].to(device)).main
-            total[place] += weight * logits.sigmoid()[0, 0].cpu().numpy()
+            logits = model(torch.from_numpy(padded[place].copy())[None, None].to(device))["main"]
+            total[:, *place] += weight * models.probabilities(logits)[0].cpu().numpy()
             weights[place] += weight
     inner = tuple(slice(overlap, overlap + side) for side in image.shape)
-    return total[inner] / weights[inner]
+    return total[:, *inner] / weights[inner]
 
 
 def plain_heads(model) -> torch.nn.Module:
@@ -148,7 +148,7 @@ def drawn_model(name: str) -> torch.nn.Module:
     models.reestimate_statistics(model, [images])
     heads = model.main_head.branches if hasattr(model, "main_head") else [model.head]
     with torch.no_grad():
-        logits = model.eval()(images).main
+        logits = model.eval()(images)["main"]
         heads[0].bias -= logits.median()
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             parameter *= 2 / logits.std()

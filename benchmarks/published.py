@@ -43,21 +43,21 @@ class PublishedStep:
         margin = (images.shape[-1] - masks.shape[-1]) // 2
         centre = slice(margin, margin + masks.shape[-1])
         for level in self.lambda_seg:
-            logits = getattr(from_source, level)[:, :, centre, centre]
+            logits = from_source[level][:, :, centre, centre]
             losses[f"loss_seg_{level}"] = F.binary_cross_entropy_with_logits(logits, masks.float())
         sum(weight * losses[f"loss_seg_{level}"] for level, weight in self.lambda_seg.items()).backward()
 
         set_domain(self.model, "target")
         from_target = self.model(target_images)
         for level in self.lambda_adv:
-            losses[f"loss_adv_{level}"] = self._verdict(level, getattr(from_target, level), 0.0)
+            losses[f"loss_adv_{level}"] = self._verdict(level, from_target[level], 0.0)
         sum(weight * losses[f"loss_adv_{level}"] for level, weight in self.lambda_adv.items()).backward()
 
         self._train_discriminators(True)
         for level in self.lambda_adv:
-            of_source = self._verdict(level, getattr(from_source, level).detach(), 0.0) / 2
+            of_source = self._verdict(level, from_source[level].detach(), 0.0) / 2
             of_source.backward()
-            of_target = self._verdict(level, getattr(from_target, level).detach(), 1.0) / 2
+            of_target = self._verdict(level, from_target[level].detach(), 1.0) / 2
             of_target.backward()
             losses[f"loss_D_{level}"] = of_source + of_target
         for optimizer in self.optimizers:

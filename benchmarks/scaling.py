@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import models
 import train_uda
-from benchmarks.driver import draw_stores, drive, report, spread
-from benchmarks.step import batches_of
+from benchmarks.driver import TimedRun, draw_stores, drive, report, spread
+from benchmarks.step import batch_of
 from common.arguments import positive
 from common.errors import exits_cleanly
 from training import distributed
@@ -61,19 +61,19 @@ def one_process(options: argparse.Namespace, processes: distributed.Processes) -
         "--pretraining", "random", "--wandb", "disabled", "--batch-size", options.batch_size * world,
         "--amp", options.amp, "--steps", 10**6, "--schedule", "constant", "--log-every", options.steps,
     ]  # fmt: skip
-    fixed, turn = batches_of(folder / "stores", options.batch_size, processes.device), 0
+    fixed, turn = batch_of(folder / "stores", options.batch_size, processes.device), 0
 
-    def before(seen) -> None:
+    def before(run: TimedRun) -> None:
         nonlocal turn
-        for module in seen.parallel:
+        for module in run.wrapped:
             if isinstance(module, DistributedDataParallel):
                 module.require_backward_grad_sync = turn % 2 == 0
         turn += 1
 
     blocks = 2 * (options.blocks + 1)
-    seconds, _ = drive(train_uda, "T3.2", arguments, processes, fixed, blocks, options.steps, before)
-    seconds = [value / options.steps for value in seconds[2:]]  # the first of each kind warms up
-    if processes.first:
+    run = drive(train_uda, "T3.2", arguments, processes, fixed, blocks, options.steps, before)
+    seconds = [value / options.steps for value in run.seconds[2:]]  # the first of each kind warms up
+    if processes.is_main:
         outcome = {"sharing": seconds[::2], "alone": seconds[1::2]}
         (folder / "outcome.json").write_text(json.dumps(outcome))
 

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from benchmarks.driver import draw_stores, drive, matrix_rate, report, spread
+from benchmarks.driver import TimedRun, draw_stores, drive, matrix_rate, report, spread
 from benchmarks.published import PlainHead, PublishedStep
 from common.arguments import positive, whole
 from common.errors import exits_cleanly
@@ -50,7 +50,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, processes: Processes, stores: Path, run: Path) -> None:
     """Run the script's loop and the published step by turns, and print what it took."""
     adapting, device = options.script == "train_uda", processes.device
-    fixed = batches_of(stores, options.batch_size, device)[: 2 if adapting else 1]
+    fixed = batch_of(stores, options.batch_size, device)[: 3 if adapting else 2]
     arguments = [
         "--data", stores, "--run-dir", run, "--model", options.model, "--pretraining", "random", "--wandb", "disabled",
         "--batch-size", options.batch_size, "--amp", options.amp, "--steps", 10**6, "--schedule", "constant",
@@ -61,21 +61,21 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
     published, losses, flops, memory = None, [], None, []
     seconds = {"this": [], "published": []}
 
-    def before(seen) -> None:
+    def before(run: TimedRun) -> None:
         """The published step's turn."""
         nonlocal published, flops
         if cuda_memory := device.type == "cuda":
             memory.append(torch.cuda.max_memory_allocated())
             torch.cuda.reset_peak_memory_stats()
         if flops is None:
-            flops = arithmetic(copy.deepcopy(seen.model), seen.discriminators, fixed)
+            flops = arithmetic(copy.deepcopy(run.networks["model"]), run.networks.get("discriminators"), fixed)
         if not options.published:
             return
         if published is None:
-            published = published_step(seen.model, seen.discriminators)
+            published = published_step(run.networks["model"], run.networks["discriminators"])
         began = time.perf_counter()
         for _ in range(options.steps):
-            values = published(*fixed[0], fixed[1])
+            values = published(*fixed)
         if cuda_memory:
             torch.cuda.synchronize()
         seconds["published"].append((time.perf_counter() - began) / options.steps)
@@ -99,8 +99,8 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
     given = None if options.loader else fixed
     experiment = "T3.2" if adapting else "S.10"
     script = importlib.import_module(options.script)
-    blocks_seconds, seen = drive(script, experiment, arguments, processes, given, blocks, options.steps, before, watch)
-    seconds["this"] = [value / options.steps for value in blocks_seconds]
+    run = drive(script, experiment, arguments, processes, given, blocks, options.steps, before, watch)
+    seconds["this"] = [value / options.steps for value in run.seconds]
 
     dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]
     peak = matrix_rate(device, dtype)
@@ -120,13 +120,13 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         row["times faster"] = spread([plain / this for plain, this in zip(theirs, mine, strict=True)])
         differences = [
             abs(theirs[key] - ours[key]) / abs(theirs[key])
-            for theirs, ours in zip(losses, seen.logged, strict=True)
+            for theirs, ours in zip(losses, run.logged, strict=True)
             for key in theirs
         ]
         row["losses differ, first block"] = max(differences[: len(losses[0])])
         row["last block"] = max(differences[-len(losses[0]) :])
     if options.loader:
-        row["waited for tiles"] = sum(seen.waits[measured]) / sum(blocks_seconds[measured])
+        row["waited for tiles"] = sum(run.waits[measured]) / sum(run.seconds[measured])
     if adapting and device.type == "cuda":
         row[f"hours for {ITERATIONS} steps"] = spread(mine)["median"] * ITERATIONS / 3600
     report("A training step", [row], options.json)
@@ -134,17 +134,16 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         table(traces[-1], "this step", options.profile)
         if options.published:
             with traced() as trace:
-                published(*fixed[0], fixed[1])
+                published(*fixed)
             table(trace, "the published step", options.profile)
 
 
-def batches_of(stores: Path, size: int, device: torch.device) -> list:
-    """[[images, masks], target images]: the first tiles of both stores, as often as a batch needs them."""
+def batch_of(stores: Path, size: int, device: torch.device) -> list[torch.Tensor]:
+    """Make a batch of images, masks and target images: the first tiles of both stores, as often as it takes."""
     source = LabelledTiles(Store(stores / "source.h5"), 0, "none", 0)
     target = UnlabelledTiles(Store(stores / "t3.h5", labels=False), 0, "none", 0)
-    pairs = [source[(0, n % len(source))] for n in range(size)]
-    labelled = [torch.stack(part).to(device) for part in zip(*pairs, strict=True)]
-    return [labelled, torch.stack([target[(0, n % len(target))] for n in range(size)]).to(device)]
+    items = [source[(0, n % len(source))] + target[(0, n % len(target))] for n in range(size)]
+    return [torch.stack(tensors).to(device) for tensors in zip(*items, strict=True)]
 
 
 def published_step(model: torch.nn.Module, discriminators: torch.nn.Module) -> PublishedStep:
@@ -161,14 +160,13 @@ def published_step(model: torch.nn.Module, discriminators: torch.nn.Module) -> P
 
 def arithmetic(model: torch.nn.Module, discriminators: torch.nn.Module | None, fixed: list) -> int:
     """FLOP of one step, counted by torch from the shapes: those of one tile of each domain, times the batch."""
-    one = [[part[:1] for part in fixed[0]], *(part[:1] for part in fixed[1:])]
+    one = [tensor[:1] for tensor in fixed]
     with FlopCounterMode(display=False) as counter:
         if discriminators is None:
-            logits = model(one[0][0])
-            (logits.main.mean() + (0 if logits.aux is None else logits.aux.mean())).backward()
+            sum(logits.mean() for logits in model(one[0]).values()).backward()
         else:
-            published_step(model, discriminators)(*one[0], one[1])
-    return counter.get_total_flops() * len(fixed[0][0])
+            published_step(model, discriminators)(*one)
+    return counter.get_total_flops() * len(fixed[0])
 
 
 def resident() -> int:

@@ -52,17 +52,19 @@ class LabelledTiles(_Tiles):
 
 
 class UnlabelledTiles(_Tiles):
-    """Augmented target tiles: images uint8 (1, T, T). The store must be opened without labels, so that no mask can
-    reach training."""
+    """Augmented target tiles: an item is (image uint8 (1, T, T),).
+
+    The store must be opened without labels, so that no mask can reach training.
+    """
 
     def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
         if store.labels:
             raise ValueError("a target store is opened with Store(path, labels=False)")
         super().__init__(store, fold, policy, seed, labelled=False)
 
-    def __getitem__(self, where: tuple[int, int]) -> torch.Tensor:
+    def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor]:
         image, _ = self.augment(self.store.tile_image(self.tiles[where[1]]), None, self._rng(*where))
-        return _tensor(image)
+        return (_tensor(image),)
 
 
 class BatchStream(Sampler):
@@ -94,7 +96,7 @@ class BatchStream(Sampler):
 
 
 def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int, processes) -> Iterator:
-    """This process's batches of steps `start` ... `stop - 1`, on its device.
+    """Yield this process's batches of steps `start` ... `stop - 1`, on its device: the items' tensors, stacked.
 
     `batch_size` is global, over all processes; `processes` has rank, world and device.
     """
@@ -123,22 +125,22 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
         raise
 
 
-def _ahead(loader: DataLoader, device: torch.device) -> Iterator:
+def _ahead(loader: DataLoader, device: torch.device) -> Iterator[list[torch.Tensor]]:
     """Batches on the GPU, each copied from pinned memory beside the computation on the one before."""
     beside, before = torch.cuda.Stream(device), None
 
-    def ready(parts, copied):
+    def ready(batch: list[torch.Tensor], copied: torch.cuda.Event) -> list[torch.Tensor]:
         torch.cuda.current_stream(device).wait_event(copied)
-        for part in parts:
-            part.record_stream(torch.cuda.current_stream(device))  # its memory is in use until that stream is done
-        return parts if len(parts) > 1 else parts[0]
+        for tensor in batch:
+            tensor.record_stream(torch.cuda.current_stream(device))  # its memory is in use until that stream is done
+        return batch
 
     for batch in loader:
         with torch.cuda.stream(beside):
-            parts = [part.to(device, non_blocking=True) for part in (batch if isinstance(batch, list) else [batch])]
+            batch = [tensor.to(device, non_blocking=True) for tensor in batch]
         if before:
             yield ready(*before)
-        before = parts, beside.record_event()
+        before = batch, beside.record_event()
     if before:
         yield ready(*before)
 

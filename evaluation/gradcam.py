@@ -37,8 +37,8 @@ def find_layer(model, name):
 def foreground_map(model, layer, image, foreground, overlap, device="cpu"):
     """Grad-CAM float32 (h, w), from 0 upwards, nan outside the middle of a micrograph that is larger than LARGEST.
 
-    The target is the sum of the foreground logits over the pixels of `foreground`, bool (h, w): what the model calls
-    foreground. The layer's activations are weighted by the target's mean gradient, summed, and cut at zero; they are
+    The target is the sum of the foreground logits over the pixels of `foreground`, 1 in uint8 (h, w): what the model
+    calls foreground. The layer's activations are weighted by the target's mean gradient, summed, and cut at zero; they are
     not scaled, so that maps of one model on several micrographs compare. image: uint8 (h, w), which is mirrored by
     `overlap` pixels at its edges, as in inference. model: in eval mode, without gradients of its parameters.
     """
@@ -50,7 +50,7 @@ def foreground_map(model, layer, image, foreground, overlap, device="cpu"):
     # The graph begins at the layer: what is before it needs no memory for gradients.
     begins = layer.register_forward_hook(lambda _module, _inputs, output: output.detach().requires_grad_())
     try:
-        cam = LayerGradCam(lambda images: (model(images).main * chosen).sum(dim=(1, 2, 3)), layer)
+        cam = LayerGradCam(lambda images: (model(images)["main"] * chosen).sum(dim=(1, 2, 3)), layer)
         found = cam.attribute(pixels, relu_attributions=True).detach()
     finally:
         begins.remove()
@@ -73,7 +73,7 @@ def write_maps(member, store, micrographs, folder, layer_name, device):
     for m in chosen:
         image, label = store.image(m), store.mask(m)
         cut = (preparation["tile"], preparation["overlap"])
-        foreground = predict(model, image, *cut, device) >= 0.5
+        foreground = models.classes(predict(model, image, *cut, device))
         found = foreground_map(model, layer, image, foreground, preparation["overlap"], device)
         title = store.micrographs[m].name
         write_array(out / f"{title}.npy", found)

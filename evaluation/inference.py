@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from models.batchnorm import DomainBatchNorm
 from models.deeplabv2 import DilatedHead
-from models.segmenter import Logits
+from models.phases import classes, probabilities
+
+_ROWS = 256  # of a mask that are decided at once
 
 
 class _Tracer(fx.Tracer):
@@ -23,7 +25,7 @@ class _Tracer(fx.Tracer):
 
 
 def for_inference(model):
-    """A copy of a network that gives the same `main` logits, to rounding, with less work; its `aux` is None.
+    """Copy a network, so that it gives the same `main` logits, to rounding, with less work, and those alone.
 
     The batch norms of the domain in use are folded into the convolutions before them, and what only the auxiliary
     head needs is left out. Later changes of the network, its domain among them, do not reach the copy. Only for
@@ -35,9 +37,8 @@ def for_inference(model):
             if isinstance(child, DomainBatchNorm):
                 setattr(parent, name, child.norms[child.domain])
     traced = optimization.fuse(fx.GraphModule(model, _Tracer().trace(model)), inplace=True, no_trace=True)
-    for node in traced.graph.nodes:
-        if node.target is Logits:
-            node.args = (node.args[0], None)
+    (output,) = traced.graph.find_nodes(op="output")
+    output.args = ({"main": output.args[0]["main"]},)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -46,7 +47,7 @@ def for_inference(model):
 
 @torch.inference_mode()
 def predict_bands(model, image, tile, overlap, device="cpu", batch_size=None):
-    """Yield the foreground probability of a micrograph from top to bottom, in bands of finished rows.
+    """Yield the probabilities of a micrograph's phases from top to bottom, in bands of finished rows.
 
     Windows of tile + 2 * overlap pixels stand `tile` apart, as the training tiles do; the micrograph is
     mirrored beyond its edges. Where windows meet, their probabilities are blended linearly over the middle
@@ -54,8 +55,8 @@ def predict_bands(model, image, tile, overlap, device="cpu", batch_size=None):
     receptive radius is at most overlap / 2 gives exactly what it gives for the whole micrograph. Besides the
     micrograph itself, memory holds one row of windows, however tall the micrograph is.
 
-    model: callable, (N, 1, T, T) uint8 on `device` -> Logits, main (N, 1, T, T); a module is in eval mode.
-    image: uint8 (h, w). Yields (row, probability float32 (rows, w)), rows consecutive from 0 to h.
+    model: callable, (N, 1, T, T) uint8 on `device` -> {"main": logits (N, 1 or C, T, T)}; a module is in eval mode.
+    image: uint8 (h, w). Yields (row, probabilities float32 (C, rows, w)), rows consecutive from 0 to h.
     batch_size: windows at once; by default 4 on a GPU and 1 on the CPU, whose cache holds what one window needs.
     """
     ready = None
@@ -76,51 +77,55 @@ def _bands(model, image, tile, overlap, device, batch_size):
     batch_size = batch_size or (1 if device.type == "cpu" else 4)
     column_index = torch.from_numpy(_mirrored(-overlap, columns * tile + overlap, width)).to(device)
     weights = {ends: _weight(tile, overlap, *ends).to(device) for ends in product((False, True), repeat=2)}
-    band = torch.zeros(window, columns * tile + 2 * overlap, device=device)
+    band = None
     for r in range(rows):
         top = r * tile - overlap
         strip = _send(image[_mirrored(top, top + window, height)], device)[:, column_index]
         windows = strip.unfold(1, window, tile).transpose(0, 1)[:, None]
         row_weight = weights[r == 0, r == rows - 1][:, None]
         for first in range(0, columns, batch_size):
-            logits = model(windows[first : first + batch_size].contiguous()).main
-            for c, probability in enumerate(logits.float().sigmoid()[:, 0], first):
+            found = probabilities(model(windows[first : first + batch_size].contiguous())["main"])
+            if band is None:
+                band = torch.zeros(found.shape[1], window, columns * tile + 2 * overlap, device=device)
+            for c, of_window in enumerate(found, first):
                 weight = row_weight * weights[c == 0, c == columns - 1]
-                band[:, c * tile : c * tile + window].addcmul_(probability, weight)
+                band[..., c * tile : c * tile + window].addcmul_(of_window, weight)
         # The windows of the next row begin `tile` lower: what lies above is finished.
         start, stop = max(top, 0), height if r == rows - 1 else top + tile
         if stop > start:
-            yield start, _fetch(band[start - top : stop - top, overlap : overlap + width])
-        band[:-tile] = band[tile:].clone()
-        band[-tile:] = 0
+            yield start, _fetch(band[:, start - top : stop - top, overlap : overlap + width])
+        band[:, :-tile] = band[:, tile:].clone()
+        band[:, -tile:] = 0
 
 
 def predict(model, image, tile, overlap, device="cpu", batch_size=None):
-    """Foreground probability float32 (h, w) of a whole micrograph uint8 (h, w); see predict_bands."""
-    probability = np.empty(image.shape, np.float32)
-    for row, band in predict_bands(model, image, tile, overlap, device, batch_size):
-        probability[row : row + len(band)] = band
-    return probability
+    """Probabilities float32 (C, h, w) of the phases of a whole micrograph uint8 (h, w); see predict_bands."""
+    return np.concatenate([band for _, band in predict_bands(model, image, tile, overlap, device, batch_size)], axis=1)
 
 
 def segment(models, image, tile, overlap, shape, device="cpu"):
-    """Mask of 0 and 1, uint8 (h, w) = shape, of a micrograph uint8 at working scale: the models' mean probability,
-    resized to `shape`, from 0.5 upwards.
+    """Segment a micrograph uint8 at working scale: class index uint8 (h, w) = shape, by the models' mean probabilities,
+    resized to `shape`.
 
-    Memory holds one byte a pixel of the micrograph and of the mask. A bar shows the progress of a large micrograph.
+    Memory holds, for every phase but the first, one byte a pixel of the micrograph and of the mask. A bar shows the
+    progress of a large micrograph.
     """
-    # Kept in 255 steps, so that a stitched micrograph needs a byte for a pixel; 128 is the first from 0.5 upwards.
-    probability = np.empty(image.shape, np.uint8)
+    kept = None  # in 255 steps, without the first phase, which has what the others leave
     bands = [predict_bands(model, image, tile, overlap, device) for model in models]
     with tqdm(total=len(image), unit="row", leave=False, delay=10) as progress:
-        for parts in zip(*bands, strict=True):
-            row, mean = parts[0][0], np.mean([band for _, band in parts], axis=0)
-            probability[row : row + len(mean)] = np.rint(255 * mean)
-            progress.update(len(mean))
-    smaller = shape[0] < image.shape[0]
-    size = (shape[1], shape[0])
-    resized = cv2.resize(probability, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return np.greater_equal(resized, 128, out=resized)
+        for found in zip(*bands, strict=True):
+            row, mean = found[0][0], np.mean([band for _, band in found], axis=0)
+            if kept is None:
+                kept = np.empty((len(mean) - 1, *image.shape), np.uint8)
+            kept[:, row : row + mean.shape[1]] = np.rint(255 * mean[1:])
+            progress.update(mean.shape[1])
+    how = cv2.INTER_AREA if shape[0] < image.shape[0] else cv2.INTER_LINEAR
+    resized = np.stack([cv2.resize(phase, shape[::-1], interpolation=how) for phase in kept])
+    del kept
+    for row in range(0, shape[0], _ROWS):  # in place, some rows at a time
+        rows = resized[:, row : row + _ROWS].astype(np.int16)
+        resized[0, row : row + _ROWS] = classes(np.concatenate([255 - rows.sum(0, keepdims=True), rows]), certain=255)
+    return resized[0]
 
 
 def _send(array, device):

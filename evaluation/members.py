@@ -1,7 +1,5 @@
 """Trained models as evaluate.py uses them: loaded, fitted to a domain's statistics, described for a score."""
 
-import hashlib
-import json
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +14,10 @@ from common.errors import InputError
 from evaluation import scoring
 from evaluation.inference import for_inference, predict
 from training.checkpoint import load_model
+from training.configuration import digest_of
 from training.experiments import FACTS, read_experiments, runs_root
-from training.tracking import OPERATIONAL
 
 ADABN_BATCH = 16  # tiles
-# What may differ between repeats of one configuration: `milestone_steps` counts in the fold's own tiles.
-REPEATED = OPERATIONAL | {"fold", "seed", "reference", "iterations", "milestone_steps"}
 SHARED = ("tile", "overlap", "scale", "reference_pixel_size_nm")
 
 
@@ -37,7 +33,7 @@ class Member:
     step: int
 
     def predictor(self, device):
-        """Micrograph uint8 (h, w) -> foreground probability float32 (h, w), by the network as it is now."""
+        """Micrograph uint8 (h, w) -> probabilities float32 (C, h, w) of the phases, by the network as it is now."""
         cut = {key: self.preparation[key] for key in ("tile", "overlap")}
         return partial(predict, for_inference(self.model), **cut, device=device)
 
@@ -134,12 +130,6 @@ def agreed(values):
     """The one value of several that are equal; None where they are not."""
     values = list(values)
     return values[0] if all(value == values[0] for value in values) else None
-
-
-def digest_of(config):
-    """Six hexadecimal digits that all repeats of one configuration share, whatever their fold and seed."""
-    compared = {key: value for key, value in config.items() if key not in REPEATED}
-    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def reference_of(member, domain, variant):

@@ -12,8 +12,8 @@ from common.errors import InputError, make_folder
 from common.files import write_csv, write_file, write_image
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
 from evaluation.metrics import Confusion
+from models import classes
 
-THRESHOLD = 0.5
 PANELS = 3
 # What every reader of a score.json relies on.
 _SCORE = {"experiment", "domain", "variant", "checkpoint", "miou", "iou"}
@@ -22,15 +22,15 @@ _SCORE = {"experiment", "domain", "variant", "checkpoint", "miou", "iou"}
 def score(predictor, store, micrographs, progress=None, on_image=None):
     """Score a predictor on micrographs of a store, over whole micrographs without their padding (paper 2.2).
 
-    predictor: image uint8 (h, w) -> probability (or mask) (h, w); foreground from 0.5 upwards.
+    predictor: image uint8 (h, w) -> probabilities (C, h, w).
     micrographs: indices of labelled micrographs. progress: text of a progress bar, None for no bar.
-    on_image(micrograph, image, label, predicted): called with each result, predicted a bool array (h, w).
+    on_image(micrograph, image, label, predicted): called with each result, predicted class indices uint8 (h, w).
     Returns (Confusion pooled over all micrographs, list of dicts with the measures of each micrograph).
     """
     pooled, rows = Confusion(), []
     for m in tqdm(micrographs, desc=progress, unit="image", disable=progress is None):
         image, label = store.image(m), store.mask(m)
-        predicted = predictor(image) >= THRESHOLD
+        predicted = classes(predictor(image))
         confusion = Confusion.of(predicted, label)
         pooled += confusion
         micrograph = store.micrographs[m]
@@ -67,21 +67,19 @@ def otsu_floor(store, micrographs):
 
 
 def _brighter(image):
-    return cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
+    bright = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
+    return np.stack([1 - bright, bright])
 
 
 def _darker(image):
-    return 1 - _brighter(image)
+    return _brighter(image)[::-1]
 
 
 def ensemble(predictors):
-    """Predictor whose probability is the mean of the predictors' (bagging, paper 4.2)."""
+    """Predictor whose probabilities are the mean of the predictors' (bagging, paper 4.2)."""
 
     def predictor(image):
-        total = np.zeros(image.shape, np.float32)
-        for member in predictors:
-            total += member(image)
-        return total / len(predictors)
+        return sum(member(image) for member in predictors) / len(predictors)
 
     return predictor
 
@@ -131,7 +129,7 @@ class ResultWriter:
             make_folder(self.folder / part)
 
     def __call__(self, micrograph, image, label, predicted):
-        write_image(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted.astype(np.uint8))
+        write_image(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted)
         if self.seen in self.with_panel:
             columns = [
                 (f"micrograph {micrograph.name}", image),

@@ -24,7 +24,8 @@ from common.seeds import generator
 from data.selection_file import write_selection
 from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
-from evaluation.scoring import THRESHOLD, ensemble
+from evaluation.scoring import ensemble
+from models import classes
 
 CLOSE = 0.005  # a mean that is this near to the wanted one needs no further exchange
 REACHED = 0.02  # one that is not even this near is an error
@@ -37,12 +38,12 @@ def pseudo_fractions(predictor, store, tiles):
     """Foreground fraction of each tile's pseudo-label, float64 (n,), over its centre region within the micrograph.
 
     So neighbours' context and the mirrored padding do not count, and every pixel of a micrograph counts once.
-    predictor: image uint8 (h, w) -> probability (h, w). tiles: int64 (n,) of a store; no mask of it is read.
+    predictor: image uint8 (h, w) -> probabilities (C, h, w). tiles: int64 (n,) of a store; no mask of it is read.
     """
     fractions = np.empty(len(tiles))
     owners = store.tile_micrograph[tiles]
     for micrograph in tqdm(np.unique(owners), desc=f"pseudo-labels of {store.domain}", unit="image"):
-        label = predictor(store.image(micrograph)) >= THRESHOLD
+        label = classes(predictor(store.image(micrograph)))
         for place in np.flatnonzero(owners == micrograph):
             row, column = store.tile_position[tiles[place]]
             fractions[place] = label[row : row + store.tile, column : column + store.tile].mean()

@@ -10,9 +10,9 @@ from data.store import Store
 from evaluation.figures import LEGEND, LEGEND_PREDICTION, overlay, panel
 from evaluation.inference import predict
 from evaluation.metrics import Confusion
-from evaluation.scoring import THRESHOLD, score
-from models import set_domain
-from training.distributed import Processes, share_buffers, total
+from evaluation.scoring import score
+from models import classes, set_domain
+from training.distributed import Processes, broadcast_buffers, total
 
 
 def validate(model: torch.nn.Module, source: Store, fold: int, processes: Processes) -> float:
@@ -21,7 +21,7 @@ def validate(model: torch.nn.Module, source: Store, fold: int, processes: Proces
     The only score that training ever sees. The model is left in training mode.
     """
     micrographs = source.validation_micrographs(fold)[processes.rank :: processes.world]
-    share_buffers(model, processes)
+    broadcast_buffers(model, processes)
     confusion, _ = score(_predictor(model, "source", source, processes), source, micrographs)
     model.train()
     return Confusion(*total([confusion.tp, confusion.fp, confusion.fn, confusion.tn], processes)).miou
@@ -34,16 +34,16 @@ def save_panel(
 
     The target's is shown without a label: there is none here. The model is left in training mode.
     """
-    if not processes.first:
+    if not processes.is_main:
         return
     make_folder(path.parent)
     first = source.validation_micrographs(fold)[0]
     image = source.image(first)
-    prediction = _predictor(model, "source", source, processes)(image) >= THRESHOLD
+    prediction = classes(_predictor(model, "source", source, processes)(image))
     columns = [("source, held out", image), ("prediction", overlay(image, prediction, source.mask(first)))]
     if target is not None:
         image = target.image(target.tile_micrograph[target.training_tiles(fold, labelled=False)[0]])
-        prediction = _predictor(model, "target", source, processes)(image) >= THRESHOLD
+        prediction = classes(_predictor(model, "target", source, processes)(image))
         columns += [(f"{target.domain}, for training", image), ("prediction", overlay(image, prediction))]
     panel(path, columns, legend=LEGEND if target is None else LEGEND + LEGEND_PREDICTION)
     model.train()

@@ -35,8 +35,8 @@ class Study:
         self.file = [] if own else ["--experiments", options.experiments]
 
     def named(self, script: str) -> dict[str, dict]:
-        """The study's experiments of a script: those that say in how many folds."""
-        return {name: entry for name, entry in self.entries.items() if entry["script"] == script and "folds" in entry}
+        """The study's experiments of a script: those that say `study`."""
+        return {name: entry for name, entry in self.entries.items() if entry["script"] == script and "study" in entry}
 
     def folds(self, name: str) -> range:
         """The folds that an experiment is run in."""

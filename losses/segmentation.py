@@ -3,14 +3,23 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED = 255  # in a mask: a pixel that counts nowhere
 
-def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
+
+def segmentation_loss(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of logits (N, 1, H, W) on their central h x w region (paper 2.2).
 
-    mask: (N, 1, h, w) uint8, 0 background and 1 foreground; tiles carry context around it that is not scored.
-    Returns a float32 scalar, under autocast too. The mean over equal shards is the mean over the whole batch.
+    mask: (N, 1, h, w) uint8, 0 background, 1 foreground, 255 ignored; tiles carry context around it that is not scored.
+    weight: of each pixel, broadcast to the mask's shape. The mean is taken over a tile's pixels that are not ignored,
+    then over tiles, so that the mean over equal shards of a batch is the mean over the batch. A tile that is ignored
+    altogether counts as 0. Returns a float32 scalar, under autocast too.
     """
     height, width = mask.shape[-2:]
     top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
     centre = logits[..., top : top + height, left : left + width]
-    return F.binary_cross_entropy_with_logits(centre.float(), mask.float())
+    counted = (mask != IGNORED).float()
+    # One wherever nothing is ignored, to the bit.
+    factor = counted * (height * width / counted.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1))
+    if weight is not None:
+        factor = factor * weight
+    return F.binary_cross_entropy_with_logits(centre.float(), (mask == 1).float(), factor)

@@ -13,8 +13,9 @@ from models.batchnorm import (
 )
 from models.classifier import Classifier
 from models.deeplabv2 import DeepLabV2, ResNetBackbone, SmallBackbone
-from models.discriminator import Discriminators, probability_map
-from models.segmenter import Logits, Segmenter
+from models.discriminator import Discriminators
+from models.phases import classes, probabilities
+from models.segmenter import Segmenter
 from models.unet import UNet
 
 __all__ = [
@@ -22,14 +23,14 @@ __all__ = [
     "UNETS",
     "Classifier",
     "Discriminators",
-    "Logits",
     "Segmenter",
     "SourceAndTarget",
     "build",
+    "classes",
     "domain_batch_norm",
     "freeze_batch_norm",
     "parameter_groups",
-    "probability_map",
+    "probabilities",
     "reestimate_statistics",
     "set_domain",
     "without_domains",

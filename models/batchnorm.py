@@ -9,8 +9,6 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
-from models.segmenter import Logits
-
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -29,7 +27,7 @@ class DomainBatchNorm(nn.Module):
 class SourceAndTarget(nn.Module):
     """Both passes of an adaptation step as one module, so that DDP sees one forward and reduces once.
 
-    forward(source, target) takes two image batches (N, 1, H, W) and returns the Logits of each, computed
+    forward(source, target) takes two image batches (N, 1, H, W) and returns the logits by level of each, computed
     under its own domain's statistics where the model has them. The model is left on domain 'target'.
     """
 
@@ -37,7 +35,7 @@ class SourceAndTarget(nn.Module):
         super().__init__()
         self.model = torch.compile(model, dynamic=False) if compiled else model
 
-    def forward(self, source: Tensor, target: Tensor) -> tuple[Logits, Logits]:
+    def forward(self, source: Tensor, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         set_domain(self.model, "source")
         source_logits = self.model(source)
         set_domain(self.model, "target")

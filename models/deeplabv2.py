@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from models.segmenter import Logits, Segmenter
+from models.segmenter import Segmenter
 
 RESNET_MODULES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -17,6 +17,8 @@ class DeepLabV2(Segmenter):
     and with `backbone.channels` channels.
     """
 
+    levels = ("main", "aux")
+
     def __init__(self, backbone: nn.Module):
         super().__init__()
         self.backbone = backbone
@@ -24,13 +26,13 @@ class DeepLabV2(Segmenter):
         self.aux_head = DilatedHead(aux_channels)
         self.main_head = DilatedHead(main_channels)
 
-    def forward(self, images: Tensor) -> Logits:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         aux_features, main_features = self.backbone(self.normalise(images))
         main, aux = (
             upsample(logits, self.backbone.stride, images.shape[-2:])
             for logits in (self.main_head(main_features), self.aux_head(aux_features))
         )
-        return Logits(main, aux)
+        return {"main": main, "aux": aux}
 
 
 class DilatedHead(nn.Module):

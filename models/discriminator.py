@@ -1,27 +1,25 @@
 """The domain discriminators of AdaptSegNet, one for each level of output (Tsai et al., CVPR 2018)."""
 
-import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
 
 SMALLEST_INPUT = 32  # five halvings
-LEVELS = ("main", "aux")
 
 
 class Discriminators(nn.Module):
-    """One fully convolutional discriminator for each of LEVELS.
+    """One fully convolutional discriminator for each level of output.
 
     Each has five 4x4 convolutions of stride 2 with width, 2, 4, 8 times width and 1 channels, LeakyReLU 0.2
     between them and no normalisation.
     """
 
-    def __init__(self, width: int = 64):
+    def __init__(self, levels: tuple[str, ...], width: int = 64):
         super().__init__()
-        self.networks = nn.ModuleDict({level: _discriminator(width) for level in LEVELS})
+        self.networks = nn.ModuleDict({level: _discriminator(width) for level in levels})
 
     def forward(self, *of_domains: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Of each domain: level -> probability map (N, 2, H, W); out: level -> logits (N, 1, h, w) of 'this is target'.
+        """Judge the maps of domains: level -> (N, 2, H, W) each, to level -> logits (N, 1, h, w) of 'this is target'.
 
         All levels and domains in one call, so that DDP sees one forward. InputError: maps under 32 pixels a side.
         """
@@ -35,12 +33,6 @@ class Discriminators(nn.Module):
                 f"choose tiles of at least {SMALLEST_INPUT} x {SMALLEST_INPUT}"
             )
         return self.networks[level](maps)
-
-
-def probability_map(logits: Tensor) -> Tensor:
-    """Logits (N, 1, H, W) -> float32 probabilities (N, 2, H, W) of background and foreground, [1 - p, p]."""
-    logits = logits.float()
-    return torch.sigmoid(torch.cat([-logits, logits], dim=1))
 
 
 def _discriminator(width: int) -> nn.Sequential:

@@ -1,20 +1,11 @@
 """What every network here shares: its input, its two parameter groups; and the output of those that segment."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 # Channel statistics that torchvision's ImageNet weights expect, for RGB in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Logits(NamedTuple):
-    """Foreground logits (N, 1, H, W), float32, at the input's size; `aux` is None without such a head."""
-
-    main: Tensor
-    aux: Tensor | None
 
 
 class Network(nn.Module):
@@ -45,4 +36,10 @@ class Network(nn.Module):
 
 
 class Segmenter(Network):
-    """Base of the segmentation networks: forward(images) gives Logits."""
+    """Base of the segmentation networks: forward(images) gives logits by level.
+
+    They are {"main": logits} or {"main": logits, "aux": logits}, each float32 (N, 1, H, W) at the input's size.
+    `levels` names them in this order.
+    """
+
+    levels: tuple[str, ...] = ("main",)

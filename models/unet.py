@@ -5,14 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from models.segmenter import Logits, Segmenter
+from models.segmenter import Segmenter
 
 DECODER_WIDTHS = (256, 128, 64, 32, 16)
 SKIP_WIDTHS = (512, 512, 256, 128, 0)  # stride 16, 8, 4, 2; the last stage has no skip connection
 
 
 class UNet(Segmenter):
-    """VGG16 without batch norm as encoder, a centre, five decoder stages, one head; Logits.aux is None.
+    """VGG16 without batch norm as encoder, a centre, five decoder stages, one head.
 
     The layout is that of Segmentation Models PyTorch of 2021, which the study probably used.
     """
@@ -30,7 +30,7 @@ class UNet(Segmenter):
         )
         self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
-    def forward(self, images: Tensor) -> Logits:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         full, *skips, bottom = self.backbone(self.normalise(images))
         features = self.centre(bottom)
         for stage, skip in zip(self.decoder, reversed(skips), strict=False):
@@ -38,7 +38,7 @@ class UNet(Segmenter):
             features = F.interpolate(features, size=skip.shape[-2:])
             features = stage(torch.cat([features, skip], dim=1))
         features = self.decoder[-1](F.interpolate(features, size=full.shape[-2:]))
-        return Logits(self.head(features).float(), None)
+        return {"main": self.head(features).float()}
 
 
 class VGG16Backbone(nn.Module):

@@ -33,7 +33,7 @@ def make_run(folder, stores, seed=0, **config):
     # A random head is nearly constant: with its median moved to zero it cuts the images in two.
     source = Store(store_path(stores, "source"))
     with torch.no_grad():
-        logits = model.eval()(torch.from_numpy(source.tile_image(0))[None, None]).main
+        logits = model.eval()(torch.from_numpy(source.tile_image(0))[None, None])["main"]
         model.main_head.branches[0].bias -= logits.median()
     known = {"script": "train_supervised", "experiment": "S.x", "source": "source", "fold": 0, "iterations": 7}
     config = known | config
@@ -72,7 +72,7 @@ def probability(run, image):
 def counts(predictor, store, fold=0):
     total = Confusion()
     for m in store.evaluation_micrographs(fold):
-        total += Confusion.of(predictor(store.image(m)) >= 0.5, store.mask(m))
+        total += Confusion.of(models.classes(predictor(store.image(m))), store.mask(m))
     return total
 
 

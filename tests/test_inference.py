@@ -49,7 +49,7 @@ def micrograph(height, width, seed=0):
 def whole(model, image, overlap):
     padded = np.pad(image, overlap, mode="reflect")
     with torch.no_grad():
-        logits = model(torch.from_numpy(padded)[None, None]).main[0, 0]
+        logits = model(torch.from_numpy(padded)[None, None])["main"][0, 0]
     return logits.sigmoid().numpy()[overlap:-overlap, overlap:-overlap]
 
 
@@ -69,7 +69,7 @@ def test_overlap_may_be_larger_than_the_tile_and_the_micrograph():
 def test_without_overlap_the_tiles_are_predicted_side_by_side():
     model, image = Convolutions(2), micrograph(16, 24)
     with torch.no_grad():
-        corner = model(torch.from_numpy(image[8:, 8:16].copy())[None, None]).main[0, 0].sigmoid().numpy()
+        corner = model(torch.from_numpy(image[8:, 8:16].copy())[None, None])["main"][0, 0].sigmoid().numpy()
     np.testing.assert_allclose(predict(model, image, 8, 0)[8:, 8:16], corner, atol=1e-6)
 
 
@@ -128,7 +128,7 @@ def adapted(name):
         models.set_domain(model, domain)
         models.reestimate_statistics(model, [images * brightness])
     with torch.no_grad():
-        logits = model(images).main
+        logits = model(images)["main"]
         heads = model.main_head.branches if hasattr(model, "main_head") else [model.head]
         heads[0].bias -= logits.median()
         for parameter in (parameter for head in heads for parameter in head.parameters()):

@@ -65,11 +65,11 @@ def test_losses_are_float32_under_autocast():
 
 
 def test_discriminators():
-    discriminators = models.Discriminators(width=8)
+    discriminators = models.Discriminators(("main", "aux"), width=8)
     assert set(discriminators.networks) == {"main", "aux"}
     channels = [layer.out_channels for layer in discriminators.networks["main"] if isinstance(layer, nn.Conv2d)]
     assert channels == [8, 16, 32, 64, 1]
-    judged = models.probability_map(torch.randn(2, 1, 128, 100))
+    judged = models.probabilities(torch.randn(2, 1, 128, 100))
     (logits,) = discriminators({"main": judged, "aux": judged})
     assert logits["main"].shape == (2, 1, 4, 3)
     logits["main"].mean().backward()
@@ -79,9 +79,9 @@ def test_discriminators():
         discriminators({"main": judged[..., :31, :64]})
 
 
-def test_probability_map():
+def test_probabilities_of_two_phases():
     logits = torch.tensor([-100.0, 0.0, 3.0]).view(1, 1, 1, 3)
-    background, foreground = models.probability_map(logits.bfloat16())[0, :, 0]
+    background, foreground = models.probabilities(logits.bfloat16())[0, :, 0]
     assert foreground.dtype == torch.float32
     torch.testing.assert_close(foreground, logits.sigmoid().flatten())
     torch.testing.assert_close(background, 1 - foreground)

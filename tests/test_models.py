@@ -12,6 +12,7 @@ import models
 from common.errors import InputError
 from models.batchnorm import DomainBatchNorm
 from models.deeplabv2 import DilatedHead, upsample
+from training.weights import load_pretraining
 
 
 def images(count=2, height=65, width=81, seed=0):
@@ -20,7 +21,7 @@ def images(count=2, height=65, width=81, seed=0):
 
 
 def scalar(*outputs):
-    return sum(level.square().mean() for logits in outputs for level in logits if level is not None)
+    return sum(level.square().mean() for logits in outputs for level in logits.values())
 
 
 def small(domains=False):
@@ -72,8 +73,8 @@ def test_contract(name):
         if level is not None:
             assert level.shape == batch.shape and level.dtype == torch.float32
             assert torch.equal(level, other)
-    assert smallest.main.shape == (1, 1, 33, 34) and smallest.main.dtype == torch.float32
-    assert (logits.aux is None) == (name in models.UNETS)
+    assert smallest["main"].shape == (1, 1, 33, 34) and smallest["main"].dtype == torch.float32
+    assert tuple(logits) == model.levels and ("aux" in logits) == (name not in models.UNETS)
 
 
 def test_the_head_is_the_sum_of_its_dilated_convolutions():
@@ -114,7 +115,7 @@ def test_backbone_is_torchvisions_only_denser(depth, tmp_path, capsys):
     network = getattr(resnet, depth)(weights=None).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     model = models.build(f"deeplabv2_{depth}").eval()
-    models.load_pretraining(model, f"deeplabv2_{depth}", str(tmp_path / "weights.pth"))
+    load_pretraining(model, f"deeplabv2_{depth}", str(tmp_path / "weights.pth"))
     assert "fc.weight" in capsys.readouterr().out
 
     batch = model.normalise(images(1, 70, 97))
@@ -151,7 +152,7 @@ def test_per_domain_norm_starts_as_the_model_it_replaces():
     plain.eval()
     for domain in ("source", "target"):
         models.set_domain(converted, domain)
-        assert torch.equal(converted(images()).main, plain(images()).main)
+        assert torch.equal(converted(images())["main"], plain(images())["main"])
 
 
 def test_affine_part_stays_shared_through_a_step_and_a_round_trip():
@@ -177,10 +178,10 @@ def test_source_and_target_run_under_their_own_statistics():
         models.reestimate_statistics(model, [images(seed=seed) // seed])
     model.eval()
     source, target = models.SourceAndTarget(model)(images(seed=3), images(seed=3))
-    assert not torch.allclose(source.main, target.main)
+    assert not torch.allclose(source["main"], target["main"])
     for domain, logits in (("source", source), ("target", target)):
         models.set_domain(model, domain)
-        assert torch.equal(model(images(seed=3)).main, logits.main)
+        assert torch.equal(model(images(seed=3))["main"], logits["main"])
 
 
 def test_synchronised_norms_keep_the_sharing_and_the_freeze():
@@ -201,10 +202,10 @@ def test_frozen_norms_survive_train_and_still_learn(domains):
     model = small(domains)
     models.freeze_batch_norm(model)
     before = statistics(model)
-    training = model.train()(images()).main
+    training = model.train()(images())["main"]
     scalar(model(images())).backward()
     assert equal(statistics(model), before)
-    assert torch.equal(model.eval()(images()).main, training)
+    assert torch.equal(model.eval()(images())["main"], training)
     assert all(parameter.grad is not None for parameter in model.parameters())
     twin = copy.deepcopy(model).train()
     twin(images())
@@ -241,9 +242,9 @@ def test_checkpoint_fills_the_whole_model(domains, tmp_path):
     saved(images())
     torch.save({"version": 1, "model": saved.state_dict()}, tmp_path / "last.pt")
     model = models.build("deeplabv2_small")
-    models.load_pretraining(model, "deeplabv2_small", str(tmp_path / "last.pt"))
+    load_pretraining(model, "deeplabv2_small", str(tmp_path / "last.pt"))
     models.set_domain(saved, "source")
-    assert torch.equal(model.eval()(images()).main, saved.eval()(images()).main)
+    assert torch.equal(model.eval()(images())["main"], saved.eval()(images())["main"])
 
 
 def test_surprising_weights_are_refused(tmp_path):
@@ -253,7 +254,7 @@ def test_surprising_weights_are_refused(tmp_path):
     def refused(state, message):
         torch.save(state, path)
         with pytest.raises(InputError, match=message):
-            models.load_pretraining(model, "deeplabv2_small", str(path))
+            load_pretraining(model, "deeplabv2_small", str(path))
 
     state = model.backbone.state_dict()
     refused({**state, "stage9.weight": torch.zeros(1)}, r"weights\.pth.*Unexpected: stage9\.weight")
@@ -262,9 +263,9 @@ def test_surprising_weights_are_refused(tmp_path):
     refused([1], "list")
     path.write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"weights\.pth"):
-        models.load_pretraining(model, "deeplabv2_small", str(path))
+        load_pretraining(model, "deeplabv2_small", str(path))
     with pytest.raises(InputError, match="no such file"):
-        models.load_pretraining(model, "deeplabv2_small", str(tmp_path / "absent.pth"))
+        load_pretraining(model, "deeplabv2_small", str(tmp_path / "absent.pth"))
 
 
 def test_imagenet_without_internet_says_where_to_put_the_file(tmp_path, monkeypatch, capsys):
@@ -275,13 +276,13 @@ def test_imagenet_without_internet_says_where_to_put_the_file(tmp_path, monkeypa
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
     model = models.build("deeplabv2_resnet18")
     with pytest.raises(InputError, match=r"resnet18-f37072fd\.pth") as caught:
-        models.load_pretraining(model, "deeplabv2_resnet18", "imagenet")
+        load_pretraining(model, "deeplabv2_resnet18", "imagenet")
     folder = tmp_path / "hub" / "checkpoints"
     assert str(folder) in str(caught.value)
 
     network = resnet.resnet18(weights=None)
     torch.save(network.state_dict(), folder / "resnet18-f37072fd.pth")
-    models.load_pretraining(model, "deeplabv2_resnet18", "imagenet")
+    load_pretraining(model, "deeplabv2_resnet18", "imagenet")
     assert torch.equal(model.backbone.conv1.weight, network.conv1.weight)
     assert "fc.bias" in capsys.readouterr().out
 
@@ -291,7 +292,7 @@ def test_vgg16_weights_have_torchvisions_layout(tmp_path, capsys):
     state = {key: torch.full_like(value, 0.5) for key, value in model.backbone.state_dict().items()}
     assert "features.28.weight" in state
     torch.save({**state, "classifier.6.bias": torch.zeros(1000)}, tmp_path / "vgg16.pth")
-    models.load_pretraining(model, "unet_vgg16", str(tmp_path / "vgg16.pth"))
+    load_pretraining(model, "unet_vgg16", str(tmp_path / "vgg16.pth"))
     assert all((parameter == 0.5).all() for parameter in model.backbone_parameters())
     assert "classifier.6.bias" in capsys.readouterr().out
 
@@ -322,6 +323,6 @@ def test_small_model_has_no_imagenet_weights():
     model = small()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(InputError, match="--pretraining random"):
-        models.load_pretraining(model, "deeplabv2_small", "imagenet")
-    models.load_pretraining(model, "deeplabv2_small", "random")
+        load_pretraining(model, "deeplabv2_small", "imagenet")
+    load_pretraining(model, "deeplabv2_small", "random")
     assert equal(model.state_dict().values(), before.values())

@@ -28,8 +28,8 @@ from data.synthetic.nanosem import draw, write_pictures
 from evaluation.accuracy import class_report
 from evaluation.sweep import read_sweep
 from training import checkpoint
+from training.configuration import parse
 from training.distributed import Processes
-from training.options import parse
 
 STEPS = 12
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -19,9 +19,9 @@ import train_uda
 from common import arguments
 from common.errors import InputError
 from training import checkpoint, distributed
+from training.configuration import parse
 from training.experiments import read_experiments
 from training.health import Health
-from training.options import parse
 from training.schedule import factor
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, run
 from test_training import assert_same_weights, metrics, weights
 
 from training import checkpoint
-from training.network import build_optimizer
+from training.network import build_sgd
 from training.precision import Precision
 
 STEPS = 20
@@ -148,7 +148,7 @@ def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
         "def train(options, processes):\n"
         "    dist.get_backend = lambda: 'nccl'\n"
         "    dist.destroy_process_group = lambda: print('left the group')\n"
-        "    if processes.first:\n"
+        "    if processes.is_main:\n"
         "        raise KeyError('only here')\n"
         "    dist.barrier()\n"
         "together(train, SimpleNamespace(batch_size=2, micro_batch=None, deterministic=False, amp='off'))\n"
@@ -176,7 +176,7 @@ def test_moments_saved_in_another_memory_format_are_the_same_moments(stores, und
 
 def test_a_first_update_that_is_left_out_leaves_no_trace_in_sgd():
     weight = torch.nn.Parameter(torch.ones(1000))
-    optimizer = build_optimizer("sgd", [{"params": [weight], "lr": 0.1}], 0.0)
+    optimizer = build_sgd([{"params": [weight], "lr": 0.1}])
     precision = Precision("off", torch.device("cpu"))
     for gradient in (float("nan"), 1.0):
         weight.grad = torch.full_like(weight, gradient)

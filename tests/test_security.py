@@ -22,8 +22,8 @@ from data.store import Store, StoreWriter, store_path
 from evaluation import report, tables
 from models import build
 from training import checkpoint, tracking
+from training.configuration import parse
 from training.experiments import read_experiments
-from training.options import parse
 from training.weights import load_pretraining
 
 FOLDERS = ("data", "models", "losses", "training", "evaluation", "launch", "benchmarks")

@@ -5,6 +5,7 @@ import json
 import runpy
 import shutil
 import sys
+from types import SimpleNamespace
 
 import cv2
 import h5py
@@ -20,10 +21,10 @@ from data.store import TILE_STORE, Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from evaluation.members import fit_to_domain, load_member
 from evaluation.selection import CLOSE, REACHED, choose, main, pseudo_fractions
-from models import probability_map
-from training.options import parse
-from training.patches import BalancedPatches
-from training.tracking import open_run
+from models import classes
+from training.configuration import open_run, parse
+from training.discriminator_view import DiscriminatorView
+from training.distributed import Processes
 
 
 def arguments(stores, supervised, folder, *more):
@@ -307,27 +308,33 @@ def test_a_transductive_run_trains_on_held_out_images_and_reads_no_mask(stores, 
 
 @pytest.fixture(scope="module")
 def predicted(stores, supervised):
-    """Probability maps of 16 source and 16 target tiles, of both heads, by a trained model."""
+    """Logits of 16 source and 16 target tiles, of both heads, by a trained model."""
     model = load_member(supervised, "last", "cpu").model
     tiles = (
         LabelledTiles(Store(stores / "source.h5"), 0, "basic", 0),
         UnlabelledTiles(Store(stores / "labelled.h5", labels=False), 0, "basic", 0),
     )
     source = torch.stack([tiles[0][0, i][0] for i in range(16)])
-    target = torch.stack([tiles[1][0, i] for i in range(16)])
+    target = torch.stack([tiles[1][0, i][0] for i in range(16)])
     with torch.no_grad():
-        return [{k: probability_map(getattr(model(x), k)) for k in ("main", "aux")} for x in (source, target)]
+        return [model(source), model(target)]
+
+
+def view_of(side, seed=0, rank=0, world=1):
+    """What a process sees of batches of 16 tiles of 64 px."""
+    options = SimpleNamespace(discriminator_patch=side, seed=seed, batch_size=16)
+    return DiscriminatorView(options, SimpleNamespace(tile=48, overlap=8), Processes(rank, world, torch.device("cpu")))
 
 
 def differences(source, target):
-    """|fraction of source - fraction of target| of each pair of maps, foreground from 0.5 upwards."""
-    fractions = [(maps["main"][:, 1] >= 0.5).float().mean((1, 2)) for maps in (source, target)]
+    """|fraction of source - fraction of target| of each pair of maps."""
+    fractions = [classes(maps["main"]).float().mean((1, 2)) for maps in (source, target)]
     return (fractions[0] - fractions[1]).abs()
 
 
 def test_patches_balance_the_phase_fractions(predicted):
-    whole = differences(*predicted).mean()
-    patches = BalancedPatches(32, 64, seed=0, first=0)
+    whole = differences(*view_of(None)(*predicted, 0)).mean()
+    patches = view_of(32)
     at_random, balanced = [], []
     for step in range(10):
         source, target = patches(*predicted, step)
@@ -341,34 +348,34 @@ def test_patches_balance_the_phase_fractions(predicted):
 def test_patches_are_the_same_in_parts_and_processes_and_on_both_levels(predicted):
     source, target = predicted
     # Maps that name their own places: each level is cut where the other is.
-    named = torch.arange(64 * 64.0).view(1, 1, 64, 64).expand(16, 2, 64, 64)
-    levels = [{"main": maps["main"], "aux": named} for maps in (source, target)]
-    whole = BalancedPatches(40, 64, seed=3, first=0)(*levels, 7)
-    for maps, cut in zip(levels, whole, strict=True):
+    named = ((torch.arange(64 * 64.0) + 0.5) / 64**2).logit().view(1, 1, 64, 64).expand(16, 1, 64, 64)
+    levels = [{"main": logits["main"], "aux": named} for logits in (source, target)]
+    whole = view_of(40, seed=3)(*levels, 7)
+    for maps, cut in zip(view_of(None)(*levels, 7), whole, strict=True):
         for tile, patch, places in zip(maps["main"], cut["main"], cut["aux"], strict=True):
-            row, column = divmod(int(places[0, 0, 0]), 64)
+            row, column = divmod(int(places[1, 0, 0] * 64**2), 64)
             assert torch.equal(patch, tile[:, row : row + 40, column : column + 40])
     parts = []
     for rank in (0, 1):
-        of_process = BalancedPatches(40, 64, seed=3, first=8 * rank)
+        of_process = view_of(40, seed=3, rank=rank, world=2)
         for start in (8 * rank, 8 * rank + 4):
             part = [{k: maps[k][start : start + 4] for k in maps} for maps in levels]
             parts.append(of_process(*part, 7))
     for domain in (0, 1):
         for level in ("main", "aux"):
             assert torch.equal(torch.cat([part[domain][level] for part in parts]), whole[domain][level])
-    other = BalancedPatches(40, 64, seed=3, first=0)(*levels, 8)
+    other = view_of(40, seed=3)(*levels, 8)
     assert not torch.equal(other[0]["aux"], whole[0]["aux"])
 
 
 def test_gradients_reach_the_chosen_patch_only(predicted):
     source, target = ({k: maps[k].clone().requires_grad_() for k in maps} for maps in predicted)
-    _, cut = BalancedPatches(32, 64, seed=0, first=0)(source, target, 0)
-    cut["main"].sum().backward()
-    assert torch.equal(target["main"].grad.sum((1, 2, 3)), torch.full((16,), 2 * 32.0**2))
+    _, cut = view_of(32)(source, target, 0)
+    cut["main"][:, 1].sum().backward()
+    assert torch.equal(target["main"].grad.ne(0).sum((1, 2, 3)), torch.full((16,), 32**2))
     assert source["main"].grad is None
-    same = BalancedPatches(None, 64, seed=0, first=0)(source, target, 0)
-    assert same[0] is source and same[1] is target
+    whole = view_of(None)(source, target, 0)[1]["main"]
+    assert torch.equal(whole, torch.cat([(-target["main"]).sigmoid(), target["main"].sigmoid()], 1))
 
 
 def test_two_processes_equal_one_with_patches(stores, supervised, plain_run, tmp_path):
@@ -388,4 +395,4 @@ def test_two_processes_equal_one_with_patches(stores, supervised, plain_run, tmp
 @pytest.mark.parametrize("side", [31, 65])
 def test_a_patch_that_cannot_be_is_an_error(side):
     with pytest.raises(InputError, match=f"--discriminator-patch {side}.*32 px.*64"):
-        BalancedPatches(side, 64, 0, 0)
+        view_of(side)

@@ -21,7 +21,7 @@ from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 from training import distributed
 from training import run as run_module
-from training.options import parse
+from training.configuration import parse
 
 
 def options(stores, folder, *more):
@@ -63,7 +63,7 @@ def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_
     with pytest.raises(run_module.NonFiniteLoss, match=r"loss_seg_main, .*gradient_norm is not finite in step 6,"):
         distributed.together(train_uda.train, options(stores, tmp_path / "run", "--amp", amp))
     assert len(calls) == 2 * 8, "found by the look at step 8"
-    assert all(parameter.isfinite().all() for parameter in models[0].parameters())
+    assert all(parameter.isfinite().all() for parameter in models[0][0].parameters())
     assert not (tmp_path / "run" / "last.pt").exists()
 
 

@@ -104,15 +104,23 @@ def load_newest(folder: Path) -> dict | None:
     return load(previous) if previous.exists() else None
 
 
-def load_model(path_or_run: Path | str, which: str = "last") -> tuple[torch.nn.Module, dict]:
-    """The segmentation model of a checkpoint on the CPU in eval mode, and the checkpoint."""
+def load_model(path_or_run: Path | str, which: str = "last", network: str = "model") -> tuple[torch.nn.Module, dict]:
+    """Load a segmentation model of a checkpoint, on the CPU in eval mode; returns it and the checkpoint.
+
+    network: the name that the checkpoint has it under, where it holds several of one layout, such as 'teacher'.
+    """
     state = load(path_or_run, which)
     name = state["config"].get("model")
+    if network not in state:
+        raise InputError(
+            f"{_file(path_or_run, which)}: holds no network {network!r}. Ask for the one called 'model', or give a "
+            "checkpoint of a script that trains the other."
+        )
     try:
         model = models.build(name)
         if state["config"].get("target"):
             models.domain_batch_norm(model)
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state[network])
     except (InputError, RuntimeError, TypeError) as error:
         raise InputError(
             f"{_file(path_or_run, which)}: holds no weights of the model {name} that it names "

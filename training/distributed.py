@@ -30,15 +30,15 @@ class Processes:
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
 
 def start(batch_size: int, micro_batch: int | None = None) -> Processes:
     """Join the process group that torchrun describes (nccl on GPUs, gloo without), or be alone without torchrun.
 
-    InputError when the global `batch_size` cannot be shared equally by the processes, or their shares be cut into
-    equal parts of `micro_batch`, which would change the gradients.
+    InputError when the global `batch_size` cannot be divided equally among the processes, or a process's tiles into
+    micro-batches of `micro_batch`, which would change the gradients.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if batch_size % world:
@@ -46,11 +46,11 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
             f"--batch-size {batch_size}: is global and cannot be shared by {world} processes. Give a multiple of "
             f"{world}."
         )
-    share = batch_size // world
-    if micro_batch and share % min(micro_batch, share):
+    local = batch_size // world
+    if micro_batch and local % min(micro_batch, local):
         raise InputError(
-            f"--micro-batch {micro_batch}: does not divide the {share} tiles of a process (--batch-size {batch_size} "
-            f"over {world}). Give a divisor of {share}."
+            f"--micro-batch {micro_batch}: does not divide the {local} tiles of a process (--batch-size {batch_size} "
+            f"over {world}). Give a divisor of {local}."
         )
     rank = int(os.environ.get("RANK", 0))
     if torch.cuda.is_available():
@@ -137,12 +137,12 @@ def parallel(module: torch.nn.Module, processes: Processes) -> torch.nn.Module:
     if processes.world == 1:
         return module
     ids = [processes.device.index] if processes.device.type == "cuda" else None
-    # Statistics are shared where they are used (share_buffers), not before every step.
+    # Statistics are shared where they are used (broadcast_buffers), not before every step.
     return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
-def share_buffers(module: torch.nn.Module, processes: Processes) -> None:
-    """Give every process the buffers (batch-norm statistics) of the first, before they are used to predict."""
+def broadcast_buffers(module: torch.nn.Module, processes: Processes) -> None:
+    """Give every process the buffers (batch-norm statistics) of the main process, before they are used to predict."""
     if processes.world > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
@@ -164,10 +164,10 @@ def total(counts: list[int], processes: Processes) -> list[int]:
     return tensor.tolist()
 
 
-def first_alone(action, processes: Processes) -> None:
-    """Run `action` on the first process while the others wait; its InputError is raised on all of them."""
+def on_main_process(action: Callable, processes: Processes) -> None:
+    """Run `action` on the main process while the others wait; its InputError is raised on all of them."""
     error = None
-    if processes.first:
+    if processes.is_main:
         try:
             action()
         except InputError as caught:

@@ -1,18 +1,20 @@
-"""The experiments of launch/experiments.toml: named values of the scripts' options."""
+"""The experiments of launch/experiments.toml and launch/methods.toml: named values of the scripts' options."""
 
 import tomllib
 from pathlib import Path
 
 from common.errors import InputError, require_file_name
 
-EXPERIMENTS = Path(__file__).parent.parent / "launch" / "experiments.toml"
+EXPERIMENTS = Path(__file__).parent.parent / "launch" / "experiments.toml"  # the study's
+METHODS = EXPERIMENTS.with_name("methods.toml")  # those and everything past them
 # What an entry says beside the values of options; the first lines of experiments.toml explain each.
 SELECTION = ("mean", "test_mean", "test_images")
-FACTS = {"script", "extends", "source_tiles", "reference", "run", "domain", "folds", *SELECTION}
+OWN = ("study", "default")  # what an entry says of itself alone, and not of those that extend it
+FACTS = {"script", "extends", "source_tiles", "reference", "run", "domain", "folds", *OWN, *SELECTION}
 
 
 def read_experiments(path: Path = EXPERIMENTS) -> dict[str, dict]:
-    """All experiments of a file, what they extend filled in. InputError on a damaged file or an unknown name.
+    """Read all experiments of a file, what they extend filled in. InputError on a damaged file or an unknown name.
 
     A file with `base = "other.toml"` takes over that file's experiments; an entry of the same name overrides single
     values of the base's, and so those of every entry that extends it.
@@ -24,7 +26,8 @@ def read_experiments(path: Path = EXPERIMENTS) -> dict[str, dict]:
             raise InputError(f"{path}: no experiment {name!r} to extend. There are: {', '.join(raw)}.")
         entry = raw[name]
         require_file_name(name, f"{path}: experiment")
-        return {**(resolve(entry["extends"], (*seen, name)) if "extends" in entry else {}), **entry}
+        extended = resolve(entry["extends"], (*seen, name)) if "extends" in entry else {}
+        return {**{key: value for key, value in extended.items() if key not in OWN}, **entry}
 
     resolved = {name: resolve(name, ()) for name in raw}
     for name, entry in resolved.items():
@@ -33,8 +36,25 @@ def read_experiments(path: Path = EXPERIMENTS) -> dict[str, dict]:
     return resolved
 
 
+def default_experiment(experiments: dict[str, dict], script: str, source: str, target: str | None) -> str | None:
+    """Name of the entry that a script and its domains mean: the one that says `default = true`, else the only one.
+
+    None where there is none. InputError when several could be meant.
+    """
+    wanted = (script, source, target)
+    fitting = {n: e for n, e in experiments.items() if (e["script"], e.get("source"), e.get("target")) == wanted}
+    names = [name for name, entry in fitting.items() if entry.get("default")] or list(fitting)
+    if len(names) > 1:
+        domains = " to ".join(filter(None, (source, target)))
+        raise InputError(
+            f"{script}, {domains}: experiments {', '.join(names)} have these domains. Give --experiment, or let one "
+            "of them say `default = true`."
+        )
+    return names[0] if names else None
+
+
 def runs_root(path: Path = EXPERIMENTS) -> Path:
-    """The folder that the runs of a file's experiments go to: its `runs`, by default 'runs'."""
+    """Folder that the runs of a file's experiments go to: its `runs`, by default 'runs'."""
     return Path(_load(Path(path)).get("runs", "runs"))
 
 

@@ -1,25 +1,28 @@
-"""The models and the optimizers as the options ask for them."""
+"""The networks and their optimizers as the options ask for them."""
 
 from functools import partial
 from types import SimpleNamespace
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 import models
 from common.errors import InputError
-from training.distributed import Processes, first_alone
+from training.distributed import Processes, on_main_process
 from training.weights import load_pretraining
 
 
-def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Module:
-    """The model with its pre-trained weights, per-domain statistics for UDA, and the batch norm asked for.
+def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Module, Optimizer]:
+    """Build the segmentation model with its pre-trained weights and the batch norm asked for, and its optimizer.
 
-    Every process draws the same initial weights from `options.seed`.
+    A run that has a target gets batch-norm statistics for each domain. Every process draws the same initial weights
+    from `options.seed`.
     """
     torch.manual_seed(options.seed)
     model = models.build(options.model)
     _pretrain(model, options, processes)
-    if options.script == "train_uda":
+    if "target" in vars(options):
         models.domain_batch_norm(model)
     if options.batch_norm == "frozen":
         models.freeze_batch_norm(model)
@@ -29,39 +32,62 @@ def build_model(options: SimpleNamespace, processes: Processes) -> torch.nn.Modu
                 "--compile: torch cannot compile synchronised batch norm. Leave it out, or give --batch-norm local or "
                 "frozen, each of which is another method."
             )
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    # Convolutions are faster in channels-last, on the CPU and on tensor cores.
-    return model.to(processes.device, memory_format=torch.channels_last).train()
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = _placed(model, processes).train()
+    groups = models.parameter_groups(model, options.learning_rate, options.backbone_factor)
+    if options.optimizer == "adam":
+        return model, build_adam(groups, weight_decay=options.weight_decay)
+    return model, build_sgd(groups, weight_decay=options.weight_decay)
 
 
-def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> torch.nn.Module:
-    """A classifier on the encoder of the network asked for, with its pre-trained weights, the same on every process."""
+def build_discriminators(
+    options: SimpleNamespace, model: nn.Module, processes: Processes
+) -> tuple[models.Discriminators, Optimizer]:
+    """Build a discriminator for each level of the model's output, and their optimizer (Tsai et al., CVPR 2018)."""
+    discriminators = _placed(models.Discriminators(model.levels, options.discriminator_width), processes)
+    groups = [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}]
+    return discriminators, build_adam(groups, betas=(0.9, 0.99))
+
+
+def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> tuple[nn.Module, Optimizer]:
+    """Build a classifier on the encoder of the network asked for, with its pre-trained weights, and its optimizer."""
     torch.manual_seed(options.seed)
     model = models.Classifier(models.build(options.model), classes)
     _pretrain(model, options, processes)
-    return model.to(processes.device, memory_format=torch.channels_last).train()
+    model = _placed(model, processes).train()
+    return model, build_adam([{"params": model.parameters(), "lr": options.learning_rate}])
 
 
-def _pretrain(model: torch.nn.Module, options: SimpleNamespace, processes: Processes) -> None:
-    weights = options.pretraining_file or options.pretraining
-    # The first process downloads weights, the others then find them.
-    load = partial(load_pretraining, model, options.model, weights)
-    first_alone(load, processes)
-    if not processes.first:
-        load()
-
-
-def build_optimizer(name: str, groups: list[dict], weight_decay: float, **adam) -> torch.optim.Optimizer:
-    """Adam, or SGD with momentum 0.9, over parameter groups with their own `lr`; remembers each as `initial_lr`.
+def build_adam(groups: list[dict], **settings) -> Optimizer:
+    """Build Adam over parameter groups with their own `lr`, which each remembers as `initial_lr`.
 
     Fused: one pass over the parameters, which skips an update that `Precision.gradient_norm` found not finite.
     """
-    if name == "adam":
-        optimizer = torch.optim.Adam(groups, weight_decay=weight_decay, fused=True, **adam)
-    else:
-        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay, fused=True)
-        for group in groups:  # torch leaves these uninitialised where the first update is skipped
-            optimizer.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]}
+    return _remembering(torch.optim.Adam(groups, fused=True, **settings))
+
+
+def build_sgd(groups: list[dict], **settings) -> Optimizer:
+    """Build SGD with momentum 0.9, as `build_adam`."""
+    optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True, **settings)
+    for group in optimizer.param_groups:  # torch leaves these uninitialised where the first update is skipped
+        optimizer.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]}
+    return _remembering(optimizer)
+
+
+def _remembering(optimizer: Optimizer) -> Optimizer:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def _placed(module: nn.Module, processes: Processes) -> nn.Module:
+    # Convolutions are faster in channels-last, on the CPU and on tensor cores.
+    return module.to(processes.device, memory_format=torch.channels_last)
+
+
+def _pretrain(model: nn.Module, options: SimpleNamespace, processes: Processes) -> None:
+    load = partial(load_pretraining, model, options.model, options.pretraining_file or options.pretraining)
+    # The main process downloads weights, the others then find them.
+    on_main_process(load, processes)
+    if not processes.is_main:
+        load()

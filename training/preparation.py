@@ -1,9 +1,12 @@
-"""Whether the stores of a run's domains fit each other and the networks, and what of them belongs to the run."""
+"""The tiles of a run's domains: opened, checked against each other, and what of them belongs to the run."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from common.errors import InputError
-from data.store import Store
+from data.selection_file import read_selection
+from data.store import Store, store_path
+from data.tiles import LabelledTiles, UnlabelledTiles
 from models.discriminator import SMALLEST_INPUT
 from training.weights import trained_on
 
@@ -11,9 +14,25 @@ from training.weights import trained_on
 NATIVE = ("pixel_size_nm", "invert", "information_bar")
 
 
-def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
-    """What a run keeps of its stores, source first: how they were prepared, their fingerprints, and the SHA-256 of the
-    micrographs that it or its starting weights are trained on, by domain, so that it is never scored on one of them.
+def labelled_tiles(options: SimpleNamespace) -> LabelledTiles:
+    """Open the annotated source: its training tiles with masks. InputError as of Store."""
+    store = Store(store_path(options.data, options.source))
+    return LabelledTiles(store, options.fold, options.augmentation, options.seed)
+
+
+def unlabelled_tiles(options: SimpleNamespace) -> UnlabelledTiles:
+    """Open the target without its labels: its training tiles, or those of `--selection`. InputError likewise."""
+    store = Store(store_path(options.data, options.target), labels=False, transductive=options.transductive)
+    if options.selection:
+        store.select(read_selection(options.selection, store, options.fold).tiles)
+    return UnlabelledTiles(store, options.fold, options.augmentation, options.seed)
+
+
+def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:
+    """Describe what a run keeps of its stores, source first.
+
+    That is how they were prepared, their fingerprints, and the SHA-256 of the micrographs that it or its starting
+    weights are trained on, by domain, so that it is never scored on one of them.
 
     InputError when they were prepared differently, or hold nothing to train or validate on in `options.fold`.
     """
@@ -27,7 +46,7 @@ def preparation(options: SimpleNamespace, stores: list[Store]) -> dict:
     }
 
 
-def _trained_on(options: SimpleNamespace, stores: list[Store]) -> dict[str, list[str]]:
+def _trained_on(options: SimpleNamespace, stores: Sequence[Store]) -> dict[str, list[str]]:
     seen = {domain: set(digests) for domain, digests in trained_on(options.pretraining).items()}
     for store in stores:
         if store.transductive:
@@ -38,7 +57,7 @@ def _trained_on(options: SimpleNamespace, stores: list[Store]) -> dict[str, list
     return {domain: sorted(digests) for domain, digests in seen.items()}
 
 
-def _check(options: SimpleNamespace, stores: list[Store]) -> None:
+def _check(options: SimpleNamespace, stores: Sequence[Store]) -> None:
     source = stores[0]
     for store in stores:
         if store.preparation != source.preparation:

@@ -7,50 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.errors import InputError, make_folder
+from common.errors import InputError
 from common.files import write_file
 from training.distributed import Processes
-
-# Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
-OPERATIONAL = {
-    "data", "run_dir", "workers", "wandb", "wandb_project", "checkpoint_every", "panels_every", "log_every",
-    "milestones", "milestone_steps",
-    "selection", "pretraining_file",  # what counts of these is their digest
-}  # fmt: skip
-
-
-def open_run(config: dict) -> Path:
-    """Make the run's folder and its config.json, or check that what is there is the same run.
-
-    InputError names the first options that differ: nothing is overwritten by another configuration.
-    """
-    folder = make_folder(Path(config["run_dir"]))
-    path = folder / "config.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path}: damaged ({error}). Delete it: the checkpoint holds a copy.") from error
-        refuse_changes(folder, before, config)
-    else:
-        write_file(path, json.dumps(config, indent=2) + "\n")
-    return folder
-
-
-def refuse_changes(folder: Path, before: dict, config: dict) -> None:
-    """InputError that names every option in which a run's configuration differs from what its folder holds."""
-    ignored = OPERATIONAL | ({"iterations"} if before.get("steps") != config.get("steps") else set())
-    names = sorted((before.keys() | config.keys()) - ignored)
-    changed = [
-        f"--{n.replace('_', '-')} {before.get(n)} -> {config.get(n)}"
-        for n in names
-        if (before.get(n) or None) != (config.get(n) or None)  # an option that an older run did not know is off
-    ]
-    if changed:
-        raise InputError(
-            f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Give the options of that run, or "
-            "another --run-dir."
-        )
 
 
 class Tracker:
@@ -61,7 +20,7 @@ class Tracker:
 
     def __init__(self, folder: Path, config: dict, step: int, processes: Processes):
         """`step`: the step that the run goes on from; lines of metrics.jsonl beyond it are dropped."""
-        self.on = processes.first
+        self.on = processes.is_main
         self.wandb = None
         if not self.on:
             return

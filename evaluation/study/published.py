@@ -12,9 +12,8 @@ from pathlib import Path
 
 from evaluation.metrics import mean_std, rdt
 from evaluation.scoring import read_config, read_score, score_folder
+from training.configuration import OPERATIONAL, values_of
 from training.experiments import read_experiments
-from training.options import values_of
-from training.tracking import OPERATIONAL
 
 FOLDER = Path(__file__).parent
 COMMON_TEST_SET = "t3v"  # the selection of Section 4.3's test set, which T3 and T3v share

@@ -1,0 +1,29 @@
+"""The two gates between logits and phases. Nothing else knows how many phases there are."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Logits (N, 1, H, W) or (N, C, H, W) -> float32 probabilities of each phase (N, C, H, W), C >= 2.
+
+    One channel is the logit of the second of two phases: [1 - p, p] by a sigmoid. Several channels: softmax.
+    """
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        return torch.sigmoid(torch.cat([-logits, logits], dim=1))
+    return logits.softmax(dim=1)
+
+
+def classes(probabilities: Tensor | np.ndarray, certain: float = 1.0) -> Tensor | np.ndarray:
+    """Probabilities (..., C, H, W), a tensor or an array -> index of the likeliest phase, uint8 (..., H, W).
+
+    certain: the number that stands for probability 1, 255 where probabilities are kept in bytes. Of two phases the
+    second is taken from half of it upwards.
+    """
+    if probabilities.shape[-3] == 2:
+        index = probabilities[..., 1, :, :] >= certain / 2
+    else:
+        index = probabilities.argmax(-3)
+    return index.to(torch.uint8) if isinstance(index, Tensor) else index.astype(np.uint8)

@@ -1,0 +1,100 @@
+"""What the discriminators see of a prediction: its probability maps, whole or as patches of like phase fraction.
+
+Where source and target differ in phase fraction, a discriminator can tell their predictions apart by that alone, and
+the segmentation model is pushed to predict the source's fraction. Of patches that were chosen to have the same
+predicted fraction it has to judge the morphology (end of paper Section 4.3).
+"""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from common.seeds import generator
+from data.store import Store
+from models import classes, probabilities
+from models.discriminator import SMALLEST_INPUT
+from training.distributed import Processes
+
+_CANDIDATES = 4  # places of a patch per its own side, in each direction
+
+
+class DiscriminatorView:
+    """The maps that the discriminators are shown of both domains' predictions.
+
+    With `--discriminator-patch` they are patches. The place of a source patch, and which of several equally near target
+    patches is taken, are drawn from (seed, step, place in the global batch): neither depends on the number of processes
+    or on the parts of a batch.
+    """
+
+    def __init__(self, options: SimpleNamespace, target: Store, processes: Processes):
+        """Options: discriminator_patch, seed, batch_size. InputError for patches smaller than a discriminator takes, or
+        larger than the tiles of `target`.
+        """
+        side, tile = options.discriminator_patch, target.tile + 2 * target.overlap
+        if side is not None and not SMALLEST_INPUT <= side <= tile:
+            raise InputError(
+                f"--discriminator-patch {side}: the discriminators need {SMALLEST_INPUT} px, the tiles have {tile}. "
+                "Give a side between the two."
+            )
+        self.side, self.seed = side, options.seed
+        self.first = processes.rank * options.batch_size // processes.world  # place in the global batch
+        self.step, self.place = None, self.first
+
+    def __call__(
+        self, source: dict[str, Tensor], target: dict[str, Tensor], step: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Logits of both domains, level -> (N, 1, H, W), to maps, level -> (N, 2, H, W) or (N, 2, side, side).
+
+        A source patch lies at random. Of the target tile beside it that patch of a grid is taken whose fraction of
+        foreground in the main prediction is nearest to the source patch's. All levels show the same window. Gradients
+        pass through. Several calls with one `step` are taken for consecutive parts of this process's batch.
+        """
+        source, target = _each(probabilities, source), _each(probabilities, target)
+        if self.side is not None:
+            of_source, of_target = self._windows(source["main"], target["main"], step)
+            source, target = _each(self._cut, source, of_source), _each(self._cut, target, of_target)
+        return source, target
+
+    def _windows(self, source: Tensor, target: Tensor, step: int) -> tuple[list, list]:
+        """Row and column of the window of each source tile, and of each target tile."""
+        if step != self.step:
+            self.step, self.place = step, self.first
+        windows = [], []
+        fractions = _window_fractions(source, self.side), _window_fractions(target, self.side)
+        for of_source, of_target in zip(*fractions, strict=True):
+            rng = generator(self.seed, "discriminator patch", step, self.place)
+            self.place += 1
+            row, column = (int(rng.integers(size)) for size in of_source.shape)
+            rows, columns = (_grid(size, self.side, rng) for size in of_target.shape)
+            grid = of_target[rows][:, columns]
+            nearest = int((grid - of_source[row, column]).abs().argmin())
+            windows[0].append((row, column))
+            windows[1].append((rows[nearest // len(columns)], columns[nearest % len(columns)]))
+        return windows
+
+    def _cut(self, maps: Tensor, windows: list[tuple[int, int]]) -> Tensor:
+        pairs = zip(maps, windows, strict=True)
+        return torch.stack([one[:, r : r + self.side, c : c + self.side] for one, (r, c) in pairs])
+
+
+def _each(function, levels: dict[str, Tensor], *more) -> dict[str, Tensor]:
+    return {level: function(value, *more) for level, value in levels.items()}
+
+
+@torch.no_grad()
+def _window_fractions(maps: Tensor, side: int) -> Tensor:
+    """Foreground pixels of every window, int32 (N, H - side + 1, W - side + 1) on the CPU, of maps (N, 2, H, W).
+
+    Counts are integers, so that they are the same on every device. One transfer for the whole batch.
+    """
+    counts = torch.nn.functional.pad(classes(maps).int(), (1, 0, 1, 0)).cumsum(1).cumsum(2).int()
+    rows = counts[:, side:] - counts[:, :-side]
+    return (rows[:, :, side:] - rows[:, :, :-side]).cpu()
+
+
+def _grid(size: int, side: int, rng) -> list[int]:
+    """Starts of candidate patches along an axis with `size` possible ones, evenly over all of it, in random order."""
+    count = 1 + -(-(size - 1) * _CANDIDATES // side)
+    return rng.permutation(torch.linspace(0, size - 1, count).round().long().numpy()).tolist()
