@@ -1,6 +1,6 @@
 """Break runs at random moments in every way, start the same command again, and compare with an undisturbed run.
 
-    python tests/faults/kill_and_resume.py [--cases 25] [--seed 0] [--table docs/reliability_kills.md]
+    python tests/faults/kill_and_resume.py [--cases 25] [--seed 0] [--table runs/kills.md]
 
 Two processes under torchrun, the three training scripts, real stores. Exit status 1 unless every run ends
 bit-identical: weights, discriminators, optimizers, scaler, best checkpoint and metrics. Where another number of
@@ -241,6 +241,7 @@ def main() -> int:
     good = sum(row["outcome"] in ("bit-identical", EQUAL) for row in rows)
     print("\n".join(lines), f"\n{good} of {len(rows)} as undisturbed")
     if options.table:
+        options.table.parent.mkdir(parents=True, exist_ok=True)
         options.table.write_text("\n".join(lines) + f"\n\n{good} of {len(rows)} as undisturbed.\n")
     return good < len(rows)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The jobs of launch/slurm on a real SLURM, started on this machine for the time of the test (`make test-slurm`).
-# SLURM_TABLE=docs/reliability_slurm.md writes what was measured there; SLURM_JOBS="requeue usr1" takes some jobs only;
+# SLURM_TABLE=runs/slurm.md writes what was measured there; SLURM_JOBS="requeue usr1" takes some jobs only;
 # LIMIT is the time that all of it may take, in seconds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

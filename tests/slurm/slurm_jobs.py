@@ -384,6 +384,7 @@ def test_the_table(jobs, undisturbed, cluster):
     table = "\n".join(lines)
     print(f"\n{table}\n{jobs['seconds']:.0f} s from the submission of the first job to the end of the last")
     if path := os.environ.get("SLURM_TABLE"):
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(f"{_report(jobs, cluster, table)}\n")
 
 
@@ -399,7 +400,7 @@ def _report(jobs: dict, cluster: Cluster, table: str) -> str:
     version = cluster.run("sbatch", "--version")
     return f"""# Jobs of a real SLURM, disturbed
 
-Written by `SLURM_TABLE=docs/reliability_slurm.md make test-slurm`: {version} with four nodes on
+Written by `SLURM_TABLE=runs/slurm.md make test-slurm`: {version} with four nodes on
 one machine, torch {torch.__version__}, on the CPU. Each job trains `demo.uda` with two processes (`multinode.sbatch`:
 one on each of two nodes) and is submitted with the batch file of `launch/slurm` as it is. "As undisturbed" compares
 weights, discriminators, optimisers, best.pt, metrics.jsonl and finished.json with those of a run outside of SLURM.
