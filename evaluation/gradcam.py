@@ -38,8 +38,8 @@ def foreground_map(model, layer, image, foreground, overlap, device="cpu"):
     """Grad-CAM float32 (h, w), from 0 upwards, nan outside the middle of a micrograph that is larger than LARGEST.
 
     The target is the sum of the foreground logits over the pixels of `foreground`, 1 in uint8 (h, w): what the model
-    calls foreground. The layer's activations are weighted by the target's mean gradient, summed, and cut at zero; they are
-    not scaled, so that maps of one model on several micrographs compare. image: uint8 (h, w), which is mirrored by
+    calls foreground. The layer's activations are weighted by the target's mean gradient, summed, and cut at zero. They
+    are not scaled, so that maps of one model on several micrographs compare. image: uint8 (h, w), which is mirrored by
     `overlap` pixels at its edges, as in inference. model: in eval mode, without gradients of its parameters.
     """
     cut = tuple(slice((side - min(side, LARGEST)) // 2, (side + min(side, LARGEST)) // 2) for side in image.shape)

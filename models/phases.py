@@ -22,8 +22,6 @@ def classes(probabilities: Tensor | np.ndarray, certain: float = 1.0) -> Tensor 
     certain: the number that stands for probability 1, 255 where probabilities are kept in bytes. Of two phases the
     second is taken from half of it upwards.
     """
-    if probabilities.shape[-3] == 2:
-        index = probabilities[..., 1, :, :] >= certain / 2
-    else:
-        index = probabilities.argmax(-3)
+    two = probabilities.shape[-3] == 2
+    index = probabilities[..., 1, :, :] >= certain / 2 if two else probabilities.argmax(-3)
     return index.to(torch.uint8) if isinstance(index, Tensor) else index.astype(np.uint8)
