@@ -22,6 +22,7 @@ from training import checkpoint, distributed
 from training.configuration import parse
 from training.experiments import read_experiments
 from training.health import Health
+from training.options import SCRIPTS, parser_of
 from training.schedule import factor
 
 
@@ -65,20 +66,83 @@ def plain(stores, tmp_path_factory):
     return adapted(stores, tmp_path_factory.mktemp("plain") / "run")
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        ("--seed", 1), ("--fold", 1), ("--augmentation", "none"), ("--batch-norm", "frozen"), ("--batch-size", 4),
-        ("--optimizer", "sgd"), ("--learning-rate", 1e-3), ("--backbone-factor", 0.1), ("--weight-decay", 0.1),
-        ("--schedule", "constant"), ("--power", 2), ("--lambda-aux", 0.5), ("--amp", "bf16"),
-        ("--gan", "least_squares"), ("--lambda-adv-main", 0.5), ("--lambda-adv-aux", 0.5),
-        ("--discriminator-learning-rate", 0.01), ("--discriminator-width", 8), ("--model", "deeplabv2_resnet18"),
-    ],
-    ids=lambda option: option[0],
-)  # fmt: skip
+# Another value of every option that decides what a run computes.
+ARITHMETIC = {
+    "seed": 1, "fold": 1, "augmentation": "none", "model": "deeplabv2_resnet18", "batch_norm": "frozen", "steps": 1,
+    "batch_size": 4, "micro_batch": 1, "learning_rate": 1e-3, "schedule": "constant", "power": 2, "amp": "bf16",
+    "optimizer": "sgd", "backbone_factor": 0.1, "weight_decay": 0.1, "lambda_aux": 0.5, "gan": "least_squares",
+    "lambda_adv_main": 0.5, "lambda_adv_aux": 0.5, "discriminator_learning_rate": 0.01, "discriminator_width": 8,
+    "discriminator_patch": 40, "transductive": None, "target": "unlabelled",
+}  # fmt: skip
+# The other options, each with the test that shows what it changes.
+ELSEWHERE = {
+    "experiment": "test_explicit_options_win_over_the_experiment_and_it_over_the_defaults",
+    "experiments": "test_methods_stand_in_a_file_of_their_own_and_the_study_stays_the_study",
+    "dry_run": "test_the_command_of_the_study_resolves_to_the_study",
+    "run_dir": "test_supervised_training_leaves_its_record_and_feeds_uda",
+    "data": "test_wrong_options_are_named",
+    "source": "test_explicit_options_win_over_the_experiment_and_it_over_the_defaults",
+    "workers": "test_damage_that_a_loader_process_meets_is_one_message",
+    "reference": "test_tables_of_the_demonstration",
+    "selection": "test_training_reads_the_selected_tiles_only",
+    "pretraining": "test_supervised_training_leaves_its_record_and_feeds_uda",
+    "epochs": "test_epochs_without_store_or_study_are_refused",
+    "compile": "test_compiled_equals_eager",
+    "deterministic": "test_deterministic_algorithms_are_asked_for",
+    "log_every": "test_looking_at_the_values_rarely_changes_nothing",
+    "validate_every": "test_killed_and_resumed_equals_uninterrupted",
+    "checkpoint_every": "test_killed_and_resumed_equals_uninterrupted",
+    "milestones": "test_every_network_of_a_run_is_in_its_best_checkpoint_and_its_milestones",
+    "wandb": "test_tracking_is_offline_without_a_key",
+    "wandb_project": "test_a_training_run_has_its_group_tags_and_curves",
+    "panels_every": "test_supervised_training_leaves_its_record_and_feeds_uda",
+    "dropout": "test_every_option_of_the_arithmetic_changes_the_loss",
+}
+
+
+def options_of(script):
+    """Names of the options of a training script, from its parser."""
+    return {action.dest for action in parser_of(script)._actions} - {"help"}
+
+
+@pytest.mark.parametrize("option", sorted(ARITHMETIC))
 def test_every_option_of_the_arithmetic_changes_the_weights(stores, plain, tmp_path, option):
-    changed = adapted(stores, tmp_path / "run", *option)
+    value = ARITHMETIC[option]
+    changed = adapted(stores, tmp_path / "run", f"--{option.replace('_', '-')}", *([] if value is None else [value]))
     assert plain.keys() != changed.keys() or any(not torch.equal(plain[key], changed[key]) for key in plain)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_no_option_is_without_a_test_that_shows_what_it_changes(script):
+    assert options_of(script) - ARITHMETIC.keys() - ELSEWHERE.keys() == set()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert [name for name in ELSEWHERE.values() if f"def {name}(" not in tests] == []
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_help_shows_the_value_of_every_option_in_the_experiment(script, capsys):
+    words = {
+        "train_uda": ("--experiment", "demo.uda"),
+        "train_supervised": ("--experiment", "demo.supervised"),
+        "pretrain_nanosem": (),
+    }[script]
+    base = {"train_uda": "T3.2", "train_supervised": "S.10", "pretrain_nanosem": "NanoSEM"}[script]
+    with pytest.raises(SystemExit) as stopped:
+        parse(script, base, "", [*words, "--help"])
+    said = capsys.readouterr().out
+    texts = {text.split()[0]: " ".join(text.split()) for text in said.split("\n  --")[1:]}
+    assert stopped.value.code == 0
+    values = read_experiments()[words[1] if words else base]
+    for option in options_of(script):
+        text = texts[option.replace("_", "-")]
+        if option in values and option not in ("reference", "script"):
+            value = values[option]
+            value = ("on" if value else "off") if isinstance(value, bool) else value
+            assert f"(default: {value})" in text, option
+        else:
+            assert "(default: " in text and "(default: )" not in text, option
+    place = "NanoSEM" if script == "pretrain_nanosem" else f"{words[1]}/fold0"
+    assert f"(default: runs/{place})" in texts["run-dir"]
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -118,7 +118,7 @@ def load_model(path_or_run: Path | str, which: str = "last", network: str = "mod
         )
     try:
         model = models.build(name)
-        if state["config"].get("target"):
+        if "target" in state["config"]:
             models.domain_batch_norm(model)
         model.load_state_dict(state[network])
     except (InputError, RuntimeError, TypeError) as error:

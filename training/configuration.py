@@ -164,7 +164,7 @@ def _choose(script: str, base: str, asked: argparse.Namespace) -> tuple[str, dic
         if values["script"] != script:
             raise InputError(f"--experiment {asked.experiment} belongs to {values['script']}.py, this is {script}.py.")
         return asked.experiment, values
-    if "source" not in asked:
+    if "source" not in asked or getattr(asked, "target", "") is None:  # no domain to tell by
         return base, experiments[base]
     source, target = asked.source or experiments[base]["source"], getattr(asked, "target", None)
     if name := default_experiment(experiments, script, source, target):
@@ -200,7 +200,7 @@ def _help(parser: argparse.ArgumentParser, asked: argparse.Namespace, name: str,
     config = vars(parser.parse_args([]))
     config |= {"script": parser.prog.removesuffix(".py"), "experiment": name, "experiments": asked.experiments}
     known = _places({key: value for key, value in config.items() if key != "experiments"}, values, asked.experiments)
-    parser.set_defaults(experiment=name, experiments=asked.experiments, **known)
+    parser.set_defaults(experiment=name, experiments=os.path.relpath(asked.experiments), **known)
     if "target" in config and not asked.experiment and not asked.target:
         parser.set_defaults(target=None)
     parser.print_help()
