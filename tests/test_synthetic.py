@@ -8,9 +8,9 @@ import pytest
 
 from common.errors import InputError
 from data.images import read_image
-from data.synthetic import micrographs as drawn
+from data.synthetic import micrographs
 
-DOMAINS = tuple(drawn.DOMAINS)
+DOMAINS = tuple(micrographs.DOMAINS)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def drawn():
     """The first five training and, where there are any, two test micrographs of each domain (demo size)."""
     first_test = {"source": 5, "t1": 12, "t2": 12, "t3": 24}
     return {
-        domain: [drawn.draw(domain, i) for i in (0, 1, 2, 3, 4, first_test[domain], first_test[domain] + 1)]
+        domain: [micrographs.draw(domain, i) for i in (0, 1, 2, 3, 4, first_test[domain], first_test[domain] + 1)]
         for domain in DOMAINS
     }
 
@@ -33,9 +33,9 @@ def pooled_miou(pairs):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_micrograph_is_a_function_of_seed_domain_and_index(domain, drawn):
     image, mask = drawn[domain][0]
-    again, mask_again = drawn.draw(domain, 0, seed=0)
+    again, mask_again = micrographs.draw(domain, 0, seed=0)
     assert np.array_equal(image, again) and np.array_equal(mask, mask_again)
-    for other in (drawn.draw(domain, 0, seed=1), drawn[domain][1]):
+    for other in (micrographs.draw(domain, 0, seed=1), drawn[domain][1]):
         assert not np.array_equal(image, other[0]) and not np.array_equal(mask, other[1])
 
 
@@ -53,7 +53,7 @@ def test_masks_are_binary_and_annotator_sized(domain, drawn):
 
 def test_the_mask_is_the_drawn_bainite():
     """Films and sub-grain boundaries lie inside the mask only: the data have no annotation error."""
-    structure = drawn.microstructure(np.random.default_rng(0), (360, 512), drawn.SEM_PIXEL, 0.5)
+    structure = micrographs.microstructure(np.random.default_rng(0), (360, 512), micrographs.SEM_PIXEL, 0.5)
     assert structure.film[structure.bainite].max() > 20
     assert structure.film[~structure.bainite].max() < -100 and structure.wall[~structure.bainite].max() < -100
     assert structure.boundary.min() >= 0 and abs(structure.bainite.mean() - 0.5) < 0.03
@@ -65,7 +65,7 @@ def test_no_grey_level_threshold_solves_it(domain, sigma, bound, drawn):
     """Per-image Otsu, bright or dark as foreground, plain or blurred, is no better than guessing."""
     pairs = []
     for image, mask in drawn[domain]:
-        grey = 255 - image if drawn.DOMAINS[domain].light else image
+        grey = 255 - image if micrographs.DOMAINS[domain].light else image
         grey = cv2.GaussianBlur(grey, (0, 0), sigma) if sigma else grey
         pairs.append((cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[1] > 0, mask > 0))
     assert pooled_miou(pairs) < bound
@@ -74,7 +74,7 @@ def test_no_grey_level_threshold_solves_it(domain, sigma, bound, drawn):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_phase_fractions_follow_the_study(domain, drawn):
-    recipe = drawn.DOMAINS[domain]
+    recipe = micrographs.DOMAINS[domain]
     fractions = [(mask > 0).mean() for _, mask in drawn[domain]]
     assert np.mean(fractions[:5]) == pytest.approx(recipe.fraction, abs=0.05)
     assert np.ptp(fractions[:5]) > 0.1  # they vary from image to image, as in the study
@@ -84,9 +84,9 @@ def test_phase_fractions_follow_the_study(domain, drawn):
 
 def test_written_folders_are_readable(tmp_path, monkeypatch):
     images = {"source": (2, 0), "t1": (1, 1), "t2": (1, 1), "t3": (1, 1)}
-    plan = drawn.Size((240, 320), (40, 48), 112, 8, images)
-    monkeypatch.setitem(drawn.SIZES, "demo", plan)
-    drawn.main(["--out", str(tmp_path / "demo"), "--workers", "1"])
+    plan = micrographs.Size((240, 320), (40, 48), 112, 8, images)
+    monkeypatch.setitem(micrographs.SIZES, "demo", plan)
+    micrographs.main(["--out", str(tmp_path / "demo"), "--workers", "1"])
     document = tomllib.loads((tmp_path / "demo/domains.toml").read_text())
     assert document["options"] == {"reference": "source", "scale": 0.5, "tile": 112, "overlap": 8}
     for domain, entry in document["domains"].items():
@@ -96,8 +96,8 @@ def test_written_folders_are_readable(tmp_path, monkeypatch):
         assert set(masks) == (set(images) if domain in ("source", "t3") else set(entry["test"]))
         for stem, path in masks.items():
             index = int(stem.rpartition("_")[2])
-            assert np.array_equal(read_image(images[stem]), drawn.draw(domain, index)[0])
-            assert np.array_equal(read_image(path), drawn.draw(domain, index)[1])
+            assert np.array_equal(read_image(images[stem]), micrographs.draw(domain, index)[0])
+            assert np.array_equal(read_image(path), micrographs.draw(domain, index)[1])
     assert document["domains"]["t3"]["invert"] is True and document["domains"]["t3"]["pixel_size_nm"] == 126.6
     with pytest.raises(InputError, match=r"domains\.toml: exists already"):
-        drawn.write_domains(tmp_path / "demo", "demo", 0, 1)
+        micrographs.write_domains(tmp_path / "demo", "demo", 0, 1)
