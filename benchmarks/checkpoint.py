@@ -6,6 +6,9 @@ DeepLabv2-ResNet-101, two discriminators and the state of both Adam optimizers, 
 `step_seconds_for_2_percent` is the step time above which saving every 500 steps blocks less than 2 % of a run.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.checkpoint")
+
 import argparse
 import json
 import statistics

@@ -7,6 +7,9 @@ The micrographs go the whole road of evaluate.py --images, from file to file, ea
 inference and the plain loop take turns in one process; what they find is compared. Sides are px at working scale.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.inference")
+
 import argparse
 import os
 import tempfile

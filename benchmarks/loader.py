@@ -7,6 +7,9 @@ On one core: tiles as training gets them, the same policies written with albumen
 not approximate, RGB), and a bare read of tile and mask, by turns in one process. Then the loader by workers.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.loader")
+
 import argparse
 import tempfile
 import time

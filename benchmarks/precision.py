@@ -5,6 +5,9 @@
 Trains `demo.supervised` on the demonstration's stores with --amp off and with --amp bf16 (or fp16), a run a seed.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.precision")
+
 import argparse
 import json
 import subprocess

@@ -6,6 +6,9 @@
 Each turn is the command of its own process; those with one worker and with several take turns.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.prepare")
+
 import argparse
 import json
 import subprocess

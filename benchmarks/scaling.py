@@ -7,6 +7,9 @@ Steps that exchange gradients are compared with steps that do not, by turns in o
 is in both.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.scaling")
+
 import argparse
 import json
 import os

@@ -8,6 +8,9 @@ The step is that of the training script itself, its own loop under a clock. The 
 starts from the same weights on the same tiles and takes its turns in the same process, block by block.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.step")
+
 import argparse
 import copy
 import importlib

@@ -4,6 +4,9 @@ python -m data.prepare domains.toml --out stores
 python -m data.prepare domains.toml --out stores --domain source --domain t3 --force
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m data.prepare")
+
 import argparse
 import hashlib
 import os

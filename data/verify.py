@@ -5,6 +5,9 @@
 Prints a fingerprint of every domain and writes contact_sheet.png beside the stores. Fails if a check fails.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m data.verify")
+
 import argparse
 from collections import defaultdict
 from pathlib import Path

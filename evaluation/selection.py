@@ -10,6 +10,9 @@ those are kept whose mean phase fraction is --mean while the histogram stays as 
 selection ever trains on, can be chosen to a mean too, by their labels; only `evaluate.py --selection` uses that.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.selection")
+
 import argparse
 from pathlib import Path
 

@@ -6,6 +6,9 @@ prints a Markdown table and writes it as sweep.csv into the folder. As in the st
 that it is tested on, so these accuracies compare learning rates and are no estimate for other pictures.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.sweep")
+
 import argparse
 import json
 from pathlib import Path

@@ -7,6 +7,9 @@
 Where the study's experiments were run, its tables, trends and figures come before the overview of all scores.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.tables")
+
 import argparse
 import json
 from pathlib import Path

@@ -6,6 +6,9 @@
 A job whose outcome is there is left out, so that a launcher called again does what is missing.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m launch.plan")
+
 import argparse
 import shlex
 from collections.abc import Iterator

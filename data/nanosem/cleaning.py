@@ -195,7 +195,3 @@ def main(arguments=None):
     if options.score:
         for name, value in score(rows, options.score, options.many).items():
             print(f"{name}: {value if isinstance(value, int) else format(value, '.3f')}")
-
-
-if __name__ == "__main__":
-    main()

@@ -346,7 +346,3 @@ def main(arguments=None):
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
     write_domains(options.out, options.size, options.seed, options.workers)
-
-
-if __name__ == "__main__":
-    main()

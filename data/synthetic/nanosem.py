@@ -235,7 +235,3 @@ def main(arguments=None):
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
     write_pictures(options.out, options.images, options.height, options.seed, options.workers)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,22 @@
+"""The house: commands that say how they are started, and what holds in every folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+FOLDERS = ("common", "data", "models", "losses", "training", "evaluation", "launch", "benchmarks")
+MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+COMMANDS = [path for path in MODULES if '__name__ == "__main__"' in (ROOT / path).read_text()]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=str)
+def test_a_command_started_by_its_path_says_how(path: Path, tmp_path: Path):
+    """Python looks for modules beside the file then, and finds none of the project's."""
+    module = ".".join(path.with_suffix("").parts).removesuffix(".__main__")
+    for folder, file in ((ROOT, path), (tmp_path, ROOT / path)):
+        ended = subprocess.run([sys.executable, file], cwd=folder, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1 and not ended.stdout
+        assert ended.stderr == f"error: start it in the project's folder: python -m {module}\n"
