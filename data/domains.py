@@ -32,8 +32,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A native micrograph: `name` is its stem, `mask` None where not annotated, `fold` -1 where in none."""
+class NativeMicrograph:
+    """A micrograph as it was taken: `name` is its stem, `mask` None where not annotated, `fold` -1 where in none."""
 
     name: str
     image: Path
@@ -54,7 +54,7 @@ class Domain:
     information_bar: int
     invert: bool
     folds: int
-    sources: tuple[Source, ...]
+    micrographs: tuple[NativeMicrograph, ...]
 
 
 def read_domains(path) -> tuple[Options, dict[str, Domain]]:
@@ -196,8 +196,9 @@ def _domain(name, table, seed) -> Domain:
         information_bar=table.take("information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0),
         invert=table.take("invert", bool, "true or false", False),
         folds=folds,
-        sources=tuple(
-            Source(stem, image, masks.get(stem), fold.get(stem, -1), stem in test) for stem, image in images.items()
+        micrographs=tuple(
+            NativeMicrograph(stem, image, masks.get(stem), fold.get(stem, -1), stem in test)
+            for stem, image in images.items()
         ),
     )
 

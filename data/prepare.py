@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common.arguments import positive
 from common.errors import InputError, exits_cleanly
 from common.parallel import ahead
-from data.domains import Domain, Options, Source, read_domains
+from data.domains import Domain, NativeMicrograph, Options, read_domains
 from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
 from data.store import Store, StoreWriter, store_path
 
@@ -56,48 +56,49 @@ def prepare_domain(options: Options, domain: Domain, out, force=False, workers=W
     """
     path = store_path(out, domain.name)
     parameters = _parameters(options, domain)
-    sources = [found.result() for found in ahead(partial(_provenance, root=domain.root), domain.sources, workers)]
+    describing = ahead(partial(_provenance, root=domain.root), domain.micrographs, workers)
+    provenance = [found.result() for found in describing]
     if path.exists():
-        different = _differences(path, parameters, sources)
+        different = _differences(path, parameters, provenance)
         if not different:
             print(f"{domain.name}: {path} is up to date, kept")
             return path
         if not force:
             raise InputError(f"{path}: differs in {', '.join(different)}; use another --out, or --force")
     factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
-    reading = ahead(partial(read_source, domain=domain, factor=factor), domain.sources, workers)
+    reading = ahead(partial(read_native, domain=domain, factor=factor), domain.micrographs, workers)
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
-        progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.sources))
-        for source, read in zip(domain.sources, progress, strict=True):
+        progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
+        for native, read in zip(domain.micrographs, progress, strict=True):
             image, mask = read.result()
             for suffix, field in fields_of_view(image.shape, options):
                 writer.add(
                     image[field],
                     None if mask is None else mask[field],
-                    name=source.name + suffix,
-                    parent=source.name,
+                    name=native.name + suffix,
+                    parent=native.name,
                 )
-        writer.finish(parameters, sources)
+        writer.finish(parameters, provenance)
     _summarise(Store(path))
     return path
 
 
-def read_source(source: Source, domain: Domain, factor) -> tuple[np.ndarray, np.ndarray | None]:
+def read_native(native: NativeMicrograph, domain: Domain, factor) -> tuple[np.ndarray, np.ndarray | None]:
     """One native micrograph and its mask (None without), both uint8 (h, w) at working scale."""
-    grey = read_image(source.image)
+    grey = read_image(native.image)
     try:
         image = prepare_micrograph(grey, factor, domain.invert, domain.information_bar)
     except InputError as error:
-        raise InputError(f"{source.image}: {error}") from error
-    if source.mask is None:
+        raise InputError(f"{native.image}: {error}") from error
+    if native.mask is None:
         return image, None
-    mask = read_mask(source.mask, domain.foreground, domain.background)
+    mask = read_mask(native.mask, domain.foreground, domain.background)
     cropped = crop_information_bar(grey, domain.information_bar).shape
     if mask.shape == grey.shape:
         mask = crop_information_bar(mask, domain.information_bar)
     if mask.shape != cropped:
         raise InputError(
-            f"{source.mask}: {mask.shape[1]} x {mask.shape[0]} px, but {source.image.name} has "
+            f"{native.mask}: {mask.shape[1]} x {mask.shape[0]} px, but {native.image.name} has "
             f"{grey.shape[1]} x {grey.shape[0]} (information bar {domain.information_bar}); "
             "export the mask at the micrograph's size"
         )
@@ -139,15 +140,15 @@ def _parameters(options, domain) -> dict:
     return {"domain": domain.name} | cutting | own | colours
 
 
-def _provenance(source, root) -> dict:
+def _provenance(native, root) -> dict:
     return {
-        "name": source.name,
-        "file": Path(os.path.relpath(source.image, root)).as_posix(),
-        "sha256": _sha256(source.image),
-        "mask_file": source.mask and Path(os.path.relpath(source.mask, root)).as_posix(),
-        "mask_sha256": source.mask and _sha256(source.mask),
-        "fold": source.fold,
-        "test": source.test,
+        "name": native.name,
+        "file": Path(os.path.relpath(native.image, root)).as_posix(),
+        "sha256": _sha256(native.image),
+        "mask_file": native.mask and Path(os.path.relpath(native.mask, root)).as_posix(),
+        "mask_sha256": native.mask and _sha256(native.mask),
+        "fold": native.fold,
+        "test": native.test,
     }
 
 
@@ -159,14 +160,14 @@ def _sha256(path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check it and its permissions") from error
 
 
-def _differences(path, parameters, sources) -> list[str]:
+def _differences(path, parameters, provenance) -> list[str]:
     """What the existing store was prepared with otherwise than asked for now."""
     try:
         metadata = Store(path).metadata
     except InputError:
         return ["its format, or it is damaged"]
     different = [key for key, value in parameters.items() if metadata["parameters"].get(key) != value]
-    return different + ["the image or mask files or their split"] * (metadata["sources"] != sources)
+    return different + ["the image or mask files or their split"] * (metadata["sources"] != provenance)
 
 
 def _summarise(store):

@@ -199,11 +199,11 @@ class StoreWriter(SealedWriter):
         own = size | {"labelled": mask is not None, "image_digest": digest(image)}
         self.micrographs.append(description | own | {"mask_digest": None if mask is None else digest(mask)})
 
-    def finish(self, parameters, sources):
+    def finish(self, parameters, provenance):
         """Write metadata and seal, and put the store in its place (arguments: docs/data_format.md)."""
         positions = np.array(self.positions, np.int64)
         labelled = np.array([micrograph["labelled"] for micrograph in self.micrographs])
-        text = json.dumps({"parameters": parameters, "sources": sources, "micrographs": self.micrographs})
+        text = json.dumps({"parameters": parameters, "sources": provenance, "micrographs": self.micrographs})
         with self._disk_errors():
             self._reserve(len(text) + 2 * positions.nbytes)
             self.file["tiles/micrograph"] = positions[:, 0]
@@ -219,9 +219,9 @@ def digest(pixels) -> str:
 
 
 def _micrographs(metadata) -> list[Micrograph]:
-    sources = {source["name"]: source for source in metadata["sources"]}
+    natives = {native["name"]: native for native in metadata["sources"]}
     names = [field.name for field in fields(Micrograph)]
     return [
-        Micrograph(**{name: ({"index": index} | sources[entry["parent"]] | entry)[name] for name in names})
+        Micrograph(**{name: ({"index": index} | natives[entry["parent"]] | entry)[name] for name in names})
         for index, entry in enumerate(metadata["micrographs"])
     ]

@@ -232,7 +232,7 @@ def test_a_damaged_domains_file_is_domains_or_an_error(folder, content):
         options, domains = outcome
         assert isinstance(options, Options) and options.reference in domains
         for name, domain in domains.items():
-            assert isinstance(domain, Domain) and domain.sources
+            assert isinstance(domain, Domain) and domain.micrographs
             assert (folder / name).resolve().parent == folder.resolve(), "a name that is a file's"
 
 

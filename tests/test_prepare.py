@@ -22,7 +22,7 @@ from common.parallel import ahead
 from data import prepare
 from data.domains import read_domains, split_in_folds
 from data.images import read_image
-from data.prepare import prepare_domain, read_source
+from data.prepare import prepare_domain, read_native
 from data.store import Store, store_path
 
 _OPTIONS = '[options]\nreference = "source"\nscale = 1.0\ntile = 48\noverlap = 8\n'
@@ -128,9 +128,9 @@ def test_as_many_micrographs_as_workers_are_read_at_once(laboratory, monkeypatch
 
     def read(*arguments, **more):
         together.wait(patience)
-        return read_source(*arguments, **more)
+        return read_native(*arguments, **more)
 
-    monkeypatch.setattr(prepare, "read_source", read)
+    monkeypatch.setattr(prepare, "read_native", read)
     options, domains = read_domains(laboratory / "domains.toml")
     patience = 30
     prepare_domain(options, domains["source"], laboratory / "stores", workers=4)

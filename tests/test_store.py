@@ -113,7 +113,7 @@ def test_verify_finds_images_in_test_and_training(stores):
 
 def test_verify_finds_contents_that_disagree(tmp_path, capsys):
     path = tmp_path / "a.h5"
-    sources = [
+    provenance = [
         {
             "name": name,
             "file": name,
@@ -138,7 +138,7 @@ def test_verify_finds_contents_that_disagree(tmp_path, capsys):
             image = np.zeros((20, 20), np.uint8)
             writer.add(image, np.full_like(image, value), name=name, parent=name)
         writer.tile_images[0] = 7
-        writer.finish(parameters, sources)
+        writer.finish(parameters, provenance)
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path)])
     assert stopped.value.code == 2
