@@ -4,7 +4,8 @@ import csv
 import io
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -13,19 +14,41 @@ import numpy as np
 from common.errors import InputError
 
 
+@contextmanager
+def replacing(
+    path: Path, partial: Path | None = None, durable: bool = False, keep: Path | None = None
+) -> Iterator[Path]:
+    """Yield a temporary path beside `path`: what the block writes there is renamed to `path` when the block ends well.
+
+    `partial`: another name for it. durable: the content is on the disk before it is renamed, so a machine that fails
+    leaves no empty file. `keep`: what was at `path` is renamed to this. After an error `path` is as it was and the
+    temporary file is gone. OSError where writing or renaming fails.
+    """
+    partial = partial or path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):  # the folder itself may be the trouble
+            partial.unlink()
+        raise
+
+
 def write_file(path, content: str | bytes) -> None:
-    """Write under a temporary name, then rename: what was there before stays until the new file is whole.
+    """Write a file in one piece: what was there before stays until the new file is whole.
 
     InputError where that fails (full disk, permission, a folder that vanished).
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise InputError(
             f"{path}: cannot be written ({error.strerror}). Free space, or give another folder."
         ) from error

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from common.errors import InputError
+from common.files import replacing
 
 _USER_BLOCK = 512  # bytes, the smallest that HDF5 allows
 _RESERVE = 1 << 20  # bytes for HDF5's own structures
@@ -94,14 +95,11 @@ class SealedWriter:
         self.file.flush()
         size = self.file.id.get_filesize()
         self.file.close()
-        with open(self.partial, "r+b") as file:
+        with replacing(self.path, self.partial, durable=True), self.partial.open("r+b") as file:
             file.truncate(size)
             block = _block_of(file, self.kind.schema)
             file.seek(0)
             file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self.partial, self.path)
 
     def _reserve(self, size: int) -> None:
         with self.partial.open("r+b") as file:
@@ -163,11 +161,8 @@ def seal_is_intact(path) -> bool:
 def _block_of(file, schema: int | str) -> bytes:
     """The user block that belongs to the HDF5 part of an open file."""
     file.seek(_USER_BLOCK)
-    sha256, length = hashlib.sha256(), 0
-    while block := file.read(1 << 20):
-        sha256.update(block)
-        length += len(block)
-    seal = json.dumps({"schema": schema, "bytes": length, "sha256": sha256.hexdigest()})
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    seal = json.dumps({"schema": schema, "bytes": file.tell() - _USER_BLOCK, "sha256": sha256})
     return seal.encode().ljust(_USER_BLOCK - 1) + b"\n"
 
 

@@ -11,6 +11,7 @@ import torch
 
 import models
 from common.errors import InputError
+from common.files import replacing
 from training.weights import reason_of
 
 VERSION = 1
@@ -34,18 +35,16 @@ def save_weights(path: Path, module: torch.nn.Module) -> None:
 
 
 def _write(path: Path, content: dict, keep: Path | None = None) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
+    full = False
     try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
+        with replacing(path, durable=True, keep=keep) as temporary:
+            try:
+                with temporary.open("wb") as file:
+                    torch.save(content, file)
+            finally:  # before the temporary file goes
+                full = shutil.disk_usage(path.parent).free < 1 << 20
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 1 << 20
-        temporary.unlink(missing_ok=True)
+        full = full or getattr(error, "errno", None) == errno.ENOSPC
         raise InputError(
             f"{path}: cannot be written ({'the disk is full' if full else error}). The checkpoint before is intact: "
             "free space, then start the same command again."
