@@ -1,6 +1,7 @@
 """Files that programs leave behind: each appears in one piece, or an InputError says why it could not."""
 
 import csv
+import hashlib
 import io
 import math
 import os
@@ -52,6 +53,12 @@ def write_file(path, content: str | bytes) -> None:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}). Free space, or give another folder."
         ) from error
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, hexadecimal. OSError where it cannot be read."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_csv(path, rows: list[dict], columns=None) -> None:

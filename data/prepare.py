@@ -8,7 +8,6 @@ if not __package__:
     raise SystemExit("error: start it in the project's folder: python -m data.prepare")
 
 import argparse
-import hashlib
 import os
 from contextlib import closing
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from common.arguments import positive
 from common.errors import InputError, exits_cleanly
+from common.files import sha256_of
 from common.parallel import ahead
 from data.domains import Domain, NativeMicrograph, Options, read_domains
 from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
@@ -141,23 +141,20 @@ def _parameters(options, domain) -> dict:
 
 
 def _provenance(native, root) -> dict:
+    try:
+        sha256, mask_sha256 = sha256_of(native.image), native.mask and sha256_of(native.mask)
+    except OSError as error:
+        message = f"{error.filename}: cannot be read ({error.strerror}); check it and its permissions"
+        raise InputError(message) from error
     return {
         "name": native.name,
         "file": Path(os.path.relpath(native.image, root)).as_posix(),
-        "sha256": _sha256(native.image),
+        "sha256": sha256,
         "mask_file": native.mask and Path(os.path.relpath(native.mask, root)).as_posix(),
-        "mask_sha256": native.mask and _sha256(native.mask),
+        "mask_sha256": mask_sha256,
         "fold": native.fold,
         "test": native.test,
     }
-
-
-def _sha256(path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check it and its permissions") from error
 
 
 def _differences(path, parameters, provenance) -> list[str]:

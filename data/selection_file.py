@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, make_folder
-from common.files import write_file
+from common.files import sha256_of, write_file
 from data.store import Store
 
 VERSION = 1
@@ -63,7 +63,9 @@ def read_selection(path, store: Store, fold: int | None = None) -> Selection:
             raise InputError(
                 f"{path}: micrograph '{name}' is named twice or is no test micrograph of {store.path}. {_REMEDY}."
             )
-    return Selection(path.stem, np.array(sorted(tiles), np.int64), tuple(micrographs), _digest(content))
+    return Selection(
+        path.stem, np.array(sorted(tiles), np.int64), tuple(micrographs), hashlib.sha256(content).hexdigest()
+    )
 
 
 def write_selection(path, store: Store, fractions: dict[int, float], micrographs: list[str], made_by: dict) -> None:
@@ -80,7 +82,7 @@ def write_selection(path, store: Store, fractions: dict[int, float], micrographs
 
 def selection_digest(path) -> str | None:
     """SHA-256 of a selection file, by which a run knows it again; None while there is no such file (or none asked)."""
-    return _digest(Path(path).read_bytes()) if path and Path(path).is_file() else None
+    return sha256_of(path) if path and Path(path).is_file() else None
 
 
 def _check_tiles(path: Path, tiles: list[int], store: Store, fold: int | None) -> None:
@@ -97,7 +99,3 @@ def _check_tiles(path: Path, tiles: list[int], store: Store, fold: int | None) -
         if micrograph.test or micrograph.index in held_out:
             place = "the test set" if micrograph.test else f"fold {fold}, which is held out; add --fold {fold}"
             raise InputError(f"{path}: tile {tile} is of '{micrograph.name}', a micrograph of {place}. {_REMEDY}.")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,6 +1,5 @@
 """Starting weights: ImageNet's from torchvision, or a file of the user's (paper 2.3)."""
 
-import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from torchvision import models as torchvision_models
 
 from common.errors import InputError
+from common.files import sha256_of
 from models.batchnorm import without_domains
 from models.segmenter import Network
 
@@ -53,8 +53,7 @@ def trained_on(pretraining: str) -> dict[str, list[str]]:
 def weights_digest(path: Path | str, maker: str) -> str:
     """SHA-256 of a file of weights. InputError that names the command `maker` when it is not there."""
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise InputError(f"{path}: no such file of weights ({error.strerror}). Make it with {maker}") from error
 
