@@ -1,12 +1,15 @@
-"""Work on the items of a list in threads, a bounded number of items ahead of whoever takes the results."""
+"""Work on the items of a list, in threads or processes, with the results in the items' order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import cv2
+from tqdm import tqdm
 
 
 def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]:
-    """Yield the Future of function(item) for every item, in the items' order, with `workers` >= 1 threads.
+    """Yield the Future of function(item) for every item, from `workers` >= 1 threads.
 
     While the caller is at one result, the next `workers` are being made or waiting, and no more: so workers + 1
     results are held at most, if the caller drops each before it takes the next. `items` is iterated in the caller's
@@ -21,5 +24,18 @@ def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]
                     yield futures.popleft()
             while futures:
                 yield futures.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def in_processes(function: Callable, items: Sequence, workers: int, activity: str) -> Iterator:
+    """Yield function(item) for every item, from `workers` >= 1 processes, under a progress bar named `activity`.
+
+    The function and what it returns are pickled. Closing the generator drops what has not begun.
+    """
+    # OpenCV would start a pool of threads of its own in every process.
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        try:
+            yield from tqdm(pool.map(function, items), total=len(items), desc=activity, unit="image")
         finally:
             pool.shutdown(cancel_futures=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from data.images import SUFFIXES
+from data.images import SUFFIXES, list_images
 
 _OPTIONS = {"reference", "scale", "tile", "overlap", "field_of_view", "seed"}
 _DOMAIN = {
@@ -232,10 +232,7 @@ def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
 
 def _listing(table, key, folder) -> dict[str, Path]:
     files = {}
-    for file in sorted(folder.iterdir()):
-        picture = file.is_file() or file.is_symlink()  # a broken link is an error later; a pipe would never end
-        if not picture or file.is_dir() or file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
-            continue
+    for file in list_images(folder):
         if file.stem in files:
             raise table.error(key, file.name, f"{files[file.stem].name} has the same name; rename or remove one")
         files[file.stem] = file

@@ -30,6 +30,16 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+def list_images(folder: Path, recursive: bool = False) -> list[Path]:
+    """Files of a folder, or of all below it, that are images by their ending; sorted, without hidden ones.
+
+    A broken link is listed, so that reading it is an error; a pipe, which would never end, is not.
+    """
+    files = folder.rglob("*") if recursive else folder.iterdir()
+    named = (file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    return sorted(file for file in named if file.is_file() or (file.is_symlink() and not file.exists()))
+
+
 def read_image(path) -> np.ndarray:
     """Read one micrograph (TIFF, PNG, JPEG or BMP; grey, palette, RGB or RGBA) as uint8 (h, w) grey.
 
@@ -37,15 +47,17 @@ def read_image(path) -> np.ndarray:
     holds the maximum, since cameras of 12 bit write 16 bit files. Float must lie in 0..1.
     Raises InputError if the file is not exactly one such image.
     """
-    pixels = _read_pixels(path)
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return _to_uint8(pixels, depths=(8, 12, 16))
+    return _to_uint8(to_grey(_read_pixels(path)), depths=(8, 12, 16))
 
 
 def read_picture(path) -> np.ndarray:
     """As `read_image`, but colour stays: uint8 (h, w), or RGB (h, w, 3) where the file has colour channels."""
     return _to_uint8(_read_pixels(path), depths=(8, 12, 16))
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Luma (h, w) of grey (h, w) or RGB (h, w, 3) pixels, in their type."""
+    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
 def read_mask(path, foreground, background) -> np.ndarray:

@@ -41,6 +41,7 @@ def store_path(folder, domain) -> Path:
     return Path(folder) / f"{domain}.h5"
 
 
+PREPARATION = ("tile", "overlap", "scale", "reference_pixel_size_nm")  # equal where stores are used together
 HELD = 1 << 30  # bytes of a domain's tiles that a process keeps in memory
 
 
@@ -81,8 +82,8 @@ class Store(SealedReader):
 
     @property
     def preparation(self) -> dict:
-        """What stores and checkpoints that are used together must share."""
-        return {key: getattr(self, key) for key in ("tile", "overlap", "scale", "reference_pixel_size_nm")}
+        """The values of PREPARATION, which stores and checkpoints that are used together have in common."""
+        return {key: getattr(self, key) for key in PREPARATION}
 
     def tile_image(self, index) -> np.ndarray:
         """Tile with its context, uint8 (T, T), T = tile + 2 overlap."""
@@ -122,8 +123,7 @@ class Store(SealedReader):
 
         Of a transductive store all tiles; after `select`, those of them that are selected.
         """
-        held_out = [micrograph.index for micrograph in self.micrographs if micrograph.test]
-        held_out += self.validation_micrographs(fold)
+        held_out = self.test_micrographs() + self.validation_micrographs(fold)
         if self.transductive:
             held_out = []
         chosen = [
@@ -136,8 +136,11 @@ class Store(SealedReader):
 
     def evaluation_micrographs(self, fold) -> list[int]:
         """The fixed test set where the domain has one, else the annotated micrographs of fold `fold`."""
-        test = [micrograph.index for micrograph in self.micrographs if micrograph.test]
-        return test or self.validation_micrographs(fold)
+        return self.test_micrographs() or self.validation_micrographs(fold)
+
+    def test_micrographs(self) -> list[int]:
+        """The micrographs of the fixed test set, annotated ones; empty for a domain without one."""
+        return [micrograph.index for micrograph in self.micrographs if micrograph.test]
 
     def validation_micrographs(self, fold) -> list[int]:
         """Annotated micrographs of fold `fold`, none of the test set; empty for a domain without folds."""

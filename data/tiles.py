@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import InputError
 from common.seeds import generator
+from common.signals import STOP_SIGNALS
 from data.augmentation import Augmentation
 from data.store import Store
 
@@ -153,7 +154,7 @@ def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
 
 def _start_worker(_: int) -> None:
     # A scheduler signals every process of a job; a worker ends with the process that it serves.
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # OpenCV would start a pool of its own in every worker
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 import models
 from common.errors import InputError
+from data.store import PREPARATION
 from evaluation import scoring
 from evaluation.inference import for_inference, predict
 from training.checkpoint import load_model
@@ -18,7 +19,6 @@ from training.configuration import digest_of
 from training.experiments import FACTS, read_experiments, runs_root
 
 ADABN_BATCH = 16  # tiles
-SHARED = ("tile", "overlap", "scale", "reference_pixel_size_nm")
 
 
 @dataclass
@@ -81,7 +81,7 @@ def fit_to_domain(member, store, adabn, device):
     """
     differing = [
         f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
-        for key in SHARED
+        for key in PREPARATION
         if member.preparation[key] != store.preparation[key]
     ]
     if differing:

@@ -10,10 +10,10 @@ import models
 from common.errors import InputError, make_folder
 from common.files import write_csv, write_image
 from common.parallel import ahead
-from data.images import SUFFIXES, prepare_micrograph, read_image
+from data.images import SUFFIXES, list_images, prepare_micrograph, read_image
+from data.store import PREPARATION
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, segment
-from evaluation.members import SHARED
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 
@@ -30,14 +30,12 @@ def segment_folder(members, options, device):
         raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
     if folder.resolve() in {out.resolve(), masks.resolve(), overlays.resolve()}:
         raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
-    files = sorted(
-        f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-    )
+    files = list_images(folder)
     if not files:
         raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
     preparation = members[0].preparation
     for member in members:
-        differing = [key for key in SHARED if member.preparation[key] != preparation[key]]
+        differing = [key for key in PREPARATION if member.preparation[key] != preparation[key]]
         if differing:
             raise InputError(
                 f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({', '.join(differing)} "

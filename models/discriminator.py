@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.limits import SMALLEST_INPUT
 
-SMALLEST_INPUT = 32  # five halvings
 
 
 class Discriminators(nn.Module):

@@ -11,7 +11,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Network(nn.Module):
     """Base of the networks: `backbone` is what pre-training fills, everything else counts as head.
 
-    forward takes grey images (N, 1, H, W), uint8 or float in 0..255, H and W >= 33.
+    forward takes grey images (N, 1, H, W), uint8 or float in 0..255, H and W >= SMALLEST_INPUT (common.limits).
     """
 
     backbone: nn.Module

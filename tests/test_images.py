@@ -1,12 +1,14 @@
 """Reading micrographs and masks of every kind a laboratory has, and tiling that loses nothing."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
 from common.errors import InputError
-from data.images import cut_tiles, mirror_pad, prepare_mask, prepare_micrograph, read_image, read_mask
+from data.images import cut_tiles, list_images, mirror_pad, prepare_mask, prepare_micrograph, read_image, read_mask
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
 
@@ -118,6 +120,17 @@ def _bad_files(folder):
     (folder / "animated.png").write_bytes(png[:33] + b"\0\0\0\x08acTL" + bytes(12) + png[33:])
     yield "animated.png", "animated"
     yield "missing.tif", "cannot be read"
+
+
+def test_a_listing_has_images_and_broken_links_in_order(tmp_path):
+    for name in ("b.TIF", "a.png", "sub/c.jpg", "notes.txt", ".hidden.png", "folder.png/d.bmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert [file.name for file in list_images(tmp_path)] == ["a.png", "b.TIF", "link.png"]
+    below = ["a.png", "b.TIF", "folder.png/d.bmp", "link.png", "sub/c.jpg"]
+    assert [file.relative_to(tmp_path).as_posix() for file in list_images(tmp_path, recursive=True)] == below
 
 
 def test_bad_images_are_named_with_a_remedy(tmp_path):

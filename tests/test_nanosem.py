@@ -19,6 +19,7 @@ from conftest import ROOT, run
 import models
 import pretrain_nanosem
 from common.errors import InputError
+from common.limits import SMALLEST_INPUT
 from data.nanosem.cleaning import classes_of, clean_folder, score
 from data.nanosem.image_store import ImageStore, image_store_path
 from data.nanosem.marks import find_bar, find_marks
@@ -30,6 +31,7 @@ from evaluation.sweep import read_sweep
 from training import checkpoint
 from training.configuration import parse
 from training.distributed import Processes
+from training.weights import load_pretraining
 
 STEPS = 12
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -201,6 +203,18 @@ def test_damaged_stores_do_not_open(drawn, cleaned, stores, tmp_path):
         ImageStore(tmp_path / "none.h5")
 
 
+def test_the_smallest_picture_is_enough_for_the_networks():
+    for name in models.MODELS:
+        if name not in ("deeplabv2_resnet101", "deeplabv2_resnet50"):  # resnet18 has their strides
+            network = models.build(name).eval()
+            with torch.no_grad():
+                network(torch.zeros(1, 1, SMALLEST_INPUT, SMALLEST_INPUT))
+    maps = torch.zeros(1, 2, SMALLEST_INPUT, SMALLEST_INPUT)
+    assert models.Discriminators(width=2)({"main": maps})[0]["main"].shape == (1, 1, 1, 1)
+    with pytest.raises(InputError, match="at least 32 x 32"):
+        models.Discriminators(width=2)({"main": maps[..., 1:]})
+
+
 def test_a_finished_run_has_its_encoder_and_reports(drawn, pretrained, capsys):
     folder = pretrained / "runs" / "NanoSEM"
     finished = json.loads((folder / "finished.json").read_text())
@@ -287,7 +301,7 @@ def test_segmentation_starts_from_the_encoder_and_from_nothing_else_of_it(pretra
     plain = models.build("unet_small")
     torch.manual_seed(0)
     started = models.build("unet_small")
-    models.load_pretraining(started, "unet_small", str(pretrained / "runs" / "NanoSEM" / "encoder.pt"))
+    load_pretraining(started, "unet_small", str(pretrained / "runs" / "NanoSEM" / "encoder.pt"))
     assert same_weights(started.backbone.state_dict(), encoder)
     assert not same_weights(plain.backbone.state_dict(), encoder)
     rest = [{k: v for k, v in m.state_dict().items() if not k.startswith("backbone.")} for m in (plain, started)]

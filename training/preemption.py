@@ -2,7 +2,8 @@
 
 import signal
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from common.signals import STOP_SIGNALS
+
 EXIT_CODE = 75  # sysexits.h: temporary failure, start the same command again
 
 

@@ -14,24 +14,24 @@ import csv
 import functools
 import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from common.arguments import at_least, positive
 from common.errors import InputError, exits_cleanly
-from data.images import SUFFIXES, read_picture
+from common.limits import SMALLEST_INPUT
+from common.parallel import in_processes
+from data.images import SUFFIXES, list_images, read_picture, to_grey
 from data.nanosem.image_store import ImageStoreWriter, image_store_path
 from data.nanosem.marks import find_bar, find_marks
 from data.nanosem.review import Corrections, Review, read_corrections, thumbnail
 
 SIZE = 224  # px: what VGG16's ImageNet weights were trained on
 MANY = 3  # marks that make a picture one with many of them
-_SMALLEST = 33  # px, of a side that the networks take
 
 
 class Cleaned(NamedTuple):
@@ -52,11 +52,7 @@ def classes_of(folder) -> dict[str, list[str]]:
         raise InputError(f"{folder}: no such folder; give the folder that holds one sub-folder a class")
     found = {}
     for sub in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        found[sub.name] = sorted(
-            file.relative_to(folder).as_posix()
-            for file in sub.rglob("*")
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        )
+        found[sub.name] = sorted(file.relative_to(folder).as_posix() for file in list_images(sub, recursive=True))
         if not found[sub.name]:
             raise InputError(f"{sub}: class without a picture ({', '.join(SUFFIXES)}); fill the folder or remove it")
     if len(found) < 2:
@@ -74,12 +70,12 @@ def clean(file, folder, size, many, corrections: Corrections) -> Cleaned:
         picture = read_picture(Path(folder, file))
     except InputError as error:
         return Cleaned(row | {"reason": f"unreadable: {error}"}, None, None)
-    grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    grey = to_grey(picture)
     height, width = grey.shape
     bar_row = min(corrections.bars.get(file, find_bar(grey)), height)
     row |= {"height": height, "width": width, "bar_row": bar_row}
-    if min(bar_row, width) < _SMALLEST:
-        return Cleaned(row | {"reason": f"smaller than {_SMALLEST} px"}, None, None)
+    if min(bar_row, width) < SMALLEST_INPUT:
+        return Cleaned(row | {"reason": f"smaller than {SMALLEST_INPUT} px"}, None, None)
     marks, ink = find_marks(picture[:bar_row])
     decision, reason = ("discard", "many marks") if marks >= many else ("keep", "")
     if file in corrections.decisions:
@@ -110,9 +106,9 @@ def clean_folder(folder, out, size, many, corrections_file, workers) -> list[dic
     work = functools.partial(clean, folder=folder, size=size, many=many, corrections=corrections)
     with (
         ImageStoreWriter(out, size) as writer,
-        ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool,
+        closing(in_processes(work, files, workers, "cleaning")) as cleaning,
     ):
-        for cleaned in tqdm(pool.map(work, files, chunksize=4), total=len(files), desc="cleaning", unit="image"):
+        for cleaned in cleaning:
             row = cleaned.row
             review.add(row, cleaned.thumbnail)
             if cleaned.image is not None:
@@ -183,7 +179,9 @@ def main(arguments=None):
     )
     parser.add_argument("folder", help="holds one sub-folder of pictures a class")
     parser.add_argument("--out", help="the store; by default <folder>.h5, where --data <folder> finds it")
-    parser.add_argument("--size", type=at_least(_SMALLEST), default=SIZE, help=f"px of the squares (default {SIZE})")
+    parser.add_argument(
+        "--size", type=at_least(SMALLEST_INPUT), default=SIZE, help=f"px of the squares (default {SIZE})"
+    )
     parser.add_argument("--many", type=positive, default=MANY, help=f"marks from which a picture is discarded ({MANY})")
     parser.add_argument("--corrections", metavar="FILE", help="a person's corrections of the review")
     parser.add_argument("--score", metavar="TRUTH", help="report precision and recall against a drawn set's truth.csv")

@@ -7,6 +7,8 @@ JPEG compression spoils that within its blocks of 8 pixels, which the tolerances
 import cv2
 import numpy as np
 
+from data.images import to_grey
+
 _HIGHEST, _LOWEST = 0.2, 0.02  # of the picture's height, of a bar
 _BLOCK = 8  # px, of JPEG
 _CELL = 1 / 64  # of the width, stretches of a row
@@ -95,7 +97,7 @@ def find_marks(picture) -> tuple[int, np.ndarray]:
     point spread, and noise does so at single pixels only. Colour in a grey picture is ink too. Strokes that lie
     together are one mark, so overlapping measurements count once.
     """
-    grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    grey = to_grey(picture)
     ink = _strokes(grey) | _strokes(255 - grey) | _noiseless(grey) | _noiseless(255 - grey)
     if picture.ndim == 3:
         coloured = np.ptp(picture, axis=2) > _COLOURED

@@ -14,17 +14,16 @@ import argparse
 import functools
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from common.arguments import positive, whole
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file, write_image
+from common.parallel import in_processes
 from data.synthetic.microstructure import microstructure, smooth_noise
 
 SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pixels a camera pixel
@@ -309,9 +308,8 @@ def write_domains(out, size, seed, workers):
         for folder in ("images", "masks"):
             make_folder(out / domain / folder)
     write = functools.partial(_write, out=out, seed=seed, size=size)
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="drawing", unit="image"):
-            pass
+    for _ in in_processes(write, jobs, workers, "drawing"):
+        pass
     write_file(out / "domains.toml", _domains_toml(plan))
 
 

@@ -11,7 +11,6 @@ A picture is a pure function of (seed, index, height). `data.synthetic.nanosem_s
 import argparse
 import functools
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +18,11 @@ import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from common.arguments import at_least, positive, whole
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_csv, write_image
+from common.parallel import in_processes
 from common.seeds import generator
 from data.synthetic.microstructure import smooth_noise
 from data.synthetic.nanosem_subjects import SUBJECTS
@@ -209,9 +208,7 @@ def write_pictures(out, images, height, seed, workers):
     for subject in SUBJECTS:
         make_folder(out / subject)
     write = functools.partial(_save, out=out, seed=seed, height=height)
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        rows = list(tqdm(pool.map(write, range(images)), total=images, desc="drawing", unit="image"))
-    write_csv(out / "truth.csv", rows, TRUTH)
+    write_csv(out / "truth.csv", list(in_processes(write, range(images), workers, "drawing")), TRUTH)
 
 
 def _save(index, out, seed, height):
