@@ -69,7 +69,7 @@ class UnlabelledTiles(_Tiles):
 
 
 class BatchStream(Sampler):
-    """The (epoch, index) pairs of one process's share of each global batch, from step `start` to step `stop`.
+    """The (epoch, index) pairs of one process's part of each global batch, from step `start` to step `stop`.
 
     Sample n of the run (n = step x batch_size + place) is place n % size of the permutation of epoch n // size. So a
     batch is a function of (seed, step) alone: it depends neither on the number of processes or workers nor on where
@@ -78,7 +78,7 @@ class BatchStream(Sampler):
 
     def __init__(self, size, batch_size, start, stop, seed, purpose, rank=0, world=1):
         self.size, self.batch_size, self.start, self.stop = size, batch_size, start, stop
-        self.seed, self.purpose, self.rank, self.share = seed, purpose, rank, batch_size // world
+        self.seed, self.purpose, self.rank, self.local_batch_size = seed, purpose, rank, batch_size // world
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -87,8 +87,8 @@ class BatchStream(Sampler):
         epoch, order = -1, None
         for step in range(self.start, self.stop):
             batch = []
-            first = step * self.batch_size + self.rank * self.share
-            for n in range(first, first + self.share):
+            first = step * self.batch_size + self.rank * self.local_batch_size
+            for n in range(first, first + self.local_batch_size):
                 if n // self.size != epoch:
                     epoch = n // self.size
                     order = generator(self.seed, f"order of {self.purpose}", epoch).permutation(self.size)

@@ -128,7 +128,7 @@ def _check_tiles(store) -> list[str]:
 
 
 def check_together(stores) -> tuple[list[str], list[str]]:
-    """Problems and warnings among stores that are used together: preparation, images that several share."""
+    """Problems and warnings among stores that are used together: preparation, images in several of them."""
     problems, warnings = [], []
     for store in stores[1:]:
         if store.preparation != stores[0].preparation:

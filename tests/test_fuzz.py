@@ -108,7 +108,7 @@ damage = st.one_of(
 
 
 def damaged(content: bytes, steps) -> bytes:
-    """The content after some damages, each (kind, place as a share of the length, ...)."""
+    """The content after some damages, each (kind, place as a fraction of the length, ...)."""
     for kind, where, *values in steps:
         at = int(where * len(content))
         before, after = content[:at], content[at:]

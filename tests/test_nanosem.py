@@ -348,7 +348,7 @@ def test_the_experiment_of_the_study_resolves_to_the_study(tmp_path, capsys):
         (["--data", "nowhere"], "nowhere.h5"),
         (["--pretraining", "nanosem"], "what this script makes"),
         (["--model", "deeplabv2_small"], "invalid choice"),
-        (["--dropout", "1"], "not a share"),
+        (["--dropout", "1"], "not a fraction"),
         (["--source", "source"], "unrecognized arguments"),
         (["--experiment", "S.1"], "belongs to train_supervised"),
     ],

@@ -245,7 +245,7 @@ def test_a_healthy_game_is_not_reported():
         (arguments.whole, {"0": 0, "7": 7}, ("-1", "1.5", "many", "")),
         (arguments.positive, {"1": 1}, ("0", "-3", "nan")),
         (arguments.at_least(96), {"96": 96}, ("95",)),
-        (arguments.share, {"0": 0, "0.5": 0.5}, ("1", "-0.1", "nan")),
+        (arguments.fraction, {"0": 0, "0.5": 0.5}, ("1", "-0.1", "nan")),
         (arguments.not_negative, {"0": 0, "1e-3": 1e-3}, ("-1e-9", "inf", "nan", "x")),
     ],
 )

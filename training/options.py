@@ -4,7 +4,7 @@ import argparse
 from functools import cache
 
 import models
-from common.arguments import not_negative, positive, share, whole
+from common.arguments import fraction, not_negative, positive, whole
 from data.augmentation import POLICIES
 from training.experiments import METHODS
 from training.precision import PRECISIONS
@@ -95,7 +95,7 @@ def _classifier(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", choices=models.UNETS, help="network whose encoder is trained")
     group.add_argument("--pretraining", help="random, imagenet, or a file: a torchvision backbone")
-    group.add_argument("--dropout", type=share, default=0.5, help="share of the pooled features")
+    group.add_argument("--dropout", type=fraction, default=0.5, help="share of the pooled features")
 
 
 def _optimisation(parser: argparse.ArgumentParser, rate: str = "of all layers", batch: str = "images") -> None:

@@ -19,7 +19,7 @@ from data.sealed import Kind, SealedReader, SealedWriter
 from data.store import digest
 
 IMAGE_STORE = Kind("store of classified images", schema="classified images 1", maker="data.nanosem")
-TEST_SHARE = 0.2  # the study's 3,750 of 18,750 images (paper Section 2.4.2)
+TEST_FRACTION = 0.2  # the study's 3,750 of 18,750 images (paper Section 2.4.2)
 
 
 def image_store_path(data) -> Path:
@@ -56,7 +56,7 @@ class ImageStore(SealedReader):
         for label, name in enumerate(self.classes):
             members = np.flatnonzero(self.labels == label)
             order = generator(seed, f"split of {name}").permutation(members)
-            held_out = max(1, round(TEST_SHARE * len(members)))
+            held_out = max(1, round(TEST_FRACTION * len(members)))
             test.append(order[:held_out])
             training.append(order[held_out:])
         return np.sort(np.concatenate(training)), np.sort(np.concatenate(test))

@@ -17,8 +17,8 @@ _SHARPNESS = 0.72  # of the local contrast, that one step from pixel to pixel ma
 _EVENNESS = 14  # grey values by which JPEG varies ink
 _RUN, _SATURATED = 9, 245  # px of a stroke without noise; grey value from which the detector has none
 _STROKE, _MARK = 12, 24  # px of ink, of a connected stroke and of a mark, at least
-_SIDEWAYS = (6, 0.06)  # px and share of a stroke that are sharp against the left or right
-_COLOURED, _MOSTLY_GREY = 48, 0.2  # range of a coloured pixel's channels; share of coloured pixels in a grey picture
+_SIDEWAYS = (6, 0.06)  # px and fraction of a stroke that are sharp against the left or right
+_COLOURED, _MOSTLY_GREY = 48, 0.2  # range of a coloured pixel's channels; fraction of coloured pixels in a grey picture
 
 
 def find_bar(grey) -> int:

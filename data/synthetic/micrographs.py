@@ -38,12 +38,12 @@ class Etching:
     island: float
     boundary: float
     boundary_width: float
-    fading: float  # share of the boundaries' contrast that follows their inclination
+    fading: float  # fraction of the boundaries' contrast that follows their inclination
     wall: float  # sub-grain boundaries
     crystal: float
     lath: float
     roughness: float
-    plate: float = 0.0  # how far the plates between films stay unetched (share of the films' mean contrast)
+    plate: float = 0.0  # how far the plates between films stay unetched (fraction of the films' mean contrast)
     stains: float = 0.0  # rings and ellipses left by drying etchant
     residues: float = 0.0  # bright particles
 

@@ -31,7 +31,7 @@ TRUTH = ("file", "class", "height", "width", "bar_row", "marks")
 _FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "light grey": (215, 215, 215), "green": (0, 255, 0),
             "red": (255, 0, 0), "yellow": (255, 255, 0), "cyan": (0, 220, 255)}  # fmt: skip
-_SHARES = (0.42, 0.08, 0.14, 0.12, 0.12, 0.08, 0.04)  # of _COLOURS
+_PROBABILITIES = (0.42, 0.08, 0.14, 0.12, 0.12, 0.08, 0.04)  # of _COLOURS
 
 
 class Picture(NamedTuple):
@@ -130,7 +130,7 @@ def _measured(rng, picture, marks):
     names = list(_COLOURS)
     brightness = picture.mean()
     # A person chooses a colour that can be seen.
-    palette = [_COLOURS[names[k]] for k in rng.choice(len(names), 12, p=_SHARES)]
+    palette = [_COLOURS[names[k]] for k in rng.choice(len(names), 12, p=_PROBABILITIES)]
     visible = [colour for colour in palette if np.ptp(colour) or abs(colour[0] - brightness) > 60] or [(0, 255, 0)]
     colours = visible[: rng.integers(1, 3)]
     unit = picture.shape[0] / 700
@@ -226,7 +226,7 @@ def _save(index, out, seed, height):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="new folder for the class folders")
-    parser.add_argument("--images", type=positive, default=500, help="number of pictures, shared out over ten classes")
+    parser.add_argument("--images", type=positive, default=500, help="number of pictures, divided among ten classes")
     parser.add_argument("--height", type=at_least(96), default=768, help="px of each picture; small ones are quick")
     parser.add_argument("--seed", type=whole, default=0, help="another seed draws other pictures")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")

@@ -41,9 +41,9 @@ def fibres(rng, shape):
     for depth in np.linspace(0.45, 1.0, rng.integers(10, 18)):
         width = rng.uniform(26, 60) * unit
         path = _bent_path(rng, shape, bend=0.5)
-        for share in np.linspace(1, 0.12, 9):  # round cross-section with bright edges
-            grey = depth * (0.35 + 0.55 * share**2.2)
-            _polyline(picture, path, float(grey), max(1, round(width * share)))
+        for scale in np.linspace(1, 0.12, 9):  # round cross-section with bright edges
+            grey = depth * (0.35 + 0.55 * scale**2.2)
+            _polyline(picture, path, float(grey), max(1, round(width * scale)))
     return picture + 0.03 * smooth_noise(rng, shape, 3 * unit)
 
 
@@ -113,9 +113,9 @@ def particles(rng, shape):
     for _ in range(rng.integers(25, 110)):
         centre = rng.random(2) * shape[::-1]
         radius = max(3 * unit, rng.normal(mean, 0.15 * mean))
-        for share in np.linspace(1, 0.1, 8):
-            grey = (0.5 + 0.5 * share**3) * (1.7 if charged else 1.0)
-            _disc(picture, centre, radius * share, float(grey))
+        for scale in np.linspace(1, 0.1, 8):
+            grey = (0.5 + 0.5 * scale**3) * (1.7 if charged else 1.0)
+            _disc(picture, centre, radius * scale, float(grey))
     return picture + 0.02 * smooth_noise(rng, shape, 5 * unit)
 
 
@@ -163,9 +163,9 @@ def tips(rng, shape):
     along = (apex[0] - x) * np.cos(angle) + (apex[1] - y) * np.sin(angle)
     across = (y - apex[1]) * np.cos(angle) - (x - apex[0]) * np.sin(angle)
     half = opening * np.maximum(along, 0) + 4 * unit * np.sqrt(np.maximum(along, 0) / (8 * unit))
-    share = np.abs(across) / np.maximum(half, 1e-3)
-    body = 0.4 + 0.7 * share**6 + 0.08 * smooth_noise(rng, shape, 6 * unit)
-    return np.where((along > 0) & (share < 1), body, picture)
+    offset = np.abs(across) / np.maximum(half, 1e-3)
+    body = 0.4 + 0.7 * offset**6 + 0.08 * smooth_noise(rng, shape, 6 * unit)
+    return np.where((along > 0) & (offset < 1), body, picture)
 
 
 def _bent_path(rng, shape, bend):
