@@ -3,7 +3,11 @@
 import functools
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255, with the endings that files get
 
@@ -21,7 +25,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def require_file_name(name, where: str) -> None:
+def require_file_name(name: object, where: str) -> None:
     """InputError unless `name`, read from a file, is a plain name: nothing that a file says leads out of a folder.
 
     `where` says whose name it is, and in which file.
@@ -32,14 +36,14 @@ def require_file_name(name, where: str) -> None:
         raise InputError(f"{where}: {shown} becomes a file name; use a plain one of up to {_LONGEST_NAME} bytes")
 
 
-def exits_cleanly(main):
+def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
     """Decorate a script's main(): an InputError becomes `error: <message>` on stderr and exit status 2.
 
     So does an OSError that names a file: a missing permission, a folder that vanished.
     """
 
     @functools.wraps(main)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return main(*args, **kwargs)
         except InputError as error:

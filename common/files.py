@@ -5,14 +5,18 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # takes a second to import
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def replacing(
         raise
 
 
-def write_file(path, content: str | bytes) -> None:
+def write_file(path: Path | str, content: str | bytes) -> None:
     """Write a file in one piece: what was there before stays until the new file is whole.
 
     InputError where that fails (full disk, permission, a folder that vanished).
@@ -61,7 +65,7 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_csv(path, rows: list[dict], columns=None) -> None:
+def write_csv(path: Path | str, rows: list[dict], columns: Iterable[str] | None = None) -> None:
     """Dicts as CSV, by default in the columns of the first; None and undefined numbers are empty cells."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns or (rows[0] if rows else []))
@@ -71,13 +75,13 @@ def write_csv(path, rows: list[dict], columns=None) -> None:
     write_file(path, text.getvalue())
 
 
-def write_image(path, picture, jpeg_quality: int = 95) -> None:
+def write_image(path: Path | str, picture: np.ndarray, jpeg_quality: int = 95) -> None:
     """uint8 (h, w) grey or (h, w, 3) RGB, in the format of the file's ending."""
     colours = picture if picture.ndim == 2 else picture[..., ::-1]
     write_file(path, cv2.imencode(Path(path).suffix, colours, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1].tobytes())
 
 
-def write_figure(path, figure, dpi: int = 120) -> None:
+def write_figure(path: Path | str | io.BytesIO, figure: "Figure", dpi: int = 120) -> None:
     """A matplotlib figure as PNG, into a file or, in memory, an io.BytesIO."""
     content = path if isinstance(path, io.BytesIO) else io.BytesIO()
     figure.savefig(content, dpi=dpi)
@@ -85,7 +89,7 @@ def write_figure(path, figure, dpi: int = 120) -> None:
         write_file(path, content.getvalue())
 
 
-def write_array(path, array) -> None:
+def write_array(path: Path | str, array: np.ndarray) -> None:
     """A NumPy array as .npy."""
     content = io.BytesIO()
     np.save(content, array)

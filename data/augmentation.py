@@ -44,10 +44,10 @@ class Elastic(A.DualTransform):
         size = (round(smooth.shape[1] * spacing), round(smooth.shape[0] * spacing))
         return _coordinates(shape) + cv2.resize(smooth, size)[:height, :width]
 
-    def apply(self, img: np.ndarray, field: np.ndarray, **params) -> np.ndarray:
+    def apply(self, img: np.ndarray, field: np.ndarray, **params: object) -> np.ndarray:
         return cv2.remap(img, field, None, cv2.INTER_LINEAR, borderMode=_MIRROR).reshape(img.shape)
 
-    def apply_to_mask(self, mask: np.ndarray, field: np.ndarray, **params) -> np.ndarray:
+    def apply_to_mask(self, mask: np.ndarray, field: np.ndarray, **params: object) -> np.ndarray:
         return cv2.remap(mask, field, None, cv2.INTER_NEAREST, borderMode=_MIRROR).reshape(mask.shape)
 
 
@@ -89,7 +89,9 @@ class Augmentation:
         transforms = {"none": list, "basic": _basic, "extended": _extended}[policy]()
         self._compose = A.Compose(transforms) if transforms else None
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator):
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         if self._compose is None:
             return image, mask
         # Compose.set_random_seed would give every transform the same seed, so that all of them act or none.

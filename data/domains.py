@@ -3,13 +3,17 @@
 import re
 import tomllib
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from common.errors import InputError
-from data.images import SUFFIXES, list_images
+from data.images import SUFFIXES, MaskValue, list_images
+
+T = TypeVar("T")
 
 _OPTIONS = {"reference", "scale", "tile", "overlap", "field_of_view", "seed"}
 _DOMAIN = {
@@ -48,8 +52,8 @@ class Domain:
 
     name: str
     root: Path
-    foreground: tuple
-    background: tuple | None
+    foreground: tuple[MaskValue, ...]
+    background: tuple[MaskValue, ...] | None
     pixel_size_nm: float
     information_bar: int
     invert: bool
@@ -57,7 +61,7 @@ class Domain:
     micrographs: tuple[NativeMicrograph, ...]
 
 
-def read_domains(path) -> tuple[Options, dict[str, Domain]]:
+def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
     """Parse a domains.toml and list its folders. InputError names file, key, value and remedy."""
     path = Path(path)
     try:
@@ -79,7 +83,7 @@ def read_domains(path) -> tuple[Options, dict[str, Domain]]:
     return options, {name: _domain(name, table, options.seed) for name, table in tables.items()}
 
 
-def split_in_folds(names, folds, seed) -> dict[str, int]:
+def split_in_folds(names: Iterable[str], folds: int, seed: int | list[int]) -> dict[str, int]:
     """Assign every name a fold 0 .. folds - 1 at random, by the seed; sizes differ by one at most."""
     order = np.random.default_rng(seed).permutation(sorted(names))
     return {str(name): position % folds for position, name in enumerate(order)}
@@ -88,7 +92,7 @@ def split_in_folds(names, folds, seed) -> dict[str, int]:
 class _Table:
     """A TOML table whose keys are checked as they are taken."""
 
-    def __init__(self, path, where, entries, known):
+    def __init__(self, path: Path, where: str, entries: dict, known: set[str]):
         self.path, self.where, self.entries = path, where, entries
         if not isinstance(entries, dict):
             raise self.error("", entries, "make it a table")
@@ -96,12 +100,19 @@ class _Table:
             if key not in known:
                 raise self.error(key, entries[key], f"unknown key; known are {', '.join(sorted(known))}")
 
-    def error(self, key, value, remedy):
+    def error(self, key: str, value: object, remedy: str) -> InputError:
         place = _cut(".".join(part for part in (self.where, key) if part))
         shown = "" if isinstance(value, dict) else f" = {_shown(value)}"
         return InputError(f"{self.path}: {place}{shown}: {remedy}")
 
-    def take(self, key, kind, remedy, default=None, valid=lambda value: True):
+    def take(
+        self,
+        key: str,
+        kind: type[T] | tuple[type[T], ...],
+        remedy: str,
+        default: T | None = None,
+        valid: Callable[[T], bool] = lambda value: True,
+    ) -> T:
         if key not in self.entries:
             if default is None:
                 raise InputError(f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}")
@@ -114,7 +125,7 @@ class _Table:
             raise self.error(key, value, "TOML's integers have 64 bit; it must be " + remedy)
         return value
 
-    def folder(self, key):
+    def folder(self, key: str) -> Path:
         value = self.take(key, str, "a folder relative to this file")
         folder = self.path.parent / value
         try:
@@ -126,7 +137,7 @@ class _Table:
         return folder
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     """A value as a message shows it, however long."""
     try:
         text = repr(value)
@@ -139,7 +150,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
 
 
-def _options(table, domains) -> Options:
+def _options(table: _Table, domains: dict[str, _Table]) -> Options:
     reference = table.take("reference", str, "the domain whose pixel size is the common one")
     if reference not in domains:
         raise table.error("reference", reference, f"no such domain; there are {', '.join(domains) or 'none'}")
@@ -158,11 +169,11 @@ def _options(table, domains) -> Options:
     )
 
 
-def _pixel_size(table):
+def _pixel_size(table: _Table) -> float:
     return float(table.take("pixel_size_nm", float, "the pixel size in nm, above 0", None, lambda v: 0 < v < 1e6))
 
 
-def _domain(name, table, seed) -> Domain:
+def _domain(name: str, table: _Table, seed: int) -> Domain:
     images, masks = _files(table)
     if masks:
         foreground = _values(table, "foreground")
@@ -203,7 +214,7 @@ def _domain(name, table, seed) -> Domain:
     )
 
 
-def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
+def _files(table: _Table) -> tuple[dict[str, Path], dict[str, Path]]:
     """Images by stem, and masks by the stem of their image."""
     folder = table.folder("images")
     images = _listing(table, "images", folder)
@@ -230,7 +241,7 @@ def _files(table) -> tuple[dict[str, Path], dict[str, Path]]:
     return images, masks
 
 
-def _listing(table, key, folder) -> dict[str, Path]:
+def _listing(table: _Table, key: str, folder: Path) -> dict[str, Path]:
     files = {}
     for file in list_images(folder):
         if file.stem in files:
@@ -239,7 +250,7 @@ def _listing(table, key, folder) -> dict[str, Path]:
     return files
 
 
-def _values(table, key, default=None):
+def _values(table: _Table, key: str, default: list | None = None) -> tuple[MaskValue, ...] | None:
     """Mask values of a key: ints for grey, (r, g, b) for colours, None for "rest"."""
     kinds = (list, str) if key == "background" else list
     remedy = 'grey values 0 .. 255 or colours "#rrggbb" in a list' + (', or "rest"' if key == "background" else "")

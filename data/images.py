@@ -3,6 +3,7 @@
 import logging
 import re
 import struct
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tifffile
 
 from common.errors import InputError
 
+MaskValue = int | tuple[int, int, int]  # grey, or (r, g, b), of 8 bit
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -40,7 +42,7 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     return sorted(file for file in named if file.is_file() or (file.is_symlink() and not file.exists()))
 
 
-def read_image(path) -> np.ndarray:
+def read_image(path: Path | str) -> np.ndarray:
     """Read one micrograph (TIFF, PNG, JPEG or BMP; grey, palette, RGB or RGBA) as uint8 (h, w) grey.
 
     Colour becomes luma, alpha is dropped. uint16 is scaled from the smallest depth of 8, 12 and 16 bit that
@@ -50,7 +52,7 @@ def read_image(path) -> np.ndarray:
     return _to_uint8(to_grey(_read_pixels(path)), depths=(8, 12, 16))
 
 
-def read_picture(path) -> np.ndarray:
+def read_picture(path: Path | str) -> np.ndarray:
     """As `read_image`, but colour stays: uint8 (h, w), or RGB (h, w, 3) where the file has colour channels."""
     return _to_uint8(_read_pixels(path), depths=(8, 12, 16))
 
@@ -60,7 +62,7 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
-def read_mask(path, foreground, background) -> np.ndarray:
+def read_mask(path: Path | str, foreground: Sequence[MaskValue], background: Sequence[MaskValue] | None) -> np.ndarray:
     """Read one annotation as uint8 (h, w) with 0 background and 1 foreground.
 
     foreground, background: sequences of grey values (int) and colours (r, g, b) at 8 bit; background None
@@ -78,7 +80,7 @@ def read_mask(path, foreground, background) -> np.ndarray:
 
     unknown = 2
 
-    def classes(band) -> np.ndarray:
+    def classes(band: np.ndarray) -> np.ndarray:
         codes = _codes(band)
         found = np.isin(codes, [_code(value) for value in foreground]).astype(np.uint8)
         if background is not None:
@@ -97,12 +99,12 @@ def read_mask(path, foreground, background) -> np.ndarray:
     return mask
 
 
-def crop_information_bar(pixels, information_bar) -> np.ndarray:
+def crop_information_bar(pixels: np.ndarray, information_bar: int) -> np.ndarray:
     """Drop the lowest `information_bar` px rows of a native image."""
     return pixels[: pixels.shape[0] - information_bar]
 
 
-def prepare_micrograph(grey, factor, invert=False, information_bar=0) -> np.ndarray:
+def prepare_micrograph(grey: np.ndarray, factor: float, invert: bool = False, information_bar: int = 0) -> np.ndarray:
     """Native grey uint8 (h, w) to the working scale: bar cropped, polarity, one resize by `factor`.
 
     factor is pixel_size / reference_pixel_size * scale. Raises InputError if nothing usable is left.
@@ -115,23 +117,23 @@ def prepare_micrograph(grey, factor, invert=False, information_bar=0) -> np.ndar
     return _resize(255 - grey if invert else grey, factor, cv2.INTER_CUBIC)
 
 
-def prepare_mask(mask, factor) -> np.ndarray:
+def prepare_mask(mask: np.ndarray, factor: float) -> np.ndarray:
     """Native mask uint8 (h, w) of 0 and 1 (bar cropped) to the working scale: 1 from half coverage."""
     return (_resize(mask.astype(np.float32), factor, cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
 
 
-def mirror_pad(array, top, bottom, left, right) -> np.ndarray:
+def mirror_pad(array: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
     """Mirror (h, w) about its border pixels, as often as the widths (px) ask: they may exceed the image."""
     return np.pad(array, ((top, bottom), (left, right)), mode="reflect")
 
 
-def tile_positions(shape, tile) -> np.ndarray:
+def tile_positions(shape: tuple[int, int], tile: int) -> np.ndarray:
     """int64 (n, 2): row and column of the tile centres' upper left corners that cover (h, w) = shape."""
     rows, columns = (np.arange(0, side, tile) for side in shape)
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def cut_tiles(array, tile, overlap) -> tuple[np.ndarray, np.ndarray]:
+def cut_tiles(array: np.ndarray, tile: int, overlap: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut (h, w) into overlapping tiles (n, T, T), T = tile + 2 overlap, and positions int64 (n, 2) (2.2).
 
     The array is mirror-padded at the bottom and right to multiples of `tile` and by `overlap` px of context
@@ -144,7 +146,7 @@ def cut_tiles(array, tile, overlap) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([padded[row : row + side, column : column + side] for row, column in positions]), positions
 
 
-def _read_pixels(path) -> np.ndarray:
+def _read_pixels(path: Path | str) -> np.ndarray:
     """Pixels (h, w) or RGB (h, w, 3), uint8 or uint16, of one micrograph file. InputError for anything else."""
     pixels, palette = _decode(Path(path))
     if palette is not None:
@@ -158,7 +160,7 @@ def _read_pixels(path) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _decode(path) -> tuple[np.ndarray, np.ndarray | None]:
+def _decode(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels (h, w) or (h, w, 3) RGB, and the palette (values, 3) of a TIFF palette image."""
     try:
         content = path.read_bytes()
@@ -178,7 +180,7 @@ def _decode(path) -> tuple[np.ndarray, np.ndarray | None]:
     return pixels, palette
 
 
-def _decode_tiff(path):
+def _decode_tiff(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         with tifffile.TiffFile(path) as tiff:
             pages = list(islice(tiff.pages, _MOST_PAGES))  # in a damaged file they may go on for ever
@@ -212,7 +214,7 @@ def _decode_tiff(path):
         raise InputError(f"{path}: damaged TIFF ({error}); copy or export the file again") from error
 
 
-def _decode_other(path, content):
+def _decode_other(path: Path, content: bytes) -> np.ndarray:
     if content.startswith(b"\x89PNG"):
         if b"acTL" in _png_chunks(path, content):
             raise InputError(f"{path}: animated PNG; export one micrograph a file")
@@ -243,12 +245,12 @@ def _decode_other(path, content):
     return pixels
 
 
-def _sides(layout, content) -> tuple[int, int]:
+def _sides(layout: str, content: bytes) -> tuple[int, int]:
     """Width and height in a header; 0 in one that is cut."""
     return tuple(map(abs, struct.unpack(layout, content.ljust(8, b"\0"))))
 
 
-def _png_chunks(path, content) -> list[bytes]:
+def _png_chunks(path: Path, content: bytes) -> list[bytes]:
     """Names of a PNG's chunks. InputError where one is longer than the file: OpenCV would take as much memory."""
     names, position = [], 8
     while b"IEND" not in names:
@@ -259,7 +261,7 @@ def _png_chunks(path, content) -> list[bytes]:
     return names
 
 
-def _check_size(path, width, height, size):
+def _check_size(path: Path, width: int, height: int, size: int) -> None:
     if size > _MOST:
         raise InputError(
             f"{path}: {width} x {height} px take {size >> 20} MiB, more than {_MOST >> 20}; crop the micrograph, or "
@@ -267,7 +269,7 @@ def _check_size(path, width, height, size):
         )
 
 
-def _float_to_uint8(pixels, path):
+def _float_to_uint8(pixels: np.ndarray, path: Path | str) -> np.ndarray:
     if np.isnan(pixels).any():
         raise InputError(f"{path}: holds NaN; export the micrograph as 8 or 16 bit grey")
     low, high = pixels.min(), pixels.max()
@@ -276,7 +278,7 @@ def _float_to_uint8(pixels, path):
     return _in_bands(lambda band: np.rint(band * 255).astype(np.uint8), pixels)
 
 
-def _to_uint8(pixels, depths):
+def _to_uint8(pixels: np.ndarray, depths: tuple[int, ...]) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     depth = next(depth for depth in depths if pixels.max() < 2**depth)
@@ -284,25 +286,25 @@ def _to_uint8(pixels, depths):
     return _in_bands(lambda band: np.rint(band * factor).astype(np.uint8), pixels)
 
 
-def _in_bands(convert, pixels) -> np.ndarray:
+def _in_bands(convert: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
     """`convert` of all rows, some at a time: what it needs in between stays small, whatever the image's size."""
     rows = max(1, _BAND // pixels[0].nbytes)
     return np.concatenate([convert(pixels[row : row + rows]) for row in range(0, len(pixels), rows)])
 
 
-def _codes(pixels) -> np.ndarray:
+def _codes(pixels: np.ndarray) -> np.ndarray:
     """Grey or RGB uint8 pixels as uint32 0xRRGGBB."""
     if pixels.ndim == 3:
         return pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     return pixels.astype(np.uint32) * np.uint32(0x010101)
 
 
-def _code(value):
+def _code(value: MaskValue) -> int:
     red, green, blue = (value,) * 3 if isinstance(value, int) else value
     return red << 16 | green << 8 | blue
 
 
-def _resize(pixels, factor, enlarging):
+def _resize(pixels: np.ndarray, factor: float, enlarging: int) -> np.ndarray:
     height, width = (round(side * factor) for side in pixels.shape)
     if min(height, width) < _SMALLEST or max(height, width) > _LARGEST:
         raise InputError(

@@ -29,7 +29,7 @@ WORKERS = min(4, os.cpu_count())
 
 
 @exits_cleanly
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Micrographs to HDF5 tile stores.")
     parser.add_argument("domains", type=Path, help="the domains.toml (docs/data_format.md)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the stores, made if it does not exist")
@@ -48,7 +48,9 @@ def main(arguments=None):
         prepare_domain(cutting, domains[name], options.out, options.force, options.workers)
 
 
-def prepare_domain(options: Options, domain: Domain, out, force=False, workers=WORKERS) -> Path:
+def prepare_domain(
+    options: Options, domain: Domain, out: Path | str, force: bool = False, workers: int = WORKERS
+) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
     `workers` micrographs are read at once, and one more is in memory; the store is the same for any number.
@@ -83,7 +85,7 @@ def prepare_domain(options: Options, domain: Domain, out, force=False, workers=W
     return path
 
 
-def read_native(native: NativeMicrograph, domain: Domain, factor) -> tuple[np.ndarray, np.ndarray | None]:
+def read_native(native: NativeMicrograph, domain: Domain, factor: float) -> tuple[np.ndarray, np.ndarray | None]:
     """One native micrograph and its mask (None without), both uint8 (h, w) at working scale."""
     grey = read_image(native.image)
     try:
@@ -105,7 +107,7 @@ def read_native(native: NativeMicrograph, domain: Domain, factor) -> tuple[np.nd
     return image, prepare_mask(mask, factor)
 
 
-def fields_of_view(shape, options: Options):
+def fields_of_view(shape: tuple[int, int], options: Options) -> list[tuple[str, tuple[slice, slice]]]:
     """Crops of a working-scale micrograph: (name suffix, (rows, columns) slices), as many as fit, centred.
 
     The study crops its light-optical micrographs to the field of the electron-optical ones (Section 2.2).
@@ -122,14 +124,14 @@ def fields_of_view(shape, options: Options):
     ]
 
 
-def _fields(side, field):
+def _fields(side: int, field: int) -> list[slice]:
     count = max(1, side // field)
     size = min(side, field)
     first = (side - count * size) // 2
     return [slice(first + number * size, first + (number + 1) * size) for number in range(count)]
 
 
-def _parameters(options, domain) -> dict:
+def _parameters(options: Options, domain: Domain) -> dict:
     """Everything that decides what a store holds, in the types that JSON gives back."""
     colours = {
         key: values if values is None else [list(value) if isinstance(value, tuple) else value for value in values]
@@ -140,7 +142,7 @@ def _parameters(options, domain) -> dict:
     return {"domain": domain.name} | cutting | own | colours
 
 
-def _provenance(native, root) -> dict:
+def _provenance(native: NativeMicrograph, root: Path) -> dict:
     try:
         sha256, mask_sha256 = sha256_of(native.image), native.mask and sha256_of(native.mask)
     except OSError as error:
@@ -157,7 +159,7 @@ def _provenance(native, root) -> dict:
     }
 
 
-def _differences(path, parameters, provenance) -> list[str]:
+def _differences(path: Path, parameters: dict, provenance: list[dict]) -> list[str]:
     """What the existing store was prepared with otherwise than asked for now."""
     try:
         metadata = Store(path).metadata
@@ -167,7 +169,7 @@ def _differences(path, parameters, provenance) -> list[str]:
     return different + ["the image or mask files or their split"] * (metadata["sources"] != provenance)
 
 
-def _summarise(store):
+def _summarise(store: Store) -> None:
     micrographs = store.micrographs
     labelled = sum(micrograph.labelled for micrograph in micrographs)
     test = sum(micrograph.test for micrograph in micrographs)

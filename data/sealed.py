@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -36,12 +37,12 @@ class SealedReader:
     Raises InputError if the file is missing, half-written, truncated or of another kind or schema.
     """
 
-    def __init__(self, path, kind: Kind):
+    def __init__(self, path: Path | str, kind: Kind):
         self.path, self.kind = Path(path), kind
         self._handle, self._process = None, None
         check_seal(self.path, kind)
 
-    def _read(self, name: str, index=()) -> np.ndarray:
+    def _read(self, name: str, index: int | tuple = ()) -> np.ndarray:
         """A dataset of the file, or a part of it. InputError where it is damaged."""
         try:
             return self._file()[name][index]
@@ -63,7 +64,7 @@ class SealedReader:
             self._handle.close()
         self._handle, self._process = None, None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return self.__dict__ | {"_handle": None, "_process": None}
 
 
@@ -74,12 +75,12 @@ class SealedWriter:
     on a full disk.
     """
 
-    def __init__(self, path, kind: Kind):
+    def __init__(self, path: Path | str, kind: Kind):
         self.path, self.kind = Path(path), kind
         self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
         self.file = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         with self._disk_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.path)
@@ -87,7 +88,7 @@ class SealedWriter:
             self._reserve(0)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._discard()
 
     def _seal(self) -> None:
@@ -112,7 +113,7 @@ class SealedWriter:
             self.partial.unlink()
 
     @contextlib.contextmanager
-    def _disk_errors(self):
+    def _disk_errors(self) -> Iterator[None]:
         """An OSError (disk full, no permission) removes the file and becomes an InputError."""
         try:
             yield
@@ -125,7 +126,7 @@ class SealedWriter:
             ) from error
 
 
-def check_seal(path, kind: Kind) -> None:
+def check_seal(path: Path, kind: Kind) -> None:
     """Raise InputError unless the file is a finished one of this kind and schema and of full length."""
     try:
         with path.open("rb") as file:
@@ -151,14 +152,14 @@ def check_seal(path, kind: Kind) -> None:
         )
 
 
-def seal_is_intact(path) -> bool:
+def seal_is_intact(path: Path | str) -> bool:
     """Whether every byte of a sealed file, of any kind, is as it was written."""
     with open(path, "rb") as file:
         block = file.read(_USER_BLOCK)
         return block == _block_of(file, json.loads(block)["schema"])
 
 
-def _block_of(file, schema: int | str) -> bytes:
+def _block_of(file: BinaryIO, schema: int | str) -> bytes:
     """The user block that belongs to the HDF5 part of an open file."""
     file.seek(_USER_BLOCK)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -166,7 +167,7 @@ def _block_of(file, schema: int | str) -> bytes:
     return seal.encode().ljust(_USER_BLOCK - 1) + b"\n"
 
 
-def _remove_leftovers(path) -> None:
+def _remove_leftovers(path: Path) -> None:
     """Delete the partial files that killed runs left beside `path`."""
     for leftover in path.parent.glob(f".{path.name}.partial-*"):
         if not Path("/proc", leftover.name.rpartition("-")[2]).exists():

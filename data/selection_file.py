@@ -30,7 +30,7 @@ class Selection:
     digest: str
 
 
-def read_selection(path, store: Store, fold: int | None = None) -> Selection:
+def read_selection(path: Path | str, store: Store, fold: int | None = None) -> Selection:
     """Read the selection file of a store's domain.
 
     InputError: no such file, a damaged one, one of another domain or of another version of the store, without a tile,
@@ -68,7 +68,9 @@ def read_selection(path, store: Store, fold: int | None = None) -> Selection:
     )
 
 
-def write_selection(path, store: Store, fractions: dict[int, float], micrographs: list[str], made_by: dict) -> None:
+def write_selection(
+    path: Path | str, store: Store, fractions: dict[int, float], micrographs: list[str], made_by: dict
+) -> None:
     """Write a selection file in one piece: of the tiles that are the keys of `fractions`, tile -> phase fraction of its
     pseudo-label. `made_by` tells how, as JSON. InputError when it cannot be written."""
     path = Path(path)
@@ -80,7 +82,7 @@ def write_selection(path, store: Store, fractions: dict[int, float], micrographs
     write_file(path, json.dumps(entries, indent=1) + "\n")
 
 
-def selection_digest(path) -> str | None:
+def selection_digest(path: Path | str | None) -> str | None:
     """SHA-256 of a selection file, by which a run knows it again; None while there is no such file (or none asked)."""
     return sha256_of(path) if path and Path(path).is_file() else None
 

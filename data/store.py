@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 import h5py
 import numpy as np
@@ -36,7 +37,7 @@ class Micrograph:
     width: int
 
 
-def store_path(folder, domain) -> Path:
+def store_path(folder: Path | str, domain: str) -> Path:
     """The store of a domain in a folder of stores."""
     return Path(folder) / f"{domain}.h5"
 
@@ -53,7 +54,7 @@ class Store(SealedReader):
     Raises InputError if the store is missing, half-written, truncated, damaged or of another schema.
     """
 
-    def __init__(self, path, labels: bool = True, transductive: bool = False):
+    def __init__(self, path: Path | str, labels: bool = True, transductive: bool = False):
         if labels and transductive:
             raise ValueError("held-out micrographs are trained on without their labels only: Store(labels=False)")
         super().__init__(path, TILE_STORE)
@@ -85,16 +86,16 @@ class Store(SealedReader):
         """The values of PREPARATION, which stores and checkpoints that are used together have in common."""
         return {key: getattr(self, key) for key in PREPARATION}
 
-    def tile_image(self, index) -> np.ndarray:
+    def tile_image(self, index: int) -> np.ndarray:
         """Tile with its context, uint8 (T, T), T = tile + 2 overlap."""
         return self._tile("image", index)
 
-    def tile_mask(self, index) -> np.ndarray:
+    def tile_mask(self, index: int) -> np.ndarray:
         """Mask of a tile with its context, uint8 (T, T) of 0 and 1. InputError without labels."""
         self._require_mask(int(self.tile_micrograph[index]))
         return self._tile("mask", index)
 
-    def hold(self, tiles, masks: bool) -> None:
+    def hold(self, tiles: np.ndarray, masks: bool) -> None:
         """Keep these tiles, and their masks if `masks`, in memory from now on, where they take less than HELD bytes.
 
         A study's domain takes 100 MB. Loader workers, which are forked, share what the process that starts them holds.
@@ -105,20 +106,20 @@ class Store(SealedReader):
             self._held = {(name, int(index)): read[name](index) for index in tiles for name in names}
             self._close()  # workers open the file themselves
 
-    def image(self, micrograph) -> np.ndarray:
+    def image(self, micrograph: int) -> np.ndarray:
         """Whole micrograph at working scale, uint8 (h, w)."""
         return self._read(f"micrographs/{micrograph}/image")
 
-    def mask(self, micrograph) -> np.ndarray:
+    def mask(self, micrograph: int) -> np.ndarray:
         """Mask of a whole micrograph, uint8 (h, w) of 0 and 1. InputError without labels."""
         self._require_mask(micrograph)
         return self._read(f"micrographs/{micrograph}/mask")
 
-    def select(self, tiles) -> None:
+    def select(self, tiles: np.ndarray) -> None:
         """From now on only these of the training tiles count, as a selection file names them (data.selection_file)."""
         self._selected = tiles
 
-    def training_tiles(self, fold, labelled: bool) -> np.ndarray:
+    def training_tiles(self, fold: int | None, labelled: bool) -> np.ndarray:
         """int64 (n,): tiles outside the test set and fold `fold`, only annotated ones if `labelled`.
 
         Of a transductive store all tiles; after `select`, those of them that are selected.
@@ -134,7 +135,7 @@ class Store(SealedReader):
         tiles = np.flatnonzero(np.isin(self.tile_micrograph, chosen))
         return tiles if self._selected is None else np.intersect1d(tiles, self._selected)
 
-    def evaluation_micrographs(self, fold) -> list[int]:
+    def evaluation_micrographs(self, fold: int | None) -> list[int]:
         """The fixed test set where the domain has one, else the annotated micrographs of fold `fold`."""
         return self.test_micrographs() or self.validation_micrographs(fold)
 
@@ -142,7 +143,7 @@ class Store(SealedReader):
         """The micrographs of the fixed test set, annotated ones; empty for a domain without one."""
         return [micrograph.index for micrograph in self.micrographs if micrograph.test]
 
-    def validation_micrographs(self, fold) -> list[int]:
+    def validation_micrographs(self, fold: int | None) -> list[int]:
         """Annotated micrographs of fold `fold`, none of the test set; empty for a domain without folds."""
         if not self.folds or fold is None:
             return []
@@ -150,11 +151,11 @@ class Store(SealedReader):
             raise InputError(f"{self.path}: fold {fold} of {self.folds}; choose 0 .. {self.folds - 1}")
         return [micrograph.index for micrograph in self.micrographs if micrograph.fold == fold]
 
-    def _tile(self, name, index):
+    def _tile(self, name: str, index: int) -> np.ndarray:
         held = self._held.get((name, int(index)))
         return self._read(f"tiles/{name}", index) if held is None else held.copy()
 
-    def _require_mask(self, micrograph):
+    def _require_mask(self, micrograph: int) -> None:
         name = self.micrographs[micrograph].name
         if not self.labels:
             raise InputError(f"{self.path}: mask of '{name}' asked for, but the store was opened without labels")
@@ -168,12 +169,12 @@ class StoreWriter(SealedWriter):
     Use as a context manager. An OSError on the way (disk full, no permission) becomes an InputError.
     """
 
-    def __init__(self, path, tile, overlap):
+    def __init__(self, path: Path | str, tile: int, overlap: int):
         super().__init__(path, TILE_STORE)
         self.tile, self.overlap = tile, overlap
         self.micrographs, self.positions = [], []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         super().__enter__()
         with self._disk_errors():
             side = self.tile + 2 * self.overlap
@@ -182,7 +183,7 @@ class StoreWriter(SealedWriter):
             self.tile_masks = self.file.create_dataset("tiles/mask", dtype=np.uint8, **_COMPRESSED, **layout)
         return self
 
-    def add(self, image, mask, **description):
+    def add(self, image: np.ndarray, mask: np.ndarray | None, **description: str) -> None:
         """Append a micrograph uint8 (h, w), its mask or None, and tiles; `description` goes to metadata."""
         index = len(self.micrographs)
         tiles, positions = cut_tiles(image, self.tile, self.overlap)
@@ -202,7 +203,7 @@ class StoreWriter(SealedWriter):
         own = size | {"labelled": mask is not None, "image_digest": digest(image)}
         self.micrographs.append(description | own | {"mask_digest": None if mask is None else digest(mask)})
 
-    def finish(self, parameters, provenance):
+    def finish(self, parameters: dict, provenance: list[dict]) -> None:
         """Write metadata and seal, and put the store in its place (arguments: docs/data_format.md)."""
         positions = np.array(self.positions, np.int64)
         labelled = np.array([micrograph["labelled"] for micrograph in self.micrographs])
@@ -216,12 +217,12 @@ class StoreWriter(SealedWriter):
             self._seal()
 
 
-def digest(pixels) -> str:
+def digest(pixels: np.ndarray) -> str:
     """SHA-256 of the values of an array, row by row."""
     return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
 
 
-def _micrographs(metadata) -> list[Micrograph]:
+def _micrographs(metadata: dict) -> list[Micrograph]:
     natives = {native["name"]: native for native in metadata["sources"]}
     names = [field.name for field in fields(Micrograph)]
     return [

@@ -3,6 +3,7 @@
 import signal
 import traceback
 from collections.abc import Iterator
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +15,14 @@ from common.seeds import generator
 from common.signals import STOP_SIGNALS
 from data.augmentation import Augmentation
 from data.store import Store
+
+
+class Processes(Protocol):
+    """A process of a run among all of them (training.distributed)."""
+
+    rank: int
+    world: int
+    device: torch.device
 
 
 class _Tiles(Dataset):
@@ -76,7 +85,9 @@ class BatchStream(Sampler):
     the run was resumed, and no tile is dropped at the end of an epoch.
     """
 
-    def __init__(self, size, batch_size, start, stop, seed, purpose, rank=0, world=1):
+    def __init__(
+        self, size: int, batch_size: int, start: int, stop: int, seed: int, purpose: str, rank: int = 0, world: int = 1
+    ):
         self.size, self.batch_size, self.start, self.stop = size, batch_size, start, stop
         self.seed, self.purpose, self.rank, self.local_batch_size = seed, purpose, rank, batch_size // world
 
@@ -96,7 +107,7 @@ class BatchStream(Sampler):
             yield batch
 
 
-def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int, processes) -> Iterator:
+def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int, processes: Processes) -> Iterator:
     """Yield this process's batches of steps `start` ... `stop - 1`, on its device: the items' tensors, stacked.
 
     `batch_size` is global, over all processes; `processes` has rank, world and device.

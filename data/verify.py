@@ -20,7 +20,7 @@ from common.errors import InputError, exits_cleanly
 from common.files import write_figure
 from data.images import cut_tiles
 from data.sealed import check_seal, seal_is_intact
-from data.store import TILE_STORE, Store, digest
+from data.store import TILE_STORE, Micrograph, Store, digest
 
 _MICROGRAPHS_SHOWN = 3  # a domain, in the contact sheet
 _SHOWN_SIDE, _DETAIL_SIDE = 700, 256  # px at working scale
@@ -28,7 +28,7 @@ _OUTLINE, _FRAME = (255, 220, 0), (230, 30, 30)
 
 
 @exits_cleanly
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m data.verify", description=__doc__.split("\n\n")[0])
     parser.add_argument("stores", type=Path, nargs="+", help="folders of stores, or stores")
     options = parser.parse_args(arguments)
@@ -60,7 +60,7 @@ def main(arguments=None):
     print(f"{len(stores)} stores verified")
 
 
-def open_intact(path) -> Store:
+def open_intact(path: Path) -> Store:
     """Open a store of which every byte is as it was written, else InputError."""
     check_seal(path, TILE_STORE)
     if not seal_is_intact(path):
@@ -97,7 +97,7 @@ def oddities(store: Store) -> list[str]:
     return found
 
 
-def _check_tiles(store) -> list[str]:
+def _check_tiles(store: Store) -> list[str]:
     """Compare every tile with its micrograph cut again, and the micrographs with their digests."""
     problems = []
     with h5py.File(store.path, "r", locking=False) as file:
@@ -127,7 +127,7 @@ def _check_tiles(store) -> list[str]:
     return problems
 
 
-def check_together(stores) -> tuple[list[str], list[str]]:
+def check_together(stores: list[Store]) -> tuple[list[str], list[str]]:
     """Problems and warnings among stores that are used together: preparation, images in several of them."""
     problems, warnings = [], []
     for store in stores[1:]:
@@ -181,7 +181,7 @@ def fingerprint(store: Store) -> str:
     return "\n".join(lines)
 
 
-def _phase_fractions(store, of_test) -> list[float]:
+def _phase_fractions(store: Store, of_test: bool) -> list[float]:
     centre = slice(store.overlap, store.overlap + store.tile)
     fractions = []
     for tile, index in enumerate(store.tile_micrograph):
@@ -191,7 +191,7 @@ def _phase_fractions(store, of_test) -> list[float]:
     return fractions
 
 
-def draw_contact_sheet(stores, path):
+def draw_contact_sheet(stores: list[Store], path: Path) -> None:
     """A row a domain, as in the paper's Figure 1: micrographs with the annotation's outline, a detail."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -222,7 +222,7 @@ def draw_contact_sheet(stores, path):
     write_figure(path, figure)
 
 
-def _overlay(store, micrograph, framed) -> np.ndarray:
+def _overlay(store: Store, micrograph: Micrograph, framed: bool) -> np.ndarray:
     image = store.image(micrograph.index)
     shrink = max(1.0, max(image.shape) / _SHOWN_SIDE)
     size = (max(1, round(image.shape[1] / shrink)), max(1, round(image.shape[0] / shrink)))
@@ -241,12 +241,12 @@ def _overlay(store, micrograph, framed) -> np.ndarray:
     return picture
 
 
-def _detail(micrograph) -> tuple[slice, slice]:
+def _detail(micrograph: Micrograph) -> tuple[slice, slice]:
     starts = [max(0, (side - _DETAIL_SIDE) // 2) for side in (micrograph.height, micrograph.width)]
     return tuple(slice(start, start + _DETAIL_SIDE) for start in starts)
 
 
-def _store_files(arguments) -> list[Path]:
+def _store_files(arguments: list[Path]) -> list[Path]:
     paths = []
     for argument in arguments:
         found = sorted(argument.glob("*.h5")) if argument.is_dir() else [argument]

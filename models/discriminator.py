@@ -6,7 +6,6 @@ from common.errors import InputError
 from common.limits import SMALLEST_INPUT
 
 
-
 class Discriminators(nn.Module):
     """One fully convolutional discriminator for each level of output.
 

@@ -42,7 +42,7 @@ class Cleaned(NamedTuple):
     thumbnail: np.ndarray | None
 
 
-def classes_of(folder) -> dict[str, list[str]]:
+def classes_of(folder: Path | str) -> dict[str, list[str]]:
     """The pictures of each class, as paths relative to the folder, classes and pictures in the order of their names.
 
     InputError: no such folder, fewer than two classes, or a class without a picture.
@@ -60,7 +60,7 @@ def classes_of(folder) -> dict[str, list[str]]:
     return found
 
 
-def clean(file, folder, size, many, corrections: Corrections) -> Cleaned:
+def clean(file: str, folder: Path | str, size: int, many: int, corrections: Corrections) -> Cleaned:
     """Read one picture, crop its bar, count its marks, decide, and reduce it to a square of `size` px.
 
     Whoever looks at the picture is right: corrections win over what was found. An unreadable file is discarded.
@@ -85,7 +85,7 @@ def clean(file, folder, size, many, corrections: Corrections) -> Cleaned:
     return Cleaned(row, image, thumbnail(picture, bar_row, ink))
 
 
-def _square(grey, size):
+def _square(grey: np.ndarray, size: int) -> np.ndarray:
     """The middle square of a picture (h, w), its side resized to `size` px: the pixels stay square."""
     side = min(grey.shape)
     top, left = ((length - side) // 2 for length in grey.shape)
@@ -93,7 +93,9 @@ def _square(grey, size):
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
 
 
-def clean_folder(folder, out, size, many, corrections_file, workers) -> list[dict]:
+def clean_folder(
+    folder: Path | str, out: Path | str, size: int, many: int, corrections_file: Path | str | None, workers: int
+) -> list[dict]:
     """Clean every picture of a folder of classes into the store `out`, and write its review; returns the review's rows.
 
     InputError, and no store, where a class has fewer than two pictures left: none to train on or none to test.
@@ -126,7 +128,7 @@ def clean_folder(folder, out, size, many, corrections_file, workers) -> list[dic
     return review.rows
 
 
-def report(rows: list[dict], out) -> None:
+def report(rows: list[dict], out: Path | str) -> None:
     """Say what was kept, what was discarded and why, and which files could not be read."""
     kept = Counter(row["class"] for row in rows if row["decision"] == "keep")
     why = Counter(row["reason"].partition(":")[0] for row in rows if row["decision"] == "discard")
@@ -141,7 +143,7 @@ def report(rows: list[dict], out) -> None:
     print(f"review: {Path(out).with_suffix('.review')}")
 
 
-def score(rows: list[dict], truth_file, many) -> dict[str, float]:
+def score(rows: list[dict], truth_file: Path | str, many: int) -> dict[str, float]:
     """Compare what was found with a truth file of data.synthetic_nanosem: fractions of 1.
 
     Annotated is a picture with one mark or more, crowded one with `many` or more; a bar is right within 2 rows, and
@@ -173,7 +175,7 @@ def score(rows: list[dict], truth_file, many) -> dict[str, float]:
 
 
 @exits_cleanly
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="data.nanosem", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

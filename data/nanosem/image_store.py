@@ -7,6 +7,7 @@ Layout: images (n, size, size) uint8, one chunk a picture; labels (n,) int64; me
 import hashlib
 import json
 from pathlib import Path
+from typing import Self
 
 import h5py
 import numpy as np
@@ -22,7 +23,7 @@ IMAGE_STORE = Kind("store of classified images", schema="classified images 1", m
 TEST_FRACTION = 0.2  # the study's 3,750 of 18,750 images (paper Section 2.4.2)
 
 
-def image_store_path(data) -> Path:
+def image_store_path(data: Path | str) -> Path:
     """The store that belongs to --data: that file, or `nanosem.h5` for the folder of classes `nanosem`."""
     path = Path(data)
     return path if path.suffix == ".h5" else path.with_name(f"{path.name}.h5")
@@ -33,7 +34,7 @@ class ImageStore(SealedReader):
 
     domain = "nanosem"  # purpose of the random draws, as of a tile store
 
-    def __init__(self, path):
+    def __init__(self, path: Path | str):
         super().__init__(path, IMAGE_STORE)
         try:
             with h5py.File(self.path, "r", locking=False) as file:
@@ -46,7 +47,7 @@ class ImageStore(SealedReader):
             raise InputError(f"{self.path}: damaged store ({error}); run data.nanosem again") from error
         self.fingerprint = hashlib.sha256(text).hexdigest()
 
-    def image(self, index) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """Picture `index`, uint8 (size, size)."""
         return self._file()["images"][index]
 
@@ -65,11 +66,11 @@ class ImageStore(SealedReader):
 class ImageStoreWriter(SealedWriter):
     """Writes a store under a temporary name and renames it when `finish` was called; any failure removes it."""
 
-    def __init__(self, path, size: int):
+    def __init__(self, path: Path | str, size: int):
         super().__init__(path, IMAGE_STORE)
         self.size, self.labels, self.pictures = size, [], []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         super().__enter__()
         with self._disk_errors():
             shape = (self.size, self.size)
@@ -78,7 +79,7 @@ class ImageStoreWriter(SealedWriter):
             )
         return self
 
-    def add(self, image: np.ndarray, label: int, **description) -> None:
+    def add(self, image: np.ndarray, label: int, **description: str | int) -> None:
         """Append a picture uint8 (size, size); `description` goes to the metadata."""
         with self._disk_errors():
             self._reserve(image.nbytes)

@@ -21,7 +21,7 @@ _SIDEWAYS = (6, 0.06)  # px and fraction of a stroke that are sharp against the 
 _COLOURED, _MOSTLY_GREY = 48, 0.2  # range of a coloured pixel's channels; fraction of coloured pixels in a grey picture
 
 
-def find_bar(grey) -> int:
+def find_bar(grey: np.ndarray) -> int:
     """The first row of the information bar at the bottom of a picture, uint8 (h, w); h where there is none.
 
     A bar is a stretch of rows whose ground has one grey value without noise, with ink on it.
@@ -45,14 +45,14 @@ def find_bar(grey) -> int:
     return first + top if _has_ink(away[top:], height) else height
 
 
-def _below_black(away, bare, top):
+def _below_black(away: np.ndarray, bare: np.ndarray, top: int) -> int:
     """The bar's first row where the picture above it is as black as the bar, only less evenly so."""
     even = bare[top:] > 0.6 * bare[top:].max(initial=0)
     start = top + int(np.argmax(even[:-2] & even[1:-1] & even[2:])) if len(even) > 2 else top
     return top if start - top <= _BLOCK or _has_text(away[top:start]) else start
 
 
-def _unblock(away, top, first):
+def _unblock(away: np.ndarray, top: int, first: int) -> int:
     """The first row of the bar where JPEG has mixed the rows of the block on its border."""
     start = max(top - (first + top - 1) % _BLOCK - 1, 0)
     near = (away[start : top + _BLOCK] <= 20).mean(axis=1)
@@ -64,7 +64,7 @@ def _unblock(away, top, first):
     return start + row if jumps.max() > 0.2 and whole else top
 
 
-def _frame(rows, away, top, lowest):
+def _frame(rows: np.ndarray, away: np.ndarray, top: int, lowest: int) -> int:
     """The first row of a frame's line, at most 4 px wide, near `top` or below it before any text; else `top`."""
     level = np.median(rows, axis=1)
     uniform = ((away > 60) & (np.abs(rows - level[:, None]) <= 12)).mean(axis=1) > 0.97
@@ -74,13 +74,13 @@ def _frame(rows, away, top, lowest):
     return top
 
 
-def _has_text(away):
+def _has_text(away: np.ndarray) -> bool:
     """Whether a row changes between ground and ink more often than an imaged object does."""
     ink = (away > 60).astype(np.int8)
     return bool((np.diff(ink, axis=1) > 0).sum(axis=1).max(initial=0) > 12)
 
 
-def _has_ink(away, height):
+def _has_ink(away: np.ndarray, height: int) -> bool:
     """Whether rows are mostly bare ground with ink on it, spread over their width, and enough of them for a bar."""
     if len(away) < _LOWEST * height:
         return False
@@ -90,7 +90,7 @@ def _has_ink(away, height):
     return inked and _has_text(away) and (away <= 12).mean() > 0.5
 
 
-def find_marks(picture) -> tuple[int, np.ndarray]:
+def find_marks(picture: np.ndarray) -> tuple[int, np.ndarray]:
     """Measurements burned into a picture without its bar, uint8 (h, w) or (h, w, 3): their number, their ink (h, w).
 
     Ink changes to what surrounds it from one pixel to the next, along whole strokes; imaged edges spread over the
@@ -116,7 +116,7 @@ def find_marks(picture) -> tuple[int, np.ndarray]:
     return marks, ink
 
 
-def _strokes(grey):
+def _strokes(grey: np.ndarray) -> np.ndarray:
     """Pixels at the top of their surroundings' range that a direct neighbour falls short of by nearly all of it."""
     highest = cv2.dilate(grey, np.ones((5, 5), np.uint8)).astype(np.int16)
     lowest = cv2.erode(grey, np.ones((5, 5), np.uint8)).astype(np.int16)
@@ -130,7 +130,7 @@ def _strokes(grey):
     return (sideways >= np.maximum(_SIDEWAYS[0], _SIDEWAYS[1] * area))[labels] & strokes
 
 
-def _noiseless(grey):
+def _noiseless(grey: np.ndarray) -> np.ndarray:
     """Pixels of strokes without noise along them and darker on both sides: smoothed ink, which has no sharp edge.
 
     What saturates the detector is noiseless too, so neither white nor black counts; nor do strokes along the scan
@@ -146,12 +146,12 @@ def _noiseless(grey):
     return _large_parts(found, _STROKE)
 
 
-def _large_parts(mask, least):
+def _large_parts(mask: np.ndarray, least: int) -> np.ndarray:
     """The connected parts of a mask (h, w) that have at least `least` pixels."""
     labels, count = _labels(mask)
     return (np.bincount(labels.ravel(), minlength=count) >= least)[labels] & mask
 
 
-def _labels(mask):
+def _labels(mask: np.ndarray) -> tuple[np.ndarray, int]:
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     return labels, count

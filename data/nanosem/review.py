@@ -22,7 +22,7 @@ class Corrections(NamedTuple):
     bars: dict[str, int]
 
 
-def read_corrections(path, files: list[str]) -> Corrections:
+def read_corrections(path: Path | str, files: list[str]) -> Corrections:
     """Read lines `keep FILE`, `discard FILE` and `bar FILE ROW`; empty lines and those after # say nothing.
 
     FILE is as in the review's table, ROW counts from 0 at the top; the picture's height says that there is no bar.
@@ -72,7 +72,7 @@ class Review:
     when it is full, so memory stays small.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path | str):
         self.folder = make_folder(Path(folder))
         for old in self.folder.glob("*-[0-9]*.jpg"):  # of an earlier cleaning
             old.unlink()

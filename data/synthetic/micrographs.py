@@ -24,7 +24,7 @@ from common.arguments import positive, whole
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file, write_image
 from common.parallel import in_processes
-from data.synthetic.microstructure import microstructure, smooth_noise
+from data.synthetic.microstructure import Microstructure, microstructure, smooth_noise
 
 SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pixels a camera pixel
 
@@ -157,7 +157,7 @@ SIZES = {
 }
 
 
-def draw(domain, index, seed=0, size="demo"):
+def draw(domain: str, index: int, seed: int = 0, size: str = "demo") -> tuple[np.ndarray, np.ndarray]:
     """Draw micrograph `index` of a domain: (image, mask), uint8 (h, w) at native pixels; mask 0 or 255.
 
     Indices from the number of training images on are test images. Light-optical micrographs are bright-field,
@@ -179,7 +179,7 @@ def draw(domain, index, seed=0, size="demo"):
     return light_image(rng, structure, recipe), np.where(covered >= 0.5, np.uint8(255), np.uint8(0))
 
 
-def electron_image(rng, structure, recipe):
+def electron_image(rng: np.random.Generator, structure: Microstructure, recipe: Domain) -> np.ndarray:
     """Secondary-electron micrograph, uint8 (h, w): proud bright films and islands on a dark matrix."""
     etching, microscope, pixel = recipe.etching, recipe.microscope, structure.pixel
     shape = structure.film.shape
@@ -211,7 +211,7 @@ def electron_image(rng, structure, recipe):
     return _quantise(grey + microscope.noise * np.sqrt(np.clip(grey, 0.05, 1.2)) * grain)
 
 
-def light_image(rng, structure, recipe):
+def light_image(rng: np.random.Generator, structure: Microstructure, recipe: Domain) -> np.ndarray:
     """Bright-field light-optical micrograph, uint8 (h, w) at the camera's pixel: etched features are dark."""
     etching, microscope, pixel = recipe.etching, recipe.microscope, structure.pixel
     shape = structure.film.shape
@@ -238,7 +238,7 @@ def light_image(rng, structure, recipe):
     return _quantise(grey + microscope.noise * rng.standard_normal(grey.shape, dtype=np.float32))
 
 
-def _revealed(structure, etching):
+def _revealed(structure: Microstructure, etching: Etching) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Films, islands, sub-grain boundaries, boundaries as the etchant shows them: arrays (h, w) in 0..1."""
     soft = 1.2 * structure.pixel
     film = _ramp(structure.film + etching.widening, soft)
@@ -249,12 +249,12 @@ def _revealed(structure, etching):
     return film, island, wall, boundary
 
 
-def _ramp(depth, softness):
+def _ramp(depth: np.ndarray, softness: float) -> np.ndarray:
     """1 inside, 0 outside, linear over `softness` nm around the outline."""
     return np.clip(depth / softness + 0.5, 0, 1)
 
 
-def _roughness(rng, shape, pixel):
+def _roughness(rng: np.random.Generator, shape: tuple[int, int], pixel: float) -> np.ndarray:
     """Roughness of the etched surface (h, w), about unit variance, on scales from 40 nm to 1.6 um."""
     return sum(
         weight * smooth_noise(rng, shape, sigma / pixel)
@@ -262,7 +262,7 @@ def _roughness(rng, shape, pixel):
     )
 
 
-def _artefacts(rng, shape, pixel, etching):
+def _artefacts(rng: np.random.Generator, shape: tuple[int, int], pixel: float, etching: Etching) -> np.ndarray:
     """Grey (h, w) added by residues (bright particles) and by stains (faint ellipses of dried etchant)."""
     layer = np.zeros(shape, np.float32)
     area = shape[0] * shape[1] * pixel**2 / 1e9
@@ -280,7 +280,7 @@ def _artefacts(rng, shape, pixel, etching):
     return layer
 
 
-def _scratched(rng, grey):
+def _scratched(rng: np.random.Generator, grey: np.ndarray) -> np.ndarray:
     """`grey` with one polishing scratch across the field."""
     height, width = grey.shape
     start, angle = rng.random(2) * (width, height), rng.uniform(0, np.pi)
@@ -291,11 +291,11 @@ def _scratched(rng, grey):
     return grey + rng.uniform(-0.25, 0.12) * line
 
 
-def _quantise(grey):
+def _quantise(grey: np.ndarray) -> np.ndarray:
     return np.clip(np.round(grey * 255), 0, 255).astype(np.uint8)
 
 
-def write_domains(out, size, seed, workers):
+def write_domains(out: Path | str, size: str, seed: int, workers: int) -> None:
     """Draw all domains of a `size` into the folder `out` with `workers` processes; write its domains.toml.
 
     InputError if `out` has a domains.toml already: nothing is overwritten.
@@ -313,7 +313,7 @@ def write_domains(out, size, seed, workers):
     write_file(out / "domains.toml", _domains_toml(plan))
 
 
-def _write(job, out, seed, size):
+def _write(job: tuple[str, int], out: Path, seed: int, size: str) -> None:
     domain, index = job
     image, mask = draw(domain, index, seed, size)
     stem = f"{domain}_{index:03d}"
@@ -323,7 +323,7 @@ def _write(job, out, seed, size):
         write_image(out / domain / "masks" / f"{stem}.png", mask)
 
 
-def _domains_toml(plan):
+def _domains_toml(plan: Size) -> str:
     text = f'[options]\nreference = "source"\nscale = 0.5\ntile = {plan.tile}\noverlap = {plan.overlap}\n'
     for domain, (training, test) in plan.images.items():
         light = DOMAINS[domain].light
@@ -336,7 +336,7 @@ def _domains_toml(plan):
 
 
 @exits_cleanly
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="new folder for the domains")
     parser.add_argument("--size", choices=SIZES, default="demo", help="demo is quick, study as the paper's")

@@ -4,6 +4,7 @@ Every feature is a signed depth or a distance, so that an etchant can widen or f
 and 2.2). `data.synthetic` etches and images it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -32,7 +33,7 @@ class Microstructure:
     lath: np.ndarray  # the same, lath by lath, zero in ferrite
 
 
-def smooth_noise(rng, shape, sigma):
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> np.ndarray:
     """Gaussian random field (h, w) float32 of unit variance and correlation length `sigma` pixels."""
     step = max(1, int(sigma / 2))
     small = rng.standard_normal((shape[0] // step + 4, shape[1] // step + 4), dtype=np.float32)
@@ -45,7 +46,7 @@ def smooth_noise(rng, shape, sigma):
     return large[step : step + shape[0], step : step + shape[1]]
 
 
-def scattered(rng, extent, spacing):
+def scattered(rng: np.random.Generator, extent: tuple[float, float], spacing: float) -> np.ndarray:
     """Points (n, 2) x, y in nm over `extent` (height, width) and a margin, none closer than 0.6 `spacing`."""
     margin = 1.5 * spacing
     sides = np.array([extent[1], extent[0]]) + 2 * margin
@@ -57,7 +58,9 @@ def scattered(rng, extent, spacing):
     return points
 
 
-def nearest_cells(x, y, step, centres, metrics, chosen):
+def nearest_cells(
+    x: np.ndarray, y: np.ndarray, step: float, centres: np.ndarray, metrics: np.ndarray, chosen: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distances (h, w) to the nearest and second-nearest of the `chosen` cells, and the index of the nearest.
 
     x, y (h, w) nm are the warped coordinates of a grid of `step` nm; metrics (n, 2, 2) stretch the cells.
@@ -82,7 +85,7 @@ def nearest_cells(x, y, step, centres, metrics, chosen):
     return first, second, label
 
 
-def microstructure(rng, shape, pixel, fraction):
+def microstructure(rng: np.random.Generator, shape: tuple[int, int], pixel: float, fraction: float) -> Microstructure:
     """Draw a Microstructure of `shape` (h, w) at `pixel` nm whose bainite covers about `fraction` of it."""
     extent = (shape[0] * pixel, shape[1] * pixel)
     half = (shape[0] // 2 + 1, shape[1] // 2 + 1)  # cells on every second pixel: four times faster
@@ -112,7 +115,7 @@ def microstructure(rng, shape, pixel, fraction):
     to_packet, next_packet, packet = nearest_cells(x, y, 2 * pixel, centres, metrics, order[:count])
     to_grain, next_grain, grain = nearest_cells(x, y, 2 * pixel, centres, metrics, order[count:])
 
-    def full(array, how=cv2.INTER_LINEAR):
+    def full(array: np.ndarray, how: int = cv2.INTER_LINEAR) -> np.ndarray:
         size = (2 * half[1], 2 * half[0])
         return cv2.resize(array, size, interpolation=how)[: shape[0], : shape[1]]
 
@@ -145,12 +148,12 @@ def microstructure(rng, shape, pixel, fraction):
     )
 
 
-def _distance_inside(region):
+def _distance_inside(region: np.ndarray) -> np.ndarray:
     """Distance in pixels (at most REACH) from inside a bool region to its outside; 0 outside."""
     return np.minimum(cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5), REACH)
 
 
-def _without_specks(region, pixel):
+def _without_specks(region: np.ndarray, pixel: float) -> np.ndarray:
     """`region` without its islands and holes under 0.5 um2, which no annotator would draw."""
     for value in (True, False):
         part = (region == value).astype(np.uint8)
@@ -161,14 +164,21 @@ def _without_specks(region, pixel):
     return region
 
 
-def _metrics(angle, elongation, scale):
+def _metrics(angle: np.ndarray, elongation: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Matrices (n, 2, 2) that shorten distance along `angle` and lengthen it across."""
     c, s = np.cos(angle), np.sin(angle)
     along, across = scale / np.sqrt(elongation), scale * np.sqrt(elongation)
     return np.stack([np.stack([along * c, along * s], 1), np.stack([-across * s, across * c], 1)], 1)
 
 
-def _laths(rng, shape, pixel, centres, angle, packet):
+def _laths(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    pixel: float,
+    centres: np.ndarray,
+    angle: np.ndarray,
+    packet: np.ndarray,
+) -> dict[str, np.ndarray]:
     """Lath pattern (h, w), continued beyond the packets: film, wall (depths, nm), teeth, tint (-1..1)."""
     used, local = np.unique(packet, return_inverse=True)
     local = local.reshape(shape).astype(np.int32)
@@ -195,18 +205,18 @@ def _laths(rng, shape, pixel, centres, angle, packet):
     offset = v - middle.ravel()[film]
     lath = np.minimum(film + (offset > 0), len(used) * LATHS - 1)
 
-    def along(table, row, where):
+    def along(table: np.ndarray, row: np.ndarray, where: np.ndarray) -> np.ndarray:
         position = np.clip((where + REACH) / ALONG_STEP, 0, table.shape[1] - 1)
         return cv2.remap(table, position, row.astype(np.float32), cv2.INTER_LINEAR)
 
     count = len(used) * LATHS
     samples = (count, int(2 * REACH / ALONG_STEP))
 
-    def varying(length):  # unit variance, correlated over `length` samples along each lath
+    def varying(length: float) -> np.ndarray:  # unit variance, correlated over `length` samples along each lath
         table = cv2.GaussianBlur(rng.standard_normal(samples, dtype=np.float32), (0, 1), length, sigmaY=1e-3)
         return table * np.float32(np.sqrt(2 * np.sqrt(np.pi) * length))
 
-    def per_packet(low, high):
+    def per_packet(low: float, high: float) -> np.ndarray:
         return np.repeat(rng.uniform(low, high, len(used)), LATHS)[:, None].astype(np.float32)
 
     # Films run from continuous to strings of short particles, packet by packet; each swells and thins out.
@@ -225,7 +235,15 @@ def _laths(rng, shape, pixel, centres, angle, packet):
     }
 
 
-def _islands(rng, shape, pixel, bainite, boundary, cell, cells):
+def _islands(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    pixel: float,
+    bainite: np.ndarray,
+    boundary: np.ndarray,
+    cell: np.ndarray,
+    cells: int,
+) -> np.ndarray:
     """Depth (nm) inside second-phase islands: irregular blobs of two sizes that prefer boundaries."""
     # Each grain has its own density of islands, from almost clean to granular.
     threshold = rng.uniform(1.1, 2.5, cells).astype(np.float32)[cell]

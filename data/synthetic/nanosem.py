@@ -27,6 +27,7 @@ from common.seeds import generator
 from data.synthetic.microstructure import smooth_noise
 from data.synthetic.nanosem_subjects import SUBJECTS
 
+Colour = tuple[int, int, int]  # RGB
 TRUTH = ("file", "class", "height", "width", "bar_row", "marks")
 _FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "light grey": (215, 215, 215), "green": (0, 255, 0),
@@ -43,7 +44,7 @@ class Picture(NamedTuple):
     marks: int
 
 
-def draw(index, seed=0, height=768):
+def draw(index: int, seed: int = 0, height: int = 768) -> Picture:
     """Draw picture `index`, `height` px high and 4:3; the classes take turns. Returns a Picture."""
     rng = generator(seed, "drawn NanoSEM", index, height)
     shape = (height, height * 4 // 3)
@@ -60,7 +61,7 @@ def draw(index, seed=0, height=768):
     return Picture(canvas[..., 0] if grey_only and rng.random() < 0.7 else canvas, subject, bar_row, marks)
 
 
-def _imaged(rng, signal):
+def _imaged(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
     """What the microscope makes of a signal: point spread, gain, shading, shot noise, scan lines; uint8 (h, w)."""
     shape = signal.shape
     # The point spread in pixels does not shrink with the picture: a microscope's pixels are chosen to match it.
@@ -76,7 +77,7 @@ def _imaged(rng, signal):
     return np.clip(np.round(signal * 255), 0, 255).astype(np.uint8)
 
 
-def _charged(rng, signal):
+def _charged(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
     """Streaks of a charged sample: single scan lines too bright, fading to the right; no point spread blurs them."""
     height, width = signal.shape
     for _ in range(rng.integers(5, 60)):
@@ -86,7 +87,7 @@ def _charged(rng, signal):
     return signal
 
 
-def _information_bar(rng, shape):
+def _information_bar(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """An information bar of one of several makes, RGB uint8 (h, w, 3): flat ground, text, scale bar, often a frame."""
     height, width = shape
     makes = [(0, 255), (255, 0), (rng.integers(40, 110), 255), (rng.integers(130, 220), 0)]
@@ -125,7 +126,7 @@ def _information_bar(rng, shape):
     return bar
 
 
-def _measured(rng, picture, marks):
+def _measured(rng: np.random.Generator, picture: np.ndarray, marks: int) -> np.ndarray:
     """The picture (h, w, 3) with `marks` measurements burned in, all in the one or two colours of a session."""
     names = list(_COLOURS)
     brightness = picture.mean()
@@ -144,7 +145,9 @@ def _measured(rng, picture, marks):
     return picture
 
 
-def _mark(rng, picture, kind, colour, thickness, smooth, unit):
+def _mark(
+    rng: np.random.Generator, picture: np.ndarray, kind: str, colour: Colour, thickness: int, smooth: int, unit: float
+) -> np.ndarray:
     height, width = picture.shape[:2]
     size = max(9, int(rng.uniform(16, 30) * unit))
     start = np.array([rng.uniform(0.05, 0.8) * width, rng.uniform(0.08, 0.85) * height])
@@ -173,7 +176,15 @@ def _mark(rng, picture, kind, colour, thickness, smooth, unit):
     return picture
 
 
-def _write(rng, picture, corner, text, size, colour, ground=None):
+def _write(
+    rng: np.random.Generator,
+    picture: np.ndarray,
+    corner: tuple[int, int],
+    text: str,
+    size: int,
+    colour: Colour,
+    ground: Colour | None = None,
+) -> np.ndarray:
     """Text with its upper left corner at `corner` (x, y), on an opaque `ground` if one is given."""
     if rng.random() < 0.4:  # OpenCV's strokes, as in many programs for measurements
         weight = max(1, round(size / 16))
@@ -197,7 +208,7 @@ def _write(rng, picture, corner, text, size, colour, ground=None):
     return np.array(image)
 
 
-def write_pictures(out, images, height, seed, workers):
+def write_pictures(out: Path | str, images: int, height: int, seed: int, workers: int) -> None:
     """Draw `images` pictures into class folders under `out` with `workers` processes, then truth.csv.
 
     InputError if `out` has a truth.csv already: nothing is overwritten.
@@ -211,7 +222,7 @@ def write_pictures(out, images, height, seed, workers):
     write_csv(out / "truth.csv", list(in_processes(write, range(images), workers, "drawing")), TRUTH)
 
 
-def _save(index, out, seed, height):
+def _save(index: int, out: Path, seed: int, height: int) -> dict:
     picture = draw(index, seed, height)
     rng = generator(seed, "drawn NanoSEM file", index)
     jpeg = rng.random() < 0.7  # the published pictures are JPEG files, a laboratory's own are TIFF
@@ -223,7 +234,7 @@ def _save(index, out, seed, height):
 
 
 @exits_cleanly
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, help="new folder for the class folders")
     parser.add_argument("--images", type=positive, default=500, help="number of pictures, divided among ten classes")

@@ -14,7 +14,7 @@ from data.synthetic.microstructure import smooth_noise
 _FRACTION_BITS = 4  # OpenCV draws at a sixteenth of a pixel
 
 
-def biological(rng, shape):
+def biological(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Cells and diatoms: a few large rounded bodies with pores, on a wrinkled ground."""
     unit = shape[0] / 768
     picture = 0.25 + 0.05 * smooth_noise(rng, shape, 18 * unit) + 0.04 * smooth_noise(rng, shape, 4 * unit)
@@ -34,7 +34,7 @@ def biological(rng, shape):
     return picture
 
 
-def fibres(rng, shape):
+def fibres(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Thick bent fibres that cross."""
     unit = shape[0] / 768
     picture = np.full(shape, rng.uniform(0.06, 0.16), np.float32)
@@ -47,7 +47,7 @@ def fibres(rng, shape):
     return picture + 0.03 * smooth_noise(rng, shape, 3 * unit)
 
 
-def films(rng, shape):
+def films(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Coated surfaces: a granular film with cracks, or its cross-section of layers over a flat dark substrate."""
     unit = shape[0] / 768
     grains = _cells(rng, shape, rng.uniform(9, 20) * unit)
@@ -67,7 +67,7 @@ def films(rng, shape):
     return picture
 
 
-def mems(rng, shape):
+def mems(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Electrodes: interdigitated fingers, pads and beams with straight bright edges."""
     unit = shape[0] / 768
     picture = np.full(shape, rng.uniform(0.18, 0.35), np.float32) + 0.02 * smooth_noise(rng, shape, 40 * unit)
@@ -91,7 +91,7 @@ def mems(rng, shape):
     return picture + 0.02 * smooth_noise(rng, shape, 2 * unit)
 
 
-def nanowires(rng, shape):
+def nanowires(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Many thin straight wires, bright to saturated."""
     unit = shape[0] / 768
     picture = np.full(shape, rng.uniform(0.08, 0.25), np.float32)
@@ -105,7 +105,7 @@ def nanowires(rng, shape):
     return picture
 
 
-def particles(rng, shape):
+def particles(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Separate spheres on a dark ground, bright at the rim, some saturated."""
     unit = shape[0] / 768
     picture = np.full(shape, rng.uniform(0.05, 0.2), np.float32)
@@ -119,7 +119,7 @@ def particles(rng, shape):
     return picture + 0.02 * smooth_noise(rng, shape, 5 * unit)
 
 
-def porous(rng, shape):
+def porous(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Sponge: a network of bright walls around dark pores of two sizes."""
     unit = shape[0] / 768
     field = smooth_noise(rng, shape, rng.uniform(9, 16) * unit)
@@ -128,7 +128,7 @@ def porous(rng, shape):
     return 0.08 + 0.62 * walls * (0.75 + 0.25 * fine) + 0.06 * smooth_noise(rng, shape, 40 * unit)
 
 
-def patterned(rng, shape):
+def patterned(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """A lithographic pattern: a regular grid of lines, squares or holes, turned by any angle or by none."""
     unit = shape[0] / 768
     angle = rng.choice([0.0, rng.uniform(0, np.pi / 2)])
@@ -144,7 +144,7 @@ def patterned(rng, shape):
     return picture + 0.03 * smooth_noise(rng, shape, 50 * unit)
 
 
-def powder(rng, shape):
+def powder(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Densely packed angular grains, each facet of its own grey, shaded and rough."""
     unit = shape[0] / 768
     coarse = _cells(rng, shape, rng.uniform(35, 70) * unit)
@@ -152,7 +152,7 @@ def powder(rng, shape):
     return 0.5 + 0.38 * coarse + 0.16 * fine + 0.05 * smooth_noise(rng, shape, 2.5 * unit)
 
 
-def tips(rng, shape):
+def tips(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """One sharp tip before an empty background that may be black to the last row."""
     unit = shape[0] / 768
     height, width = shape
@@ -168,7 +168,7 @@ def tips(rng, shape):
     return np.where((along > 0) & (offset < 1), body, picture)
 
 
-def _bent_path(rng, shape, bend):
+def _bent_path(rng: np.random.Generator, shape: tuple[int, int], bend: float) -> np.ndarray:
     """Points (n, 2) x, y of a line across the picture whose direction wanders."""
     heading, points = rng.uniform(0, 2 * np.pi), []
     position = rng.random(2) * shape[::-1] - shape[0] * np.array([np.cos(heading), np.sin(heading)])
@@ -180,17 +180,17 @@ def _bent_path(rng, shape, bend):
     return np.array(points)
 
 
-def _polyline(picture, path, grey, width):
+def _polyline(picture: np.ndarray, path: np.ndarray, grey: float, width: int) -> None:
     points = np.round(path * 2**_FRACTION_BITS).astype(np.int32)[:, None]
     cv2.polylines(picture, [points], False, grey, width, cv2.LINE_8, _FRACTION_BITS)
 
 
-def _disc(picture, centre, radius, grey):
+def _disc(picture: np.ndarray, centre: np.ndarray, radius: float, grey: float) -> None:
     x, y, r = (round(value * 2**_FRACTION_BITS) for value in (*centre, radius))
     cv2.circle(picture, (x, y), max(r, 1), grey, -1, cv2.LINE_8, _FRACTION_BITS)
 
 
-def _cells(rng, shape, spacing):
+def _cells(rng: np.random.Generator, shape: tuple[int, int], spacing: float) -> np.ndarray:
     """Grains (h, w), about -1 ... 1: every point takes the shade of its nearest seed, darker towards the boundary."""
     spacing = max(spacing, 2.0)
     seeds = np.ones(shape, np.uint8)
