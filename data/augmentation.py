@@ -9,7 +9,6 @@ import albumentations as A
 import cv2
 import numpy as np
 
-POLICIES = ("none", "basic", "extended")
 _MIRROR = cv2.BORDER_REFLECT_101
 
 
@@ -76,6 +75,10 @@ def _extended() -> list:
     ]
 
 
+_TRANSFORMS = {"none": list, "basic": _basic, "extended": _extended}
+POLICIES = tuple(_TRANSFORMS)
+
+
 class Augmentation:
     """Callable policy: (image uint8 (h, w), mask uint8 (h, w) or None, rng) -> the same, transformed together.
 
@@ -86,7 +89,7 @@ class Augmentation:
         """`policy`: one of POLICIES. ValueError otherwise."""
         if policy not in POLICIES:
             raise ValueError(f"augmentation {policy!r} is none of {', '.join(POLICIES)}")
-        transforms = {"none": list, "basic": _basic, "extended": _extended}[policy]()
+        transforms = _TRANSFORMS[policy]()
         self._compose = A.Compose(transforms) if transforms else None
 
     def __call__(

@@ -6,6 +6,9 @@
 Both runs are scored on the domain before, by evaluate.py: its score.json and predictions/ are read here.
 """
 
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.before_after")
+
 import argparse
 import io
 from pathlib import Path
