@@ -28,7 +28,7 @@ EVERY = 500  # steps between checkpoints, the default of --checkpoint-every
 
 
 def full_size_state() -> dict:
-    """What a checkpoint of experiment T3.2 holds after an update."""
+    """State that a checkpoint of experiment T3.2 holds after an update."""
     model = models.domain_batch_norm(models.build("deeplabv2_resnet101"))
     discriminators = models.Discriminators(model.levels)
     optimizers = []

@@ -1,4 +1,4 @@
-"""What the benchmarks share: stores to run on, a training script's own loop under a clock, tables and JSON."""
+"""Parts of all benchmarks: stores to run on, a training script's own loop under a clock, tables and JSON."""
 
 import itertools
 import json

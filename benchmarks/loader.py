@@ -37,7 +37,7 @@ PLAIN_ELASTIC = A.ElasticTransform(alpha=600, sigma=20, border_mode=cv2.BORDER_R
 
 
 class PlainTiles:
-    """What is common: the store opened, the tile as RGB, one Compose of albumentations."""
+    """Base of the plain tiles: the store opened, the tile as RGB, one Compose of albumentations."""
 
     def __init__(self, store: Store, policy: str):
         self.store = store

@@ -1,4 +1,4 @@
-"""Whether mixed precision trains as fp32 does: curves of several seeds in both, and the difference beside the noise.
+"""Mixed precision against fp32: curves of several seeds in both, and the difference beside the noise.
 
     make demo && python -m benchmarks.precision --jobs 2 --picture docs/images/precision.png
 

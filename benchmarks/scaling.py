@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def one_process(options: argparse.Namespace, processes: distributed.Processes) -> None:
-    """What torchrun starts: blocks with and without the exchange of gradients, by turns."""
+    """Process that torchrun starts: blocks with and without the exchange of gradients, by turns."""
     world, folder = processes.world, Path(options.folder)
     arguments = [
         "--target", "t3", "--data", folder / "stores", "--run-dir", folder / f"run{world}", "--model", options.model,

@@ -1,1 +1,1 @@
-"""What every folder of the project stands on: errors, files, arguments, seeds."""
+"""Foundation of all folders: errors, files, arguments, seeds, work in parallel."""

@@ -1,4 +1,4 @@
-"""Types for argparse: numbers within bounds; another is refused with its value and what would be right."""
+"""Types for argparse: numbers within bounds. Another is refused with its value and what would be right."""
 
 import argparse
 import math

@@ -26,7 +26,7 @@ def make_folder(path: Path) -> Path:
 
 
 def require_file_name(name: object, where: str) -> None:
-    """InputError unless `name`, read from a file, is a plain name: nothing that a file says leads out of a folder.
+    """Require that `name`, read from a file, is a plain name, which leads out of no folder. InputError otherwise.
 
     `where` says whose name it is, and in which file.
     """
@@ -57,6 +57,6 @@ def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
 
 
 def report(error: InputError) -> int:
-    """Print the message on stderr; the exit status for it."""
+    """Print the message on stderr. Returns the exit status for it."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return 2

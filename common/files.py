@@ -66,7 +66,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def write_csv(path: Path | str, rows: list[dict], columns: Iterable[str] | None = None) -> None:
-    """Dicts as CSV, by default in the columns of the first; None and undefined numbers are empty cells."""
+    """Write dicts as CSV, by default in the columns of the first. None and undefined numbers are empty cells."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns or (rows[0] if rows else []))
     writer.writeheader()
@@ -76,13 +76,13 @@ def write_csv(path: Path | str, rows: list[dict], columns: Iterable[str] | None 
 
 
 def write_image(path: Path | str, picture: np.ndarray, jpeg_quality: int = 95) -> None:
-    """uint8 (h, w) grey or (h, w, 3) RGB, in the format of the file's ending."""
+    """Write uint8 (h, w) grey or (h, w, 3) RGB in the format of the file's ending."""
     colours = picture if picture.ndim == 2 else picture[..., ::-1]
     write_file(path, cv2.imencode(Path(path).suffix, colours, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1].tobytes())
 
 
 def write_figure(path: Path | str | io.BytesIO, figure: "Figure", dpi: int = 120) -> None:
-    """A matplotlib figure as PNG, into a file or, in memory, an io.BytesIO."""
+    """Write a matplotlib figure as PNG, into a file or, in memory, an io.BytesIO."""
     content = path if isinstance(path, io.BytesIO) else io.BytesIO()
     figure.savefig(content, dpi=dpi)
     if content is not path:
@@ -90,7 +90,7 @@ def write_figure(path: Path | str | io.BytesIO, figure: "Figure", dpi: int = 120
 
 
 def write_array(path: Path | str, array: np.ndarray) -> None:
-    """A NumPy array as .npy."""
+    """Write a NumPy array as .npy."""
     content = io.BytesIO()
     np.save(content, array)
     write_file(path, content.getvalue())

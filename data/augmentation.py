@@ -16,8 +16,8 @@ class Elastic(A.DualTransform):
     """Elastic transformation (Simard et al., 2003) by a Gaussian random field, from a grid as coarse as it is smooth.
 
     `std` is the standard deviation of the displacement along each axis and `sigma` that of the field's Gaussian kernel,
-    both in px, the same over the whole tile. The field varies over several times `sigma`, so that drawing and smoothing
-    it at a fifth of the resolution, and enlarging it, takes a tenth of the time and changes it by hundredths of a px.
+    both in px, the same over the whole tile. The field varies over several times `sigma`. So it is drawn and smoothed
+    at a fifth of the resolution, then enlarged: a tenth of the time, and hundredths of a px of difference.
     albumentations' own field is scaled by its largest draw and repeats single draws along the border, where it moves
     pixels ten times as far as inside (docs/performance.md).
     """
@@ -32,7 +32,7 @@ class Elastic(A.DualTransform):
         return {"field": self.draw(params["shape"][:2])}
 
     def draw(self, shape: tuple[int, int]) -> np.ndarray:
-        """Where each pixel of (h, w) comes from: float32 (h, w, 2), columns and rows in px."""
+        """Draw the place that each pixel of (h, w) comes from: float32 (h, w, 2), columns and rows in px."""
         height, width = shape
         spacing, margin = self.sigma / self._CELLS, 3 * self._CELLS
         # From outside the tile too, or the field would be weaker at its border.
@@ -86,7 +86,7 @@ class Augmentation:
     """
 
     def __init__(self, policy: str):
-        """`policy`: one of POLICIES. ValueError otherwise."""
+        """Build a policy of POLICIES. ValueError for another name."""
         if policy not in POLICIES:
             raise ValueError(f"augmentation {policy!r} is none of {', '.join(POLICIES)}")
         transforms = _TRANSFORMS[policy]()

@@ -24,7 +24,7 @@ _DOMAIN = {
 
 @dataclass(frozen=True)
 class Options:
-    """How tile stores are cut: px at working scale, except field_of_view (width, height) in reference px."""
+    """Options of cutting tile stores: px at working scale, except field_of_view (width, height) in reference px."""
 
     reference: str
     reference_pixel_size_nm: float
@@ -101,6 +101,7 @@ class _Table:
                 raise self.error(key, entries[key], f"unknown key; known are {', '.join(sorted(known))}")
 
     def error(self, key: str, value: object, remedy: str) -> InputError:
+        """Make the error about a key's value, with file, place, value and remedy."""
         place = _cut(".".join(part for part in (self.where, key) if part))
         shown = "" if isinstance(value, dict) else f" = {_shown(value)}"
         return InputError(f"{self.path}: {place}{shown}: {remedy}")
@@ -113,6 +114,7 @@ class _Table:
         default: T | None = None,
         valid: Callable[[T], bool] = lambda value: True,
     ) -> T:
+        """Take the value of a key. InputError, with `remedy`, where it is missing without a default or is not valid."""
         if key not in self.entries:
             if default is None:
                 raise InputError(f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}")
@@ -126,6 +128,7 @@ class _Table:
         return value
 
     def folder(self, key: str) -> Path:
+        """Take the folder that a key names, relative to the file. InputError where there is none."""
         value = self.take(key, str, "a folder relative to this file")
         folder = self.path.parent / value
         try:

@@ -1,4 +1,4 @@
-"""Micrograph and mask files to arrays at the working scale, and arrays to tiles and back (paper 2.2)."""
+"""Micrograph and mask files to arrays at the working scale, and arrays to tiles (paper Section 2.2)."""
 
 import logging
 import re
@@ -53,7 +53,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def read_picture(path: Path | str) -> np.ndarray:
-    """As `read_image`, but colour stays: uint8 (h, w), or RGB (h, w, 3) where the file has colour channels."""
+    """Read one picture as `read_image` does, in colour: uint8 (h, w), or RGB (h, w, 3) of colour channels."""
     return _to_uint8(_read_pixels(path), depths=(8, 12, 16))
 
 
@@ -105,7 +105,7 @@ def crop_information_bar(pixels: np.ndarray, information_bar: int) -> np.ndarray
 
 
 def prepare_micrograph(grey: np.ndarray, factor: float, invert: bool = False, information_bar: int = 0) -> np.ndarray:
-    """Native grey uint8 (h, w) to the working scale: bar cropped, polarity, one resize by `factor`.
+    """Bring native grey uint8 (h, w) to the working scale: bar cropped, polarity, one resize by `factor`.
 
     factor is pixel_size / reference_pixel_size * scale. Raises InputError if nothing usable is left.
     """
@@ -118,7 +118,7 @@ def prepare_micrograph(grey: np.ndarray, factor: float, invert: bool = False, in
 
 
 def prepare_mask(mask: np.ndarray, factor: float) -> np.ndarray:
-    """Native mask uint8 (h, w) of 0 and 1 (bar cropped) to the working scale: 1 from half coverage."""
+    """Bring a native mask uint8 (h, w) of 0 and 1 (bar cropped) to the working scale: 1 from half coverage."""
     return (_resize(mask.astype(np.float32), factor, cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
 
 
@@ -128,7 +128,7 @@ def mirror_pad(array: np.ndarray, top: int, bottom: int, left: int, right: int) 
 
 
 def tile_positions(shape: tuple[int, int], tile: int) -> np.ndarray:
-    """int64 (n, 2): row and column of the tile centres' upper left corners that cover (h, w) = shape."""
+    """Rows and columns, int64 (n, 2), of the upper left corners of the tile centres that cover (h, w) = shape."""
     rows, columns = (np.arange(0, side, tile) for side in shape)
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
@@ -287,7 +287,7 @@ def _to_uint8(pixels: np.ndarray, depths: tuple[int, ...]) -> np.ndarray:
 
 
 def _in_bands(convert: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """`convert` of all rows, some at a time: what it needs in between stays small, whatever the image's size."""
+    """Convert all rows, some at a time: the memory in between stays small, whatever the image's size."""
     rows = max(1, _BAND // pixels[0].nbytes)
     return np.concatenate([convert(pixels[row : row + rows]) for row in range(0, len(pixels), rows)])
 

@@ -1,7 +1,9 @@
-"""Micrographs to tile stores (paper Section 2.2):
+"""Micrographs to tile stores (paper Section 2.2).
 
-python -m data.prepare domains.toml --out stores
-python -m data.prepare domains.toml --out stores --domain source --domain t3 --force
+    python -m data.prepare domains.toml --out stores
+    python -m data.prepare domains.toml --out stores --domain source --domain t3 --force
+
+makes a store of each domain of a domains.toml (docs/data_format.md).
 """
 
 if not __package__:
@@ -86,7 +88,7 @@ def prepare_domain(
 
 
 def read_native(native: NativeMicrograph, domain: Domain, factor: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """One native micrograph and its mask (None without), both uint8 (h, w) at working scale."""
+    """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale."""
     grey = read_image(native.image)
     try:
         image = prepare_micrograph(grey, factor, domain.invert, domain.information_bar)
@@ -160,7 +162,7 @@ def _provenance(native: NativeMicrograph, root: Path) -> dict:
 
 
 def _differences(path: Path, parameters: dict, provenance: list[dict]) -> list[str]:
-    """What the existing store was prepared with otherwise than asked for now."""
+    """List what an existing store was prepared with otherwise than asked for now."""
     try:
         metadata = Store(path).metadata
     except InputError:

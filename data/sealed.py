@@ -24,7 +24,7 @@ _RESERVE = 1 << 20  # bytes for HDF5's own structures
 
 
 class Kind(NamedTuple):
-    """What a sealed file is called in messages, the schema that this code reads, and the module that makes it."""
+    """Kind of sealed file: its name in messages, the schema that this code reads, the module that makes it."""
 
     name: str
     schema: int | str
@@ -43,7 +43,7 @@ class SealedReader:
         check_seal(self.path, kind)
 
     def _read(self, name: str, index: int | tuple = ()) -> np.ndarray:
-        """A dataset of the file, or a part of it. InputError where it is damaged."""
+        """Read a dataset of the file, or a part of it. InputError where it is damaged."""
         try:
             return self._file()[name][index]
         except (OSError, KeyError, RuntimeError) as error:
@@ -69,7 +69,7 @@ class SealedReader:
 
 
 class SealedWriter:
-    """Writes a file under a temporary name, which `_seal` renames; any failure before removes it.
+    """Writer of a file under a temporary name, which `_seal` renames; any failure before removes it.
 
     Use as a context manager. Space is reserved before HDF5 writes, because the library crashes when it closes a file
     on a full disk.
@@ -114,7 +114,7 @@ class SealedWriter:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """An OSError (disk full, no permission) removes the file and becomes an InputError."""
+        """Turn an OSError (disk full, no permission) into an InputError, and remove the file."""
         try:
             yield
         except OSError as error:
@@ -153,7 +153,7 @@ def check_seal(path: Path, kind: Kind) -> None:
 
 
 def seal_is_intact(path: Path | str) -> bool:
-    """Whether every byte of a sealed file, of any kind, is as it was written."""
+    """Compare every byte of a sealed file, of any kind, with its digest."""
     with open(path, "rb") as file:
         block = file.read(_USER_BLOCK)
         return block == _block_of(file, json.loads(block)["schema"])

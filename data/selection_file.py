@@ -21,8 +21,10 @@ _REMEDY = "Make it with python -m evaluation.selection"
 
 @dataclass(frozen=True)
 class Selection:
-    """`name` is the file's stem, `tiles` int64 (n,) ascending indices of training tiles, `micrographs` names of test
-    micrographs (may be empty), `digest` the SHA-256 of the file."""
+    """Content of a selection file: `name` is its stem, `digest` its SHA-256.
+
+    `tiles` int64 (n,) are ascending indices of training tiles, `micrographs` names of test micrographs (may be empty).
+    """
 
     name: str
     tiles: np.ndarray
@@ -33,9 +35,9 @@ class Selection:
 def read_selection(path: Path | str, store: Store, fold: int | None = None) -> Selection:
     """Read the selection file of a store's domain.
 
-    InputError: no such file, a damaged one, one of another domain or of another version of the store, without a tile,
-    with a tile that does not exist or belongs to a micrograph of the test set or of fold `fold`, or with a micrograph
-    outside the test set.
+    InputError: no such file, a damaged one, or one of another domain or another version of the store. So is one that
+    names no tile, a tile that does not exist or is of the test set or of fold `fold`, or a micrograph outside the test
+    set.
     """
     path = Path(path)
     try:
@@ -71,8 +73,10 @@ def read_selection(path: Path | str, store: Store, fold: int | None = None) -> S
 def write_selection(
     path: Path | str, store: Store, fractions: dict[int, float], micrographs: list[str], made_by: dict
 ) -> None:
-    """Write a selection file in one piece: of the tiles that are the keys of `fractions`, tile -> phase fraction of its
-    pseudo-label. `made_by` tells how, as JSON. InputError when it cannot be written."""
+    """Write a selection file in one piece. InputError when it cannot be written.
+
+    `fractions`: selected tile -> phase fraction of its pseudo-label; `made_by` tells how it was made, as JSON.
+    """
     path = Path(path)
     make_folder(path.parent)
     tiles = sorted(int(tile) for tile in fractions)

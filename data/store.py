@@ -116,11 +116,11 @@ class Store(SealedReader):
         return self._read(f"micrographs/{micrograph}/mask")
 
     def select(self, tiles: np.ndarray) -> None:
-        """From now on only these of the training tiles count, as a selection file names them (data.selection_file)."""
+        """Restrict the training tiles to these from now on, as a selection file names them (data.selection_file)."""
         self._selected = tiles
 
     def training_tiles(self, fold: int | None, labelled: bool) -> np.ndarray:
-        """int64 (n,): tiles outside the test set and fold `fold`, only annotated ones if `labelled`.
+        """Tiles outside the test set and fold `fold`, int64 (n,), only annotated ones if `labelled`.
 
         Of a transductive store all tiles; after `select`, those of them that are selected.
         """
@@ -164,7 +164,7 @@ class Store(SealedReader):
 
 
 class StoreWriter(SealedWriter):
-    """Writes a store under a temporary name and renames it when `finish` was called; any failure removes it.
+    """Writer of a store under a temporary name, which is renamed when `finish` was called; any failure removes it.
 
     Use as a context manager. An OSError on the way (disk full, no permission) becomes an InputError.
     """

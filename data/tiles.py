@@ -158,7 +158,7 @@ def _ahead(loader: DataLoader, device: torch.device) -> Iterator[list[torch.Tens
 
 
 def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
-    """What the global batch of a step is made of: names, sorted."""
+    """List the names of what the global batch of a step is made of, sorted."""
     (batch,) = BatchStream(len(dataset), batch_size, step, step + 1, dataset.seed, dataset.store.domain)
     return sorted({dataset.name(index) for _, index in batch})
 

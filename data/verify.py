@@ -69,7 +69,7 @@ def open_intact(path: Path) -> Store:
 
 
 def check_store(store: Store) -> list[str]:
-    """Everything that is wrong inside one store: tiles, masks, digests, the split by native micrograph."""
+    """List everything that is wrong inside one store: tiles, masks, digests, the split by native micrograph."""
     problems = _check_tiles(store)
     split = defaultdict(set)
     for micrograph in store.micrographs:
@@ -86,7 +86,7 @@ def check_store(store: Store) -> list[str]:
 
 
 def oddities(store: Store) -> list[str]:
-    """What may be meant and mostly is not: micrographs of one grey level, annotations without foreground."""
+    """List what is allowed and rarely meant: micrographs of one grey level, annotations without foreground."""
     found = []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
@@ -128,7 +128,7 @@ def _check_tiles(store: Store) -> list[str]:
 
 
 def check_together(stores: list[Store]) -> tuple[list[str], list[str]]:
-    """Problems and warnings among stores that are used together: preparation, images in several of them."""
+    """List problems and warnings among stores that are used together: preparation, images in several of them."""
     problems, warnings = [], []
     for store in stores[1:]:
         if store.preparation != stores[0].preparation:
@@ -152,7 +152,7 @@ def check_together(stores: list[Store]) -> tuple[list[str], list[str]]:
 
 
 def fingerprint(store: Store) -> str:
-    """A few lines on a domain: counts, grey levels (0..255), phase fractions of annotated tile centres."""
+    """Describe a domain in a few lines: counts, grey levels (0..255), phase fractions of annotated tile centres."""
     grey = np.zeros(256, np.int64)
     for micrograph in store.micrographs:
         grey += np.bincount(store.image(micrograph.index).ravel(), minlength=256)
@@ -192,7 +192,7 @@ def _phase_fractions(store: Store, of_test: bool) -> list[float]:
 
 
 def draw_contact_sheet(stores: list[Store], path: Path) -> None:
-    """A row a domain, as in the paper's Figure 1: micrographs with the annotation's outline, a detail."""
+    """Draw a row a domain, as in the paper's Figure 1: micrographs with the annotation's outline, a detail."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -179,7 +179,7 @@ def peak() -> int:
 
 
 def read(reader, path: Path, content: bytes, *arguments):
-    """What a reader makes of a file's content: None for an InputError, which names the file.
+    """Give a file's content to a reader: its result, or None for an InputError, which names the file.
 
     A reader that hangs ends the tests with its traceback; one that takes too much memory fails.
     """

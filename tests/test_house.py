@@ -1,6 +1,7 @@
 """The house: commands that say how they are started, and what holds in every folder."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import ROOT
 FOLDERS = ("common", "data", "models", "losses", "training", "evaluation", "launch", "benchmarks")
 MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 TYPED = ("common", "data")  # folders whose functions all have type hints
+PLAIN = ("common", "data", "losses", "launch", "benchmarks")  # folders whose docstrings start with a verb or a noun
 COMMANDS = [path for path in MODULES if '__name__ == "__main__"' in (ROOT / path).read_text()]
 
 
@@ -28,6 +30,13 @@ def test_a_command_started_by_its_path_says_how(path: Path, tmp_path: Path):
 def test_every_function_has_type_hints(path: Path):
     functions = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)]
     assert [f"{path}:{f.lineno} {f.name}: {name}" for f in functions for name in _untyped(f)] == []
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] in PLAIN], ids=str)
+def test_docstrings_start_with_a_verb_or_a_noun(path: Path):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    found = [ast.get_docstring(node) for node in ast.walk(_tree(path)) if isinstance(node, documented)]
+    assert [text for text in filter(None, found) if re.match(r"(Whether|What|Those|Of)\b", text)] == []
 
 
 def _untyped(function: ast.FunctionDef) -> list[str]:

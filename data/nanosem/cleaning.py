@@ -35,7 +35,7 @@ MANY = 3  # marks that make a picture one with many of them
 
 
 class Cleaned(NamedTuple):
-    """What became of one file: its row of the review, the picture for the store, the thumbnail for the sheet."""
+    """Outcome of cleaning one file: its row of the review, the picture for the store, the thumbnail for the sheet."""
 
     row: dict
     image: np.ndarray | None
@@ -43,7 +43,7 @@ class Cleaned(NamedTuple):
 
 
 def classes_of(folder: Path | str) -> dict[str, list[str]]:
-    """The pictures of each class, as paths relative to the folder, classes and pictures in the order of their names.
+    """List the pictures of each class, as paths relative to the folder; classes and pictures are ordered by name.
 
     InputError: no such folder, fewer than two classes, or a class without a picture.
     """
@@ -86,7 +86,7 @@ def clean(file: str, folder: Path | str, size: int, many: int, corrections: Corr
 
 
 def _square(grey: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a picture (h, w), its side resized to `size` px: the pixels stay square."""
+    """Cut the middle square of a picture (h, w) and resize its side to `size` px: the pixels stay square."""
     side = min(grey.shape)
     top, left = ((length - side) // 2 for length in grey.shape)
     square = grey[top : top + side, left : left + side]

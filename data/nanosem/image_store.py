@@ -64,7 +64,7 @@ class ImageStore(SealedReader):
 
 
 class ImageStoreWriter(SealedWriter):
-    """Writes a store under a temporary name and renames it when `finish` was called; any failure removes it."""
+    """Writer of a store under a temporary name, which is renamed when `finish` was called; any failure removes it."""
 
     def __init__(self, path: Path | str, size: int):
         super().__init__(path, IMAGE_STORE)

@@ -1,4 +1,4 @@
-"""Finding what a microscope's software wrote into an SEM picture: the information bar and burned-in measurements.
+"""Search for what a microscope's software wrote into an SEM picture: the information bar and burned-in measurements.
 
 Both searches use what drawn pixels are and imaged ones are not: free of noise and of the blur of a point spread.
 JPEG compression spoils that within its blocks of 8 pixels, which the tolerances here allow for.
@@ -22,7 +22,7 @@ _COLOURED, _MOSTLY_GREY = 48, 0.2  # range of a coloured pixel's channels; fract
 
 
 def find_bar(grey: np.ndarray) -> int:
-    """The first row of the information bar at the bottom of a picture, uint8 (h, w); h where there is none.
+    """Find the first row of the information bar at the bottom of a picture, uint8 (h, w); h where there is none.
 
     A bar is a stretch of rows whose ground has one grey value without noise, with ink on it.
     """
@@ -75,13 +75,13 @@ def _frame(rows: np.ndarray, away: np.ndarray, top: int, lowest: int) -> int:
 
 
 def _has_text(away: np.ndarray) -> bool:
-    """Whether a row changes between ground and ink more often than an imaged object does."""
+    """Detect text: a row that changes between ground and ink more often than an imaged object does."""
     ink = (away > 60).astype(np.int8)
     return bool((np.diff(ink, axis=1) > 0).sum(axis=1).max(initial=0) > 12)
 
 
 def _has_ink(away: np.ndarray, height: int) -> bool:
-    """Whether rows are mostly bare ground with ink on it, spread over their width, and enough of them for a bar."""
+    """Detect a bar: rows enough, mostly bare ground, with ink spread over their width."""
     if len(away) < _LOWEST * height:
         return False
     ink = away > 40
@@ -91,7 +91,7 @@ def _has_ink(away: np.ndarray, height: int) -> bool:
 
 
 def find_marks(picture: np.ndarray) -> tuple[int, np.ndarray]:
-    """Measurements burned into a picture without its bar, uint8 (h, w) or (h, w, 3): their number, their ink (h, w).
+    """Find measurements in a picture without its bar, uint8 (h, w) or (h, w, 3): their number, their ink (h, w).
 
     Ink changes to what surrounds it from one pixel to the next, along whole strokes; imaged edges spread over the
     point spread, and noise does so at single pixels only. Colour in a grey picture is ink too. Strokes that lie

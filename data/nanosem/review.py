@@ -1,4 +1,4 @@
-"""What a person looks at after the cleaning and corrects: a table, contact sheets, and the file of corrections."""
+"""Review of a cleaning by a person: a table, contact sheets, and the file of corrections."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -52,7 +52,7 @@ def read_corrections(path: Path | str, files: list[str]) -> Corrections:
 
 
 def thumbnail(picture: np.ndarray, bar_row: int, ink: np.ndarray) -> np.ndarray:
-    """A picture small, in colour (h, w, 3): the bar that was found is tinted, found ink is coloured."""
+    """Reduce a picture, in colour (h, w, 3): the bar that was found is tinted, found ink is coloured."""
     rgb = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture.copy()
     rgb[bar_row:] = (0.5 * rgb[bar_row:] + 0.5 * np.array(_BAR)).astype(np.uint8)
     thick = cv2.dilate(ink.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)  # or the reduction would hide it
@@ -66,7 +66,7 @@ def thumbnail(picture: np.ndarray, bar_row: int, ink: np.ndarray) -> np.ndarray:
 
 
 class Review:
-    """Writes a review folder: review.csv and contact sheets in four groups, those to look at first by name.
+    """Writer of a review folder: review.csv and contact sheets in four groups, those to look at first by name.
 
     Groups: `discarded`, `marks` (kept with a few marks), `no-bar` (kept, no bar found), `kept`. A sheet is written
     when it is full, so memory stays small.
@@ -79,7 +79,7 @@ class Review:
         self.rows, self.sheets, self.written = [], {}, {}
 
     def add(self, row: dict, small: np.ndarray | None) -> None:
-        """One picture: its row of the table and its thumbnail, None for an unreadable file."""
+        """Add a picture: its row of the table and its thumbnail, None for an unreadable file."""
         self.rows.append(row)
         if small is None:
             return

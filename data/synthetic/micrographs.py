@@ -31,7 +31,7 @@ SEM_PIXEL, LIGHT_PIXEL, LIGHT_SUPERSAMPLING = 27.7, 126.6, 3  # nm, nm, drawn pi
 
 @dataclass(frozen=True)
 class Etching:
-    """What an etchant brings out: widths in nm, counts per 1000 um2, the rest grey (1 = white)."""
+    """Effect of an etchant: widths in nm, counts per 1000 um2, the rest grey (1 = white)."""
 
     film: float
     widening: float  # of films and islands
@@ -64,7 +64,7 @@ class Microscope:
 
 @dataclass(frozen=True)
 class Domain:
-    """How the steel is etched and imaged, and the mean bainite fractions of training and test images."""
+    """A way to etch and image the steel, and the mean bainite fractions of training and test images."""
 
     etching: Etching
     microscope: Microscope
@@ -250,7 +250,7 @@ def _revealed(structure: Microstructure, etching: Etching) -> tuple[np.ndarray, 
 
 
 def _ramp(depth: np.ndarray, softness: float) -> np.ndarray:
-    """1 inside, 0 outside, linear over `softness` nm around the outline."""
+    """Ramp from 0 outside to 1 inside, linear over `softness` nm around the outline."""
     return np.clip(depth / softness + 0.5, 0, 1)
 
 
@@ -281,7 +281,7 @@ def _artefacts(rng: np.random.Generator, shape: tuple[int, int], pixel: float, e
 
 
 def _scratched(rng: np.random.Generator, grey: np.ndarray) -> np.ndarray:
-    """`grey` with one polishing scratch across the field."""
+    """Add one polishing scratch across the field to `grey`."""
     height, width = grey.shape
     start, angle = rng.random(2) * (width, height), rng.uniform(0, np.pi)
     reach = rng.uniform(0.2, 1.0) * width * np.array([np.cos(angle), np.sin(angle)])

@@ -154,7 +154,7 @@ def _distance_inside(region: np.ndarray) -> np.ndarray:
 
 
 def _without_specks(region: np.ndarray, pixel: float) -> np.ndarray:
-    """`region` without its islands and holes under 0.5 um2, which no annotator would draw."""
+    """Remove islands and holes under 0.5 um2, which no annotator would draw, from `region`."""
     for value in (True, False):
         part = (region == value).astype(np.uint8)
         _, label, stats, _ = cv2.connectedComponentsWithStats(part, connectivity=4)

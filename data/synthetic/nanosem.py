@@ -3,8 +3,8 @@
     python -m data.synthetic_nanosem --out nanosem [--images 500] [--height 768] [--seed 0] [--workers 2]
 
 writes one folder a class, as the published data set has them (Aversa et al. 2018, Sci. Data 5:180172), and
-`<out>/truth.csv` with the first row of each picture's information bar and the number of marks burned into it, from
-which `python -m data.nanosem <out> --score <out>/truth.csv` reports the precision and recall of the cleaning.
+`<out>/truth.csv`: the first row of each picture's information bar and the number of marks burned into it. From these
+`python -m data.nanosem <out> --score <out>/truth.csv` reports the precision and recall of the cleaning.
 A picture is a pure function of (seed, index, height). `data.synthetic.nanosem_subjects` draws what is imaged.
 """
 
@@ -62,7 +62,7 @@ def draw(index: int, seed: int = 0, height: int = 768) -> Picture:
 
 
 def _imaged(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
-    """What the microscope makes of a signal: point spread, gain, shading, shot noise, scan lines; uint8 (h, w)."""
+    """Image a signal as a microscope does: point spread, gain, shading, shot noise, scan lines; uint8 (h, w)."""
     shape = signal.shape
     # The point spread in pixels does not shrink with the picture: a microscope's pixels are chosen to match it.
     signal = cv2.GaussianBlur(signal.astype(np.float32), (0, 0), rng.uniform(0.6, 2.0))
