@@ -85,3 +85,26 @@ def test_probabilities_of_two_phases():
     assert foreground.dtype == torch.float32
     torch.testing.assert_close(foreground, logits.sigmoid().flatten())
     torch.testing.assert_close(background, 1 - foreground)
+
+
+def test_ignored_pixels_count_in_no_loss_and_no_gradient():
+    """Each tile is averaged over what counts of it, so that shards of a batch average to the batch."""
+    logits = torch.randn(3, 1, 6, 6, requires_grad=True)
+    mask = torch.randint(0, 2, (3, 1, 6, 6), dtype=torch.uint8)
+    ignored = mask.clone()
+    ignored[0, :, :, :4] = 255
+    ignored[2] = 255
+    loss = segmentation_loss(logits, ignored)
+    alone = segmentation_loss(logits[:1, ..., 4:], mask[:1, ..., 4:]) + segmentation_loss(logits[1:2], mask[1:2])
+    torch.testing.assert_close(loss, alone / 3)
+    loss.backward()
+    assert torch.equal(logits.grad != 0, ignored != 255)
+
+
+def test_weights_are_of_pixels_and_one_is_none():
+    logits, mask = torch.randn(2, 1, 6, 6), torch.randint(0, 2, (2, 1, 6, 6), dtype=torch.uint8)
+    plain = nn.functional.binary_cross_entropy_with_logits(logits, mask.float())
+    assert segmentation_loss(logits, mask) == plain == segmentation_loss(logits, mask, torch.ones(2, 1, 1, 1))
+    half = torch.zeros(2, 1, 6, 6)
+    half[1] = 1
+    torch.testing.assert_close(segmentation_loss(logits, mask, half), segmentation_loss(logits[1:], mask[1:]) / 2)
