@@ -95,7 +95,15 @@ class TimedRun(Run):
     that is logged, `wrapped` what `parallel` made.
     """
 
-    def __init__(self, *given: object, fixed, blocks: int, steps: int, before: Callable, watch: Callable):
+    def __init__(
+        self,
+        *given: object,
+        fixed: Sequence[Tensor] | None,
+        blocks: int,
+        steps: int,
+        before: Callable,
+        watch: Callable,
+    ):
         self.fixed, self.blocks, self.steps, self.before, self.watch = fixed, blocks, steps, before, watch
         self.seconds, self.waits, self.logged, self.wrapped = [], [], [], []
         super().__init__(*given)
@@ -173,7 +181,7 @@ def report(title: str, rows: list[dict], path: str | None) -> None:
         Path(path).write_text(json.dumps({"title": title, "machine": machine, "rows": rows}, indent=2) + "\n")
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     if isinstance(value, dict):
         return f"{value['median']:.4g} ({value['least']:.4g} to {value['greatest']:.4g})"
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

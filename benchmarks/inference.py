@@ -106,7 +106,7 @@ def whole(options: argparse.Namespace, side: int, colour: bool) -> dict:
 
 
 @torch.no_grad()
-def per_tile(model, image, tile, overlap, device) -> np.ndarray:
+def per_tile(model: torch.nn.Module, image: np.ndarray, tile: int, overlap: int, device: str) -> np.ndarray:
     """The yardstick, as one would write it: window by window, the probability of the whole micrograph in memory."""
     window = tile + 2 * overlap
     extra = [(overlap, overlap + -side % tile) for side in image.shape]
@@ -124,7 +124,7 @@ def per_tile(model, image, tile, overlap, device) -> np.ndarray:
     return total[:, *inner] / weights[inner]
 
 
-def plain_heads(model) -> torch.nn.Module:
+def plain_heads(model: torch.nn.Module) -> torch.nn.Module:
     """The network with heads as published."""
     for name, head in list(model.named_children()):
         if isinstance(head, DilatedHead):

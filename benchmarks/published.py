@@ -2,6 +2,8 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from models import set_domain
 from models.deeplabv2 import DilatedHead
@@ -9,14 +11,14 @@ from models.deeplabv2 import DilatedHead
 GAN = {"vanilla": F.binary_cross_entropy_with_logits, "least_squares": F.mse_loss}
 
 
-class PlainHead(torch.nn.Module):
+class PlainHead(nn.Module):
     """A head as published, but with all of its dilations: a convolution each, and their sum."""
 
     def __init__(self, head: DilatedHead):
         super().__init__()
         self.branches = head.branches
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         return sum(branch(features) for branch in self.branches)
 
 
@@ -25,13 +27,22 @@ class PublishedStep:
     discriminator, whose parameters are switched off and on; the study's losses (paper Section 2.4.3).
     """
 
-    def __init__(self, model, discriminators, optimizer, optimizers_D, lambda_aux, lambda_adv, gan="vanilla"):
+    def __init__(
+        self,
+        model: nn.Module,
+        discriminators: nn.ModuleDict,
+        optimizer: Optimizer,
+        optimizers_D: dict[str, Optimizer],
+        lambda_aux: float,
+        lambda_adv: dict[str, float],
+        gan: str = "vanilla",
+    ):
         """`discriminators` and `optimizers_D`: by level, 'main' and 'aux'. `lambda_adv`: by level."""
         self.model, self.discriminators = model, discriminators
         self.optimizers = [optimizer, *optimizers_D.values()]
         self.lambda_seg, self.lambda_adv, self.distance = {"main": 1.0, "aux": lambda_aux}, lambda_adv, GAN[gan]
 
-    def __call__(self, images, masks, target_images) -> dict[str, torch.Tensor]:
+    def __call__(self, images: Tensor, masks: Tensor, target_images: Tensor) -> dict[str, Tensor]:
         """Update with source images uint8 (N, 1, T, T), masks (N, 1, t, t) and target images; the losses by name."""
         losses = {}
         for optimizer in self.optimizers:
@@ -64,7 +75,7 @@ class PublishedStep:
             optimizer.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _verdict(self, level: str, logits: torch.Tensor, label: float) -> torch.Tensor:
+    def _verdict(self, level: str, logits: Tensor, label: float) -> Tensor:
         p = torch.sigmoid(logits)
         verdict = self.discriminators[level](torch.cat([1 - p, p], 1))
         return self.distance(verdict, torch.full_like(verdict, label))

@@ -17,7 +17,7 @@ import importlib
 import resource
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
     if options.profile:
         blocks += 1  # a last one, which the profiler slows down
 
-    def watch():
+    def watch() -> AbstractContextManager:
         nonlocal watched
         watched += 1
         if not options.profile or watched < blocks:

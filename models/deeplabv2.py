@@ -1,5 +1,7 @@
 """DeepLabv2 with a main and an auxiliary head, as AdaptSegNet has it (Tsai et al., CVPR 2018)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,7 +83,7 @@ class ResNetBackbone(nn.Module):
 
     stride = 8
 
-    def __init__(self, constructor):
+    def __init__(self, constructor: Callable[..., nn.Module]):
         super().__init__()
         if constructor is resnet.resnet18:  # its blocks accept no dilation on construction
             network = constructor(weights=None)

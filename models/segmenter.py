@@ -1,4 +1,4 @@
-"""What every network here shares: its input, its two parameter groups; and the output of those that segment."""
+"""The base of every network: its input, its two parameter groups; and the output of those that segment."""
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Network(nn.Module):
         return (images.float() - self.mean) / self.std
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Those that pre-training sets, and that learn at a fraction of the rate."""
+        """Parameters that pre-training sets, and that learn at a fraction of the rate."""
         return list(self.backbone.parameters())
 
     def head_parameters(self) -> list[nn.Parameter]:

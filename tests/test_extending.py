@@ -1,4 +1,4 @@
-"""What somebody adds tomorrow leaves yesterday's runs and scores as they are: docs/extending.md rests on these."""
+"""Additions of tomorrow leave yesterday's runs and scores as they are: docs/extending.md rests on these."""
 
 import json
 from pathlib import Path

@@ -11,8 +11,16 @@ from conftest import ROOT
 
 FOLDERS = ("common", "data", "models", "losses", "training", "evaluation", "launch", "benchmarks")
 MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-TYPED = ("common", "data")  # folders whose functions all have type hints
-PLAIN = ("common", "data", "losses", "launch", "benchmarks")  # folders whose docstrings start with a verb or a noun
+TYPED = (
+    "common",
+    "data",
+    "models",
+    "losses",
+    "training",
+    "launch",
+    "benchmarks",
+)  # folders whose functions all have type hints
+PLAIN = ("common", "data", "models", "losses", "training", "launch", "benchmarks")
 COMMANDS = [path for path in MODULES if '__name__ == "__main__"' in (ROOT / path).read_text()]
 
 

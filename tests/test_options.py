@@ -31,7 +31,7 @@ def resolve(*arguments, script="train_uda", base="T3.2"):
 
 
 def dry_run(script, *arguments):
-    """What a script prints with --dry-run."""
+    """Return what a script prints with --dry-run."""
     printed, arguments = io.StringIO(), ["--dry-run", *map(str, arguments)]
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
         if script == "evaluate":

@@ -87,7 +87,7 @@ def _file(path_or_run: Path | str, which: str) -> Path:
 
 
 def load_newest(folder: Path) -> dict | None:
-    """What a run goes on from: last.pt, or previous.pt where that is missing or damaged; None in a new run's folder.
+    """Load what a run goes on from: last.pt, or previous.pt where that is missing or damaged; None in a new folder.
 
     A damaged last.pt is set aside as last.pt.damaged, with a message.
     """

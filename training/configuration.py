@@ -262,7 +262,7 @@ def _lengths(config: dict, asked: argparse.Namespace, study_examples: int | None
 
 
 def _examples(config: dict, study_examples: int | None) -> int:
-    """What an epoch counts: training tiles or images of the store where it exists, the study's number otherwise."""
+    """Number of items in an epoch: training tiles or images of the store where it exists, else the study's number."""
     if "source" not in config:
         path = image_store_path(config["data"])
         return len(ImageStore(path).split(config["seed"])[0]) if path.exists() else NANOSEM_IMAGES

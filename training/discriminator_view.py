@@ -1,12 +1,14 @@
-"""What the discriminators see of a prediction: its probability maps, whole or as patches of like phase fraction.
+"""The view that discriminators have of a prediction: its probability maps, whole or as patches of like phase fraction.
 
 Where source and target differ in phase fraction, a discriminator can tell their predictions apart by that alone, and
 the segmentation model is pushed to predict the source's fraction. Of patches that were chosen to have the same
 predicted fraction it has to judge the morphology (end of paper Section 4.3).
 """
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +81,7 @@ class DiscriminatorView:
         return torch.stack([one[:, r : r + self.side, c : c + self.side] for one, (r, c) in pairs])
 
 
-def _each(function, levels: dict[str, Tensor], *more) -> dict[str, Tensor]:
+def _each(function: Callable, levels: dict[str, Tensor], *more: object) -> dict[str, Tensor]:
     return {level: function(value, *more) for level, value in levels.items()}
 
 
@@ -94,7 +96,7 @@ def _window_fractions(maps: Tensor, side: int) -> Tensor:
     return (rows[:, :, side:] - rows[:, :, :-side]).cpu()
 
 
-def _grid(size: int, side: int, rng) -> list[int]:
+def _grid(size: int, side: int, rng: np.random.Generator) -> list[int]:
     """Starts of candidate patches along an axis with `size` possible ones, evenly over all of it, in random order."""
     count = 1 + -(-(size - 1) * _CANDIDATES // side)
     return rng.permutation(torch.linspace(0, size - 1, count).round().long().numpy()).tolist()

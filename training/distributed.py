@@ -99,7 +99,7 @@ def together(train: Callable, options: SimpleNamespace) -> None:
 
 
 def _choose_algorithms(deterministic: bool, amp: str) -> None:
-    """Those whose sums always have one order, as far as torch has them (it warns where not); else the fastest found.
+    """Choose those whose sums always have one order, as far as torch has them (it warns where not); else the fastest.
 
     Without mixed precision float32 means float32: torch would take 10 bits of a convolution's factors (TF32).
     """

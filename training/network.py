@@ -58,7 +58,7 @@ def build_classifier(options: SimpleNamespace, classes: int, processes: Processe
     return model, build_adam([{"params": model.parameters(), "lr": options.learning_rate}])
 
 
-def build_adam(groups: list[dict], **settings) -> Optimizer:
+def build_adam(groups: list[dict], **settings: object) -> Optimizer:
     """Build Adam over parameter groups with their own `lr`, which each remembers as `initial_lr`.
 
     Fused: one pass over the parameters, which skips an update that `Precision.gradient_norm` found not finite.
@@ -66,7 +66,7 @@ def build_adam(groups: list[dict], **settings) -> Optimizer:
     return _remembering(torch.optim.Adam(groups, fused=True, **settings))
 
 
-def build_sgd(groups: list[dict], **settings) -> Optimizer:
+def build_sgd(groups: list[dict], **settings: object) -> Optimizer:
     """Build SGD with momentum 0.9, as `build_adam`."""
     optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True, **settings)
     for group in optimizer.param_groups:  # torch leaves these uninitialised where the first update is skipped

@@ -25,7 +25,7 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.received is not None
 
-    def _note(self, number: int, _) -> None:
+    def _note(self, number: int, _: object) -> None:
         self.received = signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)  # a second Ctrl-C ends it at once

@@ -1,15 +1,19 @@
-"""What a run leaves behind: its folder, metrics.jsonl, the progress bar, Weights & Biases."""
+"""The record of a run: metrics.jsonl, the progress bar, Weights & Biases."""
 
 import json
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_file
 from training.distributed import Processes
+
+if TYPE_CHECKING:
+    import wandb
 
 
 class Tracker:
@@ -141,14 +145,16 @@ def record_score(folder: Path, score: dict, mode: str, project: str) -> None:
     run.finish()
 
 
-def _start_wandb(folder: Path, config: dict):
+def _start_wandb(folder: Path, config: dict) -> "wandb.Run":
     place = [f"fold{config['fold']}"] if "fold" in config else []
     tags = [*place, *([f"target:{config['target']}"] if config.get("target") else [])]
     name = "-".join([config["experiment"], *place])
     return _init_wandb(folder, config["wandb"], config["wandb_project"], name, config["script"], tags, config)
 
 
-def _init_wandb(folder: Path, mode: str, project: str, name: str, job_type: str, tags: list[str], config: dict):
+def _init_wandb(
+    folder: Path, mode: str, project: str, name: str, job_type: str, tags: list[str], config: dict
+) -> "wandb.Run":
     import wandb  # slow to import, and not needed when disabled
 
     identity = folder / "wandb_id"
