@@ -22,10 +22,12 @@ import numpy as np
 import torch
 
 from common.errors import InputError, exits_cleanly
-from data.selection_file import read_selection
+from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
 from evaluation import gradcam, scoring
 from evaluation.members import (
+    Member,
+    Reference,
     agreed,
     described,
     fit_to_domain,
@@ -35,12 +37,13 @@ from evaluation.members import (
     refuse_trained_on,
 )
 from evaluation.metrics import rdt
+from evaluation.scoring import Predictor
 from evaluation.segment_folder import segment_folder
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
 
 
-def score_members(members, domain, options, device):
+def score_members(members: list[Member], domain: str, options: argparse.Namespace, device: str) -> None:
     """Score each member on the domain, or all as one ensemble, and print the outcome."""
     path = store_path(options.data, domain)
     store, unlabelled = Store(path), Store(path, labels=False)
@@ -87,14 +90,22 @@ def score_members(members, domain, options, device):
         print(f"{len(scores)} runs: mIoU {miou.mean():.1f} ± {miou.std(ddof=1):.1f} %")
 
 
-def _selected(selection, store):
+def _selected(selection: Selection, store: Store) -> list[int]:
     """Indices of the micrographs that a selection names. InputError where it names none."""
     if not selection.micrographs:
         raise InputError(f"{selection.name}: the selection names no micrographs of {store.domain}, only training tiles")
     return [micrograph.index for micrograph in store.micrographs if micrograph.name in set(selection.micrographs)]
 
 
-def score_one(predictor, store, micrographs, folder, facts, references, options):
+def score_one(
+    predictor: Predictor,
+    store: Store,
+    micrographs: list[int],
+    folder: Path,
+    facts: dict,
+    references: list[Reference],
+    options: argparse.Namespace,
+) -> dict:
     """Score one predictor, write its folder, print a line, return what score.json holds."""
     began = time.perf_counter()
     writer = scoring.ResultWriter(folder, len(micrographs), f"{facts['experiment']} ({facts['variant']})")
@@ -119,7 +130,7 @@ def score_one(predictor, store, micrographs, folder, facts, references, options)
     return score
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -194,7 +205,7 @@ def parse():
 
 
 @exits_cleanly
-def main():
+def main() -> None:
     options = parse()
     device = options.device
     if device == "auto":

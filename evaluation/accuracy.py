@@ -62,7 +62,7 @@ def write_report(folder: Path, name: str, matrix: np.ndarray, classes: list[str]
     write_figure(folder / f"confusion_{name}.png", picture, dpi=150)
 
 
-def _picture(matrix, classes, title):
+def _picture(matrix: np.ndarray, classes: list[str], title: str) -> Figure:
     """The confusion matrix, each row as shares of its true class, counts written in."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.55 * len(classes)

@@ -1,5 +1,8 @@
 """Pictures of predictions: errors in colour over the micrograph, panels side by side, training curves."""
 
+import io
+from pathlib import Path
+
 import cv2
 import numpy as np
 from matplotlib import colormaps
@@ -7,6 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from common.files import write_figure
+from evaluation.metrics import Confusion
+
+Colour = tuple[int, int, int]  # RGB
+Captioned = tuple[str, np.ndarray | str | None]  # caption, and a picture or what is missing
+Legend = tuple[tuple[str, Colour], ...]
 
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and against grey.
 FALSE_POSITIVE = (230, 120, 0)
@@ -23,7 +31,7 @@ LEGEND_PREDICTION = (("predicted foreground", FOREGROUND),)
 LEGEND_LABEL = (("labelled foreground", FOREGROUND),)
 
 
-def overlay(image, prediction, label=None):
+def overlay(image: np.ndarray, prediction: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
     """The micrograph in grey with a prediction in colour, RGB uint8 (h, w, 3).
 
     image: uint8 (h, w); prediction, label: masks (h, w), zero is background. With a label the false positives
@@ -42,19 +50,31 @@ def overlay(image, prediction, label=None):
     return cv2.drawContours(rgb, contours, -1, CONTOUR, 1)
 
 
-def heat(image, attribution, top):
+def heat(image: np.ndarray, attribution: np.ndarray, top: float) -> np.ndarray:
     """The map in colour over the micrograph, RGB uint8 (h, w, 3); `top` is the map's value of the last colour."""
     colour = colormaps["inferno"](np.clip(np.nan_to_num(attribution) / (top or 1), 0, 1))[..., :3] * 255
     grey = np.repeat(image[..., None], 3, axis=2)
     return np.where(np.isnan(attribution)[..., None], grey, (1 - OPACITY) * grey + OPACITY * colour).astype(np.uint8)
 
 
-def panel(path, columns, legend=LEGEND, title=None):
+def panel(
+    path: Path | io.BytesIO,
+    columns: list[Captioned],
+    legend: Legend = LEGEND,
+    title: str | None = None,
+) -> None:
     """Save pictures side by side. columns: list of (caption, picture), as in grid()."""
     grid(path, [columns], legend, title, width=3.6 * len(columns), dpi=150)
 
 
-def grid(path, rows, legend=LEGEND, title=None, width=11.0, dpi=110):
+def grid(
+    path: Path | io.BytesIO,
+    rows: list[list[Captioned]],
+    legend: Legend = LEGEND,
+    title: str | None = None,
+    width: float = 11.0,
+    dpi: int = 110,
+) -> None:
     """Save rows of equal length of (caption, picture), the pictures uint8 (h, w) or RGB (h, w, 3).
 
     None or a text in a picture's place leaves a gap that says so. width: of all, in inches.
@@ -80,7 +100,7 @@ def grid(path, rows, legend=LEGEND, title=None, width=11.0, dpi=110):
     write_figure(path, figure, dpi)
 
 
-def caption(name, confusion):
+def caption(name: str, confusion: Confusion) -> str:
     """A panel's caption: what it is, its mIoU, and the phase fraction predicted and labelled."""
     return (
         f"{name}\nmIoU {100 * confusion.miou:.1f} %, phase fraction "
@@ -88,7 +108,7 @@ def caption(name, confusion):
     )
 
 
-def comparison(path, scores, methods):
+def comparison(path: Path | io.BytesIO, scores: dict[str, dict[str, dict]], methods: list[str]) -> None:
     """Save mIoU and phase fraction of each method on each domain, a dot for each seed, the label as a line.
 
     scores: {domain: {method: {seed: dict with miou, phase_fraction_predicted, phase_fraction_label}}}.
@@ -114,7 +134,7 @@ def comparison(path, scores, methods):
     write_figure(path, figure)
 
 
-def curves(path, runs):
+def curves(path: Path | io.BytesIO, runs: dict[str, list[dict]]) -> None:
     """Save training curves, one small plot for every logged quantity.
 
     runs: dict name -> list of dicts with `step`, the lines of metrics.jsonl; every number in them is drawn.
@@ -144,10 +164,10 @@ def curves(path, runs):
     write_figure(path, figure)
 
 
-def _drawable(line, key):
+def _drawable(line: dict, key: str) -> bool:
     value = line.get(key)
     return key != "step" and isinstance(value, int | float) and np.isfinite(value)
 
 
-def _tint(rgb, where, colour, opacity):
+def _tint(rgb: np.ndarray, where: np.ndarray, colour: Colour, opacity: float) -> None:
     rgb[where] = ((1 - opacity) * rgb[where] + opacity * np.array(colour)).astype(np.uint8)

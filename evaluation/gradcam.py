@@ -1,23 +1,27 @@
 """Where a model looks: Grad-CAM of its foreground (Selvaraju et al., ICCV 2017; paper Section 4.2 and Figure 7)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
+from torch import Tensor
 
 import models
 from common.errors import InputError, make_folder
 from common.files import write_array, write_file
+from data.store import Store
 from evaluation.figures import LEGEND_LABEL, heat, overlay, panel
 from evaluation.inference import predict
+from evaluation.members import Member
 from evaluation.scoring import panel_positions
 from models.deeplabv2 import upsample
 
 LARGEST = 1536  # px; a larger micrograph is looked at in its middle, because all of it is in memory at once
 
 
-def default_layer(model):
+def default_layer(model: torch.nn.Module) -> str:
     """The layer to look at: ResNet's layer3 as in the study's Figure 7 (its layer 3_16 is one of layer3's blocks), or
     what the other networks have at that depth."""
     if hasattr(model, "decoder"):
@@ -25,7 +29,7 @@ def default_layer(model):
     return "backbone.layer3" if hasattr(model.backbone, "layer3") else "backbone.stage2"
 
 
-def find_layer(model, name):
+def find_layer(model: torch.nn.Module, name: str) -> torch.nn.Module:
     """The module of that name. InputError names what there is."""
     try:
         return model.get_submodule(name)
@@ -34,7 +38,14 @@ def find_layer(model, name):
         raise InputError(f"--layer {name}: the model has no such layer. It has {', '.join(known)}.") from None
 
 
-def foreground_map(model, layer, image, foreground, overlap, device="cpu"):
+def foreground_map(
+    model: torch.nn.Module,
+    layer: torch.nn.Module,
+    image: np.ndarray,
+    foreground: np.ndarray,
+    overlap: int,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
     """Grad-CAM float32 (h, w), from 0 upwards, nan outside the middle of a micrograph that is larger than LARGEST.
 
     The target is the sum of the foreground logits over the pixels of `foreground`, 1 in uint8 (h, w): what the model
@@ -61,7 +72,14 @@ def foreground_map(model, layer, image, foreground, overlap, device="cpu"):
     return whole
 
 
-def write_maps(member, store, micrographs, folder, layer_name, device):
+def write_maps(
+    member: Member,
+    store: Store,
+    micrographs: list[int],
+    folder: Path,
+    layer_name: str | None,
+    device: torch.device | str,
+) -> None:
     """Write gradcam/ into a score's folder, for the micrographs that have panels: <micrograph>.npy (the map float32 at
     working scale), <micrograph>.png (the map beside the label's outline), and gradcam.json (what was looked at)."""
     model = member.model.requires_grad_(False)
@@ -89,7 +107,7 @@ def write_maps(member, store, micrographs, folder, layer_name, device):
     print(f"{out}: Grad-CAM at {name} of {len(names)} micrographs")
 
 
-def _at_full_size(model, grid, size):
+def _at_full_size(model: torch.nn.Module, grid: Tensor, size: tuple[int, int]) -> Tensor:
     """A layer's grid (1, 1, h, w) at the size of its input, as the network itself places its cells."""
     stride = round(size[0] / grid.shape[-2])
     if isinstance(model, models.DeepLabV2):

@@ -1,12 +1,13 @@
 """Overlap-tile inference on whole micrographs (paper 2.2, after Ronneberger et al.), in bounded memory."""
 
 import copy
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import cv2
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.experimental import optimization
 from tqdm import tqdm
 
@@ -14,17 +15,18 @@ from models.batchnorm import DomainBatchNorm
 from models.deeplabv2 import DilatedHead
 from models.phases import classes, probabilities
 
+Network = Callable[[Tensor], dict[str, Tensor]]  # uint8 (N, 1, T, T) -> level -> logits
 _ROWS = 256  # of a mask that are decided at once
 
 
 class _Tracer(fx.Tracer):
     """Leaves heads as they are: their loops cannot be traced, and there is nothing to fold in them."""
 
-    def is_leaf_module(self, module, name):
+    def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
         return isinstance(module, DilatedHead) or super().is_leaf_module(module, name)
 
 
-def for_inference(model):
+def for_inference(model: torch.nn.Module) -> fx.GraphModule:
     """Copy a network, so that it gives the same `main` logits, to rounding, with less work, and those alone.
 
     The batch norms of the domain in use are folded into the convolutions before them, and what only the auxiliary
@@ -46,7 +48,14 @@ def for_inference(model):
 
 
 @torch.inference_mode()
-def predict_bands(model, image, tile, overlap, device="cpu", batch_size=None):
+def predict_bands(
+    model: Network,
+    image: np.ndarray,
+    tile: int,
+    overlap: int,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the probabilities of a micrograph's phases from top to bottom, in bands of finished rows.
 
     Windows of tile + 2 * overlap pixels stand `tile` apart, as the training tiles do; the micrograph is
@@ -68,7 +77,9 @@ def predict_bands(model, image, tile, overlap, device="cpu", batch_size=None):
     yield ready[0], ready[1]()
 
 
-def _bands(model, image, tile, overlap, device, batch_size):
+def _bands(
+    model: Network, image: np.ndarray, tile: int, overlap: int, device: torch.device, batch_size: int | None
+) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
     """As predict_bands, but yields in place of each band the function that waits for it."""
     height, width = image.shape
     window = tile + 2 * overlap
@@ -98,12 +109,26 @@ def _bands(model, image, tile, overlap, device, batch_size):
         band[:, -tile:] = 0
 
 
-def predict(model, image, tile, overlap, device="cpu", batch_size=None):
+def predict(
+    model: Network,
+    image: np.ndarray,
+    tile: int,
+    overlap: int,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+) -> np.ndarray:
     """Probabilities float32 (C, h, w) of the phases of a whole micrograph uint8 (h, w); see predict_bands."""
     return np.concatenate([band for _, band in predict_bands(model, image, tile, overlap, device, batch_size)], axis=1)
 
 
-def segment(models, image, tile, overlap, shape, device="cpu"):
+def segment(
+    models: list[Network],
+    image: np.ndarray,
+    tile: int,
+    overlap: int,
+    shape: tuple[int, int],
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
     """Segment a micrograph uint8 at working scale: class index uint8 (h, w) = shape, by the models' mean probabilities,
     resized to `shape`.
 
@@ -128,18 +153,18 @@ def segment(models, image, tile, overlap, shape, device="cpu"):
     return resized[0]
 
 
-def _send(array, device):
+def _send(array: np.ndarray, device: torch.device) -> Tensor:
     """The array as a tensor on the device. From pinned memory, so that nothing waits for what a GPU still computes."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _fetch(tensor):
+def _fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
     """Begin to copy a tensor to the CPU; returns the function that waits for the copy and gives it as an array."""
     copied = tensor.to("cpu", non_blocking=True, copy=True)
     done = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
 
-    def wait():
+    def wait() -> np.ndarray:
         if done:
             done.synchronize()
         return copied.numpy()
@@ -147,18 +172,18 @@ def _fetch(tensor):
     return wait
 
 
-def _mirrored(start, stop, size):
+def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
     """Indices into an axis of `size` pixels for positions start..stop, mirrored at both ends, repeatedly."""
     period = max(2 * (size - 1), 1)
     position = np.arange(start, stop) % period
     return np.minimum(position, period - position) if size > 1 else np.zeros_like(position)
 
 
-def _weight(tile, overlap, first, last):
+def _weight(tile: int, overlap: int, first: bool, last: bool) -> Tensor:
     """Blending weight (tile + 2 * overlap,) of a window; the weights of all windows on an axis sum to one."""
     position = np.arange(tile + 2 * overlap) + 0.5 - overlap
 
-    def step(distance):
+    def step(distance: np.ndarray) -> np.ndarray:
         return np.clip(distance / overlap + 0.5, 0, 1) if overlap else (distance > 0).astype(float)
 
     rise = np.ones(len(position)) if first else step(position)

@@ -1,6 +1,7 @@
 """Trained models as evaluate.py uses them: loaded, fitted to a domain's statistics, described for a score."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,15 @@ from tqdm import tqdm
 
 import models
 from common.errors import InputError
-from data.store import PREPARATION
+from data.store import PREPARATION, Store
 from evaluation import scoring
 from evaluation.inference import for_inference, predict
+from evaluation.scoring import Predictor
 from training.checkpoint import load_model
 from training.configuration import digest_of
 from training.experiments import FACTS, read_experiments, runs_root
 
+Reference = tuple[Path | str | None, float | str | None]  # run and mIoU that RDT is relative to
 ADABN_BATCH = 16  # tiles
 
 
@@ -32,13 +35,13 @@ class Member:
     preparation: dict
     step: int
 
-    def predictor(self, device):
+    def predictor(self, device: torch.device | str) -> Predictor:
         """Micrograph uint8 (h, w) -> probabilities float32 (C, h, w) of the phases, by the network as it is now."""
         cut = {key: self.preparation[key] for key in ("tile", "overlap")}
         return partial(predict, for_inference(self.model), **cut, device=device)
 
 
-def load_member(path, which, device):
+def load_member(path: Path | str, which: str, device: torch.device | str) -> Member:
     """Load a run folder's checkpoint `which` ('last', 'best', 'epoch100'), or a .pt file, onto the device: a Member.
 
     InputError as of training.checkpoint.load.
@@ -53,7 +56,7 @@ def load_member(path, which, device):
     return Member(run, label, model, state["config"], state["preparation"], state["step"])
 
 
-def generalization_row(path, name, fold, checkpoint):
+def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:
     """What a generalization row of the study's tables (T1.4) evaluates, a dict: the values of its supervised
     experiment, with `experiment`, `domain`, `run` (S.4), `run_dir`, `fold` and `checkpoint`; `epochs` counts up to the
     checkpoint. path: the file of experiments. InputError: unknown, or no such row."""
@@ -73,7 +76,7 @@ def generalization_row(path, name, fold, checkpoint):
     return {"script": "evaluate", **values, "experiment": name, **place}
 
 
-def fit_to_domain(member, store, adabn, device):
+def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.device | str) -> None:
     """Choose the batch-norm statistics for a domain's store: its own after adaptation to it, or with `adabn` those
     re-estimated on its training tiles, uint8 (n, 1, T, T) at a time (Li et al., 2016).
 
@@ -105,7 +108,7 @@ def fit_to_domain(member, store, adabn, device):
         models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in batches))
 
 
-def refuse_trained_on(member, store, micrographs):
+def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> None:
     """InputError where one of the micrographs (indices) to be scored was trained on, whatever store it was in then."""
     for index in micrographs:
         micrograph = store.micrographs[index]
@@ -117,7 +120,7 @@ def refuse_trained_on(member, store, micrographs):
                 )
 
 
-def described(members):
+def described(members: list[Member]) -> dict:
     """What score.json says about the models: one value where all agree, else None."""
     names = ("experiment", "model", "source", "target", "transductive", "seed", "fold")
     facts = {name: agreed(m.config.get(name) for m in members) for name in names}
@@ -126,13 +129,13 @@ def described(members):
     return facts | {"runs": [str(m.run) for m in members]}
 
 
-def agreed(values):
+def agreed(values: Iterable) -> object:
     """The one value of several that are equal; None where they are not."""
     values = list(values)
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def reference_of(member, domain, variant):
+def reference_of(member: Member, domain: str, variant: str) -> Reference:
     """(run, mIoU) that RDT is relative to: the matching supervised run on the source; mIoU None if not scored.
 
     Of a supervised run that is itself; its own plain score on the source is then being made: mIoU 'own'.

@@ -1,7 +1,9 @@
 """Counts of right and wrong pixels, and the study's measures drawn from them (paper 2.4.5, eq. 1 and 2)."""
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 
@@ -16,7 +18,7 @@ class Confusion:
     tn: int = 0
 
     @classmethod
-    def of(cls, predicted, label):
+    def of(cls, predicted: np.ndarray, label: np.ndarray) -> Self:
         """Count a prediction (h, w) against a label (h, w); zero is background, anything else foreground."""
         predicted, label = np.asarray(predicted, bool), np.asarray(label, bool)
         if predicted.shape != label.shape:
@@ -26,15 +28,15 @@ class Confusion:
         fn = int(np.count_nonzero(label)) - tp
         return cls(tp, fp, fn, predicted.size - tp - fp - fn)
 
-    def __add__(self, other):
+    def __add__(self, other: Self) -> Self:
         return Confusion(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
-    def pixels(self):
+    def pixels(self) -> int:
         """Number of pixels counted."""
         return self.tp + self.fp + self.fn + self.tn
 
-    def iou(self):
+    def iou(self) -> dict[str, float]:
         """Intersection over union of both classes, fractions of 1 (eq. 1).
 
         nan for a class that is neither labelled nor predicted anywhere: its IoU is undefined.
@@ -46,35 +48,35 @@ class Confusion:
         }
 
     @property
-    def miou(self):
+    def miou(self) -> float:
         """Mean IoU over the classes that have one, fraction of 1; nan without a pixel."""
         defined = [value for value in self.iou().values() if not np.isnan(value)]
         return float(np.mean(defined)) if defined else float("nan")
 
     @property
-    def phase_fraction_predicted(self):
+    def phase_fraction_predicted(self) -> float:
         """Area fraction of predicted foreground."""
         return _ratio(self.tp + self.fp, self.pixels)
 
     @property
-    def phase_fraction_label(self):
+    def phase_fraction_label(self) -> float:
         """Area fraction of labelled foreground."""
         return _ratio(self.tp + self.fn, self.pixels)
 
 
-def rdt(target, source):
+def rdt(target: float, source: float) -> float:
     """Relative domain transferability (eq. 2): target mIoU relative to the supervised source mIoU."""
     return (target - source) / source
 
 
-def mean_std(values):
+def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
     """(mean, sample standard deviation, count) of what is not None; None where there are too few values."""
     values = [value for value in values if value is not None]
     mean = statistics.fmean(values) if values else None
     return mean, statistics.stdev(values) if len(values) > 1 else None, len(values)
 
 
-def percent(values):
+def percent(values: Iterable[float | None]) -> str:
     """Mean ± standard deviation in percent as text; empty without a value."""
     mean, std, _ = mean_std(values)
     if mean is None:
@@ -82,5 +84,5 @@ def percent(values):
     return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
-def _ratio(part, whole):
+def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")

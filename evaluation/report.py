@@ -4,7 +4,9 @@ import base64
 import html
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +16,10 @@ from data.store import Store, store_path
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, overlay, panel
 from evaluation.metrics import Confusion
 from evaluation.scoring import read_config
+from evaluation.study.schematic import Drawn
+from evaluation.study.study_tables import Table
 
+TextTable = tuple[list[str], list[list[str]]]  # header and rows
 SIDE_BY_SIDE = ("generalization", "adabn", "uda")
 
 _STYLE = """
@@ -33,15 +38,15 @@ class StudyPart:
     """What the page of runs shows of the study: tables, the table of trends, pictures (title, text, path), in what
     the runs are not the study's, the folders of their data, and remarks on what was left out."""
 
-    tables: list
-    trends: object
-    pictures: list
-    deviations: list
-    data: list
-    remarks: list
+    tables: list[Table]
+    trends: Table
+    pictures: list[Drawn]
+    deviations: list[str]
+    data: list[str]
+    remarks: list[str]
 
 
-def page_of_runs(table, scores, study=None):
+def page_of_runs(table: TextTable, scores: list[dict], study: StudyPart | None = None) -> str:
     """The page of evaluation.tables: the study's tables and figures where its experiments were run, the overview, a
     panel of each experiment and domain that no figure of the study shows, training curves."""
     sections = _study_sections(study) if study else []
@@ -64,7 +69,7 @@ def page_of_runs(table, scores, study=None):
     return _page("Segmentation scores", sections)
 
 
-def _study_sections(study):
+def _study_sections(study: StudyPart) -> list[str]:
     """The study's tables, trends and figures, after what a reader must know of the runs behind them."""
     data = f"The micrographs are those of {', '.join(study.data) or 'no run'}; the study's own are not published."
     if study.deviations:
@@ -87,7 +92,7 @@ def _study_sections(study):
     return sections
 
 
-def demo_page(table, scores, methods):
+def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: list[str]) -> str:
     """The demonstration's page. scores: {domain: {method: {seed: score.json dict with `folder`}}}."""
     sections = [
         "<p>A small network learns to segment lath bainite on the annotated, drawn <b>source</b> micrographs and "
@@ -113,7 +118,7 @@ def demo_page(table, scores, methods):
     return _page("From an annotated to an unlabelled kind of micrograph", sections)
 
 
-def _side_by_side(domain, methods):
+def _side_by_side(domain: str, methods: dict[str, dict[str, dict]]) -> str:
     """One test micrograph of a domain as each method segments it, of the first seed; empty without its store."""
     shown = [name for name in SIDE_BY_SIDE if domain != "source" or name in methods]
     first = methods.get("generalization")
@@ -142,16 +147,16 @@ def _side_by_side(domain, methods):
     return _drawn(panel, columns, LEGEND + LEGEND_LABEL)
 
 
-def _curves(title, runs):
+def _curves(title: str, runs: dict[str, list[dict]]) -> list[str]:
     runs = {name: lines for name, lines in runs.items() if lines}
     return [f"<h2>{_text(title)}</h2>", _drawn(curves, runs)] if runs else []
 
 
-def _run_of(score):
+def _run_of(score: dict) -> Path:
     return score["folder"].parents[1]
 
 
-def _metrics(run):
+def _metrics(run: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, without a last one that was cut."""
     path = run / "metrics.jsonl"
     lines = []
@@ -163,13 +168,13 @@ def _metrics(run):
     return lines
 
 
-def _drawn(draw, *arguments):
+def _drawn(draw: Callable, *arguments: object) -> str:
     file = io.BytesIO()
     draw(file, *arguments)
     return _image(file.getvalue())
 
 
-def _image(png, text=""):
+def _image(png: bytes, text: str = "") -> str:
     """The picture inside the page, as JPEG: micrographs are noise, which PNG makes four times as large."""
     if not png:
         return ""
@@ -178,7 +183,7 @@ def _image(png, text=""):
     return f"<img src='data:image/jpeg;base64,{encoded}' alt='{_text(text)}'>"
 
 
-def _table(header, rows, wrapped=False):
+def _table(header: list[str], rows: list[list[str]], wrapped: bool = False) -> str:
     lines = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in header) + "</tr>"]
     before = None
     for row in rows:
@@ -189,10 +194,10 @@ def _table(header, rows, wrapped=False):
     return f"<table{' class=wrapped' if wrapped else ''}>" + "\n".join(lines) + "</table>"
 
 
-def _page(title, sections):
+def _page(title: str, sections: list[str]) -> str:
     head = f"<meta charset='utf-8'><title>{_text(title)}</title><style>{_STYLE}</style>"
     return f"<!doctype html>\n<html lang='en'>{head}\n<h1>{_text(title)}</h1>\n" + "\n".join(sections) + "\n</html>\n"
 
 
-def _text(value):
+def _text(value: object) -> str:
     return html.escape(str(value))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,16 +11,24 @@ from tqdm import tqdm
 
 from common.errors import InputError, make_folder
 from common.files import write_csv, write_file, write_image
+from data.store import Micrograph, Store
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
 from evaluation.metrics import Confusion
 from models import classes
 
+Predictor = Callable[[np.ndarray], np.ndarray]  # image uint8 (h, w) -> probabilities float32 (C, h, w)
 PANELS = 3
 # What every reader of a score.json relies on.
 _SCORE = {"experiment", "domain", "variant", "checkpoint", "miou", "iou"}
 
 
-def score(predictor, store, micrographs, progress=None, on_image=None):
+def score(
+    predictor: Predictor,
+    store: Store,
+    micrographs: list[int],
+    progress: str | None = None,
+    on_image: Callable[..., None] | None = None,
+) -> tuple[Confusion, list[dict]]:
     """Score a predictor on micrographs of a store, over whole micrographs without their padding (paper 2.2).
 
     predictor: image uint8 (h, w) -> probabilities (C, h, w).
@@ -41,7 +50,7 @@ def score(predictor, store, micrographs, progress=None, on_image=None):
     return pooled, rows
 
 
-def measures(confusion):
+def measures(confusion: Confusion) -> dict[str, float]:
     """The counts and measures of a Confusion as a flat dict."""
     iou = confusion.iou()
     return {
@@ -57,7 +66,7 @@ def measures(confusion):
     }
 
 
-def otsu_floor(store, micrographs):
+def otsu_floor(store: Store, micrographs: list[int]) -> Predictor:
     """Predictor by Otsu's grey-level threshold in each image: the floor that a network has to beat.
 
     Foreground is what is brighter or what is darker, whichever scores higher on these micrographs' labels: the floor
@@ -66,46 +75,46 @@ def otsu_floor(store, micrographs):
     return max((_brighter, _darker), key=lambda predictor: score(predictor, store, micrographs)[0].miou)
 
 
-def _brighter(image):
+def _brighter(image: np.ndarray) -> np.ndarray:
     bright = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     return np.stack([1 - bright, bright])
 
 
-def _darker(image):
+def _darker(image: np.ndarray) -> np.ndarray:
     return _brighter(image)[::-1]
 
 
-def ensemble(predictors):
+def ensemble(predictors: list[Predictor]) -> Predictor:
     """Predictor whose probabilities are the mean of the predictors' (bagging, paper 4.2)."""
 
-    def predictor(image):
+    def predictor(image: np.ndarray) -> np.ndarray:
         return sum(member(image) for member in predictors) / len(predictors)
 
     return predictor
 
 
-def panel_positions(count):
+def panel_positions(count: int) -> list[int]:
     """Which of `count` micrographs get pictures: up to PANELS, spread evenly, the first among them."""
     return sorted(set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist()))
 
 
-def score_folder(run, domain, checkpoint, variant):
+def score_folder(run: Path | str, domain: str, checkpoint: str, variant: str) -> Path:
     """Where the score of a run belongs: <run>/evaluation/<domain>, then .<checkpoint> unless last, .<variant>."""
     parts = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
     return Path(run) / "evaluation" / ".".join(parts)
 
 
-def read_score(path):
+def read_score(path: Path | str) -> dict:
     """A score.json as dict. InputError when it is damaged."""
     return _read_json(path, _SCORE, "a readable score", "run evaluate.py again")
 
 
-def read_config(run):
+def read_config(run: Path | str) -> dict:
     """The config.json of a run's folder as dict. InputError when it is damaged."""
     return _read_json(Path(run) / "config.json", set(), "a readable configuration", "the run's checkpoint holds a copy")
 
 
-def _read_json(path, keys, kind, remedy):
+def _read_json(path: Path | str, keys: set[str], kind: str, remedy: str) -> dict:
     try:
         content = json.loads(Path(path).read_text())
         if not isinstance(content, dict) or not keys <= content.keys():
@@ -121,14 +130,14 @@ class ResultWriter:
     It is the `on_image` of score(). predictions/<name>.png is 0/255 at working scale.
     """
 
-    def __init__(self, folder, count, name):
+    def __init__(self, folder: Path | str, count: int, name: str):
         """count: number of micrographs to come; name: of the model, in the panels."""
         self.folder, self.name, self.seen = Path(folder), name, 0
         self.with_panel = panel_positions(count)
         for part in ("predictions", "panels"):
             make_folder(self.folder / part)
 
-    def __call__(self, micrograph, image, label, predicted):
+    def __call__(self, micrograph: Micrograph, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
         write_image(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted)
         if self.seen in self.with_panel:
             columns = [
@@ -139,7 +148,7 @@ class ResultWriter:
             panel(self.folder / "panels" / f"{micrograph.name}.png", columns, LEGEND + LEGEND_LABEL)
         self.seen += 1
 
-    def finish(self, facts, pooled, rows):
+    def finish(self, facts: dict, pooled: Confusion, rows: list[dict]) -> dict:
         """Write the tables; returns what score.json holds (undefined numbers are null)."""
         numbers = measures(pooled)
         iou = {name: numbers.pop(f"iou_{name}") for name in ("background", "foreground")}
@@ -149,5 +158,5 @@ class ResultWriter:
         return score
 
 
-def _without_nan(values):
+def _without_nan(values: dict) -> dict:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

@@ -1,9 +1,12 @@
 """Segmenting a folder of micrographs that have no labels."""
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import models
@@ -14,11 +17,12 @@ from data.images import SUFFIXES, list_images, prepare_micrograph, read_image
 from data.store import PREPARATION
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, segment
+from evaluation.members import Member
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 
 
-def segment_folder(members, options, device):
+def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
     """Segment every micrograph of a folder; masks 0/255 at native size, overlays and phase_fractions.csv.
 
     While one micrograph is segmented, the next is read and the one before is written: these three are in memory.
@@ -55,13 +59,13 @@ def segment_folder(members, options, device):
     networks = [for_inference(member.model) for member in members]
     first_of_name = {file.stem: file for file in reversed(files)}
 
-    def read(file):
+    def read(file: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         if file != first_of_name[file.stem]:
             raise InputError(f"{file}: another image has this name with another ending; rename one")
         grey = read_image(file)
         return prepare_micrograph(grey, factor, invert, bar), _reduced(grey), grey.shape
 
-    def segmented():
+    def segmented() -> Iterator[tuple | InputError]:
         for file, reading in zip(files, ahead(read, files, 1), strict=True):
             try:
                 image, picture, shape = reading.result()
@@ -70,7 +74,7 @@ def segment_folder(members, options, device):
                 continue
             yield file, segment(networks, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
 
-    def write(result):
+    def write(result: tuple | InputError) -> dict:
         if isinstance(result, InputError):
             raise result
         file, found, picture, shape = result
@@ -95,6 +99,6 @@ def segment_folder(members, options, device):
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
 
 
-def _reduced(picture):
+def _reduced(picture: np.ndarray) -> np.ndarray:
     factor = OVERLAY_SIDE / max(picture.shape)
     return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else picture

@@ -27,7 +27,7 @@ from common.seeds import generator
 from data.selection_file import write_selection
 from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
-from evaluation.scoring import ensemble
+from evaluation.scoring import Predictor, ensemble
 from models import classes
 
 CLOSE = 0.005  # a mean that is this near to the wanted one needs no further exchange
@@ -37,7 +37,7 @@ LEAST = 0.25  # part that is left where no number is given: a few tiles of the w
 _STEEPEST, _HALVINGS = 1e4, 60
 
 
-def pseudo_fractions(predictor, store, tiles):
+def pseudo_fractions(predictor: Predictor, store: Store, tiles: np.ndarray) -> np.ndarray:
     """Foreground fraction of each tile's pseudo-label, float64 (n,), over its centre region within the micrograph.
 
     So neighbours' context and the mirrored padding do not count, and every pixel of a micrograph counts once.
@@ -53,7 +53,7 @@ def pseudo_fractions(predictor, store, tiles):
     return fractions
 
 
-def choose(fractions, wanted, count=None, seed=0):
+def choose(fractions: np.ndarray, wanted: float, count: int | None = None, seed: int = 0) -> np.ndarray:
     """Ascending positions int64 (n,) of a choice from `fractions` (N,) whose mean is `wanted`, as wide as can be.
 
     Each item gets a probability to be kept: among all that give n and the wanted mean those of greatest entropy, which
@@ -88,7 +88,7 @@ def choose(fractions, wanted, count=None, seed=0):
     return np.flatnonzero(chosen)
 
 
-def _most(ordered, wanted):
+def _most(ordered: np.ndarray, wanted: float) -> int:
     """The largest number of ascending fractions that can have the wanted mean: an end of them is discarded."""
     if abs(ordered.mean() - wanted) <= CLOSE:
         return len(ordered)
@@ -98,7 +98,7 @@ def _most(ordered, wanted):
     return max(1, int(np.searchsorted(means, wanted + CLOSE, side="right")))
 
 
-def _probabilities(fractions, wanted, count):
+def _probabilities(fractions: np.ndarray, wanted: float, count: int) -> np.ndarray:
     """1 / (1 + exp(-a - b fraction)), float64 (N,), with the sum `count` and, of it, the mean nearest to `wanted`."""
     low, high = -_STEEPEST, _STEEPEST
     for _ in range(_HALVINGS):  # the mean grows with b
@@ -108,7 +108,7 @@ def _probabilities(fractions, wanted, count):
     return probabilities
 
 
-def _with_sum(exponents, count):
+def _with_sum(exponents: np.ndarray, count: int) -> np.ndarray:
     low, high = -exponents.max() - 50, -exponents.min() + 50
     for _ in range(_HALVINGS):
         a = (low + high) / 2
@@ -117,7 +117,7 @@ def _with_sum(exponents, count):
     return probabilities
 
 
-def _systematic_sample(fractions, probabilities, count, seed):
+def _systematic_sample(fractions: np.ndarray, probabilities: np.ndarray, count: int, seed: int) -> np.ndarray:
     """bool (N,) with `count` true: one for every whole number that the running sum of probabilities passes."""
     rng = generator(seed, "selection")
     order = np.lexsort((rng.random(len(fractions)), fractions))  # equal fractions in random order
@@ -128,7 +128,7 @@ def _systematic_sample(fractions, probabilities, count, seed):
     return chosen
 
 
-def _exchange(fractions, chosen, wanted):
+def _exchange(fractions: np.ndarray, chosen: np.ndarray, wanted: float) -> None:
     """Exchange single items, each time the two that bring the mean nearest, until it is CLOSE or does not improve."""
     while chosen.any() and not chosen.all():
         excess = (fractions[chosen] - wanted).sum()
@@ -147,7 +147,7 @@ def _exchange(fractions, chosen, wanted):
         chosen[old], chosen[new] = False, True
 
 
-def draw_histogram(path, fractions, chosen, wanted, domain):
+def draw_histogram(path: Path, fractions: np.ndarray, chosen: np.ndarray, wanted: float, domain: str) -> None:
     """Save the histogram of the tiles' pseudo-label fractions before and after, means and the wanted mean marked."""
     figure = Figure((6.4, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -164,7 +164,7 @@ def draw_histogram(path, fractions, chosen, wanted, domain):
     write_figure(path, figure)
 
 
-def select(options):
+def select(options: argparse.Namespace) -> None:
     """Write the selection that the options ask for, and print the means reached."""
     path, out = store_path(options.data, options.domain), Path(options.out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -198,7 +198,7 @@ def select(options):
     print(f"{out}: also {out.with_suffix('.csv').name} and {out.with_suffix('.png').name}")
 
 
-def _choose_test(store, options):
+def _choose_test(store: Store, options: argparse.Namespace) -> list[str]:
     """Names of test micrographs by the phase fraction of their labels: what is chosen here is only ever scored on."""
     test = [micrograph.index for micrograph in store.micrographs if micrograph.test]
     if not test:
@@ -209,7 +209,7 @@ def _choose_test(store, options):
     return [store.micrographs[test[place]].name for place in chosen]
 
 
-def _chosen(path, name, fractions, wanted, count, seed):
+def _chosen(path: Path, name: str, fractions: np.ndarray, wanted: float, count: int | None, seed: int) -> np.ndarray:
     try:
         chosen = choose(fractions, wanted, count, seed)
     except ValueError as error:
@@ -222,7 +222,7 @@ def _chosen(path, name, fractions, wanted, count, seed):
     return chosen
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.selection", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -251,7 +251,7 @@ def parse():
 
 
 @exits_cleanly
-def main():
+def main() -> None:
     select(parse())
 
 

@@ -44,7 +44,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 SUMMARISED = ("generalization", "adabn", "uda")
 
 
-def collect(folder):
+def collect(folder: Path | str) -> list[dict]:
     """All scores below a folder, a list of score.json dicts with `folder` and flat iou_*; InputError if none."""
     scores = []
     for path in sorted(Path(folder).rglob("score.json")):
@@ -56,7 +56,7 @@ def collect(folder):
     return scores
 
 
-def grouped(scores):
+def grouped(scores: list[dict]) -> dict[tuple[str, ...], dict[str, list[dict]]]:
     """Scores by (experiment, variant, checkpoint, configuration), then by domain: the repeats in one table cell."""
     groups = {}
     for score in scores:
@@ -65,7 +65,7 @@ def grouped(scores):
     return groups
 
 
-def overview(folder, scores):
+def overview(folder: Path | str, scores: list[dict]) -> report.TextTable:
     """(header, rows) with a row for each experiment and variant, mIoU, RDT and runs of each domain, in percent.
 
     Experiments that were trained and not scored have empty cells.
@@ -89,7 +89,7 @@ def overview(folder, scores):
     return header, rows
 
 
-def long_rows(scores):
+def long_rows(scores: list[dict]) -> list[dict]:
     """One dict for each experiment, variant, checkpoint and domain, fractions of 1: the content of scores.csv."""
     rows = []
     for (experiment, variant, checkpoint, configuration), of_domain in sorted(grouped(scores).items()):
@@ -103,7 +103,7 @@ def long_rows(scores):
     return rows
 
 
-def markdown(header, rows):
+def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with aligned columns, which a terminal shows well too."""
     lines = [header, *rows]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
@@ -111,22 +111,22 @@ def markdown(header, rows):
     return "\n".join([text[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *text[1:]]) + "\n"
 
 
-def latex(header, rows):
+def latex(header: list[str], rows: list[list[str]]) -> str:
     """A LaTeX tabular for the booktabs package."""
     body = [r"\toprule", _latex_line(header), r"\midrule", *map(_latex_line, rows), r"\bottomrule"]
     return "\n".join([rf"\begin{{tabular}}{{{'l' * len(header)}}}", *body, r"\end{tabular}"]) + "\n"
 
 
-def latex_text(text):
+def latex_text(text: str) -> str:
     """Text with what LaTeX would take for commands escaped, and the signs of these tables as commands."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _latex_line(cells):
+def _latex_line(cells: list[str]) -> str:
     return " & ".join(map(latex_text, cells)) + r" \\"
 
 
-def write_study(runs, out):
+def write_study(runs: StudyRuns, out: Path) -> report.StudyPart:
     """Write the study's tables, trends and figures of a StudyRuns; returns what the page shows of them."""
     tables, trends = study_tables(runs), check(runs)
     header = ["section", "trend", "verdict", "here", "study"]
@@ -144,7 +144,7 @@ def write_study(runs, out):
     return report.StudyPart(tables, found, pictures, deviations(runs), runs.data(), list(dict.fromkeys(runs.remarks)))
 
 
-def demo_scores(folder):
+def demo_scores(folder: Path | str) -> dict[str, dict[str, dict]]:
     """Scores of the demonstration: {domain: {method: {seed folder's name: score}}}, the source domain first."""
     found = {}
     for seed in _seeds(folder):
@@ -161,11 +161,11 @@ def demo_scores(folder):
     return {domain: found[domain] for domain in sorted(found, key=lambda name: (name != "source", name))}
 
 
-def demo_summary(folder):
+def demo_summary(folder: Path | str) -> dict:
     """The content of summary.json: means over the seeds that exist, fractions of 1, seconds (DESIGN: make demo)."""
     scores = demo_scores(folder)
 
-    def mean(domain, method, name):
+    def mean(domain: str, method: str, name: str) -> float | None:
         return mean_std(score[name] for score in scores[domain][method].values())[0]
 
     targets = {}
@@ -182,12 +182,12 @@ def demo_summary(folder):
     return {"source": {"miou": mean("source", "generalization", "miou")}, "targets": targets, "seconds": seconds}
 
 
-def demo_methods(scores):
+def demo_methods(scores: dict[str, dict[str, dict]]) -> list[str]:
     """The methods to show: the summarised ones, and what else was run on any domain."""
     return [name for name in METHODS if name in SUMMARISED or any(name in scored for scored in scores.values())]
 
 
-def demo_table(scores):
+def demo_table(scores: dict[str, dict[str, dict]]) -> report.TextTable:
     """(header, rows) of the demonstration, in percent; what was not run has empty cells."""
     header = ["domain", "method", "mIoU [%]", "RDT [%]", "phase fraction [%]", "label [%]", "seeds"]
     rows = []
@@ -202,12 +202,12 @@ def demo_table(scores):
     return header, rows
 
 
-def _seeds(folder):
+def _seeds(folder: Path | str) -> list[Path]:
     return sorted(path for path in Path(folder).glob("seed*") if path.is_dir())
 
 
 @exits_cleanly
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="evaluation.tables", description=__doc__.splitlines()[0])
     parser.add_argument("runs", help="folder with runs that evaluate.py has scored")
     parser.add_argument("--out", required=True, help="folder to write to")

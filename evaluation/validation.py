@@ -10,7 +10,7 @@ from data.store import Store
 from evaluation.figures import LEGEND, LEGEND_PREDICTION, overlay, panel
 from evaluation.inference import predict
 from evaluation.metrics import Confusion
-from evaluation.scoring import score
+from evaluation.scoring import Predictor, score
 from models import classes, set_domain
 from training.distributed import Processes, broadcast_buffers, total
 
@@ -49,7 +49,7 @@ def save_panel(
     model.train()
 
 
-def _predictor(model: torch.nn.Module, domain: str, store: Store, processes: Processes):
+def _predictor(model: torch.nn.Module, domain: str, store: Store, processes: Processes) -> Predictor:
     model.eval()
     set_domain(model, domain)
     return partial(predict, model, tile=store.tile, overlap=store.overlap, device=processes.device)

@@ -51,17 +51,17 @@ class Place:
     source: str
 
 
-def findings(table=None):
+def findings(table: int | None = None) -> list[Finding]:
     """The study's lines, of one table if asked for."""
     return [line for line in _findings() if table in (None, line.table)]
 
 
-def finding(experiment, table=None):
+def finding(experiment: str, table: int | None = None) -> Finding:
     """The study's line of an experiment: of its own table (2 to 5) unless `table` says 6."""
     return next(line for line in findings() if line.experiment == experiment and line.table in (table or (2, 3, 4, 5)))
 
 
-def phase_fractions():
+def phase_fractions() -> dict[str, dict[str, float | None]]:
     """{domain: {phi_dg, phi_dg_std, phi_uda, phi_uda_std, phi_label}} of Table 7, in percent."""
     return {
         line["domain"]: {name: _number(line[name]) for name in line if name.startswith("phi_") and name != "phi_train"}
@@ -70,7 +70,7 @@ def phase_fractions():
     }
 
 
-def of_the_text(quantity):
+def of_the_text(quantity: str) -> dict[str, tuple[float, float | None]]:
     """{experiment: (mIoU, standard deviation or None)} in percent: 'bagging', 'source' (4.2) or 'common' (4.3)."""
     lines = [line for line in _read("study_text.csv") if line["quantity"] == quantity]
     return {line["experiment"]: (float(line["miou"]), _number(line["miou_std"])) for line in lines}
@@ -84,14 +84,14 @@ class StudyRuns:
     `remarks` says what was found and left out.
     """
 
-    def __init__(self, root, experiments):
+    def __init__(self, root: Path | str, experiments: Path):
         """root: folder with <experiment>/fold<k>/; experiments: file of the experiments that they were run by."""
         self.root = Path(root)
         self.experiments, self.study = read_experiments(experiments), read_experiments()
         self.remarks = []
         self._configs, self._scores = {}, {}
 
-    def place(self, experiment):
+    def place(self, experiment: str) -> Place | None:
         """Where a row's scores come from; None for an experiment that the file does not have."""
         entry = self.experiments.get(experiment)
         if entry is None:
@@ -102,7 +102,7 @@ class StudyRuns:
         domain = entry.get("domain") or trained.get("target") or source
         return Place(run, domain, trained.get("reference", run), source)
 
-    def configs(self, run):
+    def configs(self, run: str) -> dict[int, dict]:
         """{fold: config.json} of an experiment's runs."""
         if run not in self._configs:
             self._configs[run] = {}
@@ -114,11 +114,11 @@ class StudyRuns:
                 self.remarks.append(f"the folds of {run} differ in configuration")
         return self._configs[run]
 
-    def exist(self):
+    def exist(self) -> bool:
         """Whether there is a run of any of the study's experiments."""
         return any(self.configs(place.run) for line in findings() if (place := self.place(line.experiment)))
 
-    def scores(self, run, domain, checkpoint="last", variant="plain"):
+    def scores(self, run: str, domain: str, checkpoint: str = "last", variant: str = "plain") -> dict[int, dict]:
         """{fold: score.json} of an experiment's finished runs on a domain."""
         key = (run, domain, checkpoint, variant)
         if key not in self._scores:
@@ -132,14 +132,14 @@ class StudyRuns:
                 self.remarks.append(f"the folds of {run} were scored on different versions of {domain}")
         return self._scores[key]
 
-    def milestone(self, run, position):
+    def milestone(self, run: str, position: int) -> int | None:
         """The epoch of an experiment's first (0) or second (1) milestone, None without one."""
         configs = self.configs(run)
         entry = next(iter(configs.values())) if configs else self.experiments.get(run, {})
         milestones = entry.get("milestones") or []
         return milestones[position] if position < len(milestones) else None
 
-    def milestone_scores(self, run, domain, epoch):
+    def milestone_scores(self, run: str, domain: str, epoch: int | None) -> dict[int, dict]:
         """{fold: score.json} after an epoch; the last checkpoint's where training ended with that epoch."""
         found = dict(self.scores(run, domain, f"epoch{epoch}")) if epoch else {}
         for fold, score in self.scores(run, domain).items() if epoch else ():
@@ -149,7 +149,7 @@ class StudyRuns:
                 found.setdefault(fold, score)
         return dict(sorted(found.items()))
 
-    def bagged(self, run, domain):
+    def bagged(self, run: str, domain: str) -> dict | None:
         """score.json of the ensemble of an experiment's runs; None without one."""
         path = self.root / run / f"ensemble.{domain}" / "score.json"
         if not path.is_file():
@@ -160,14 +160,14 @@ class StudyRuns:
         self.remarks.append(f"{path} is left out: it is no ensemble of last checkpoints on {domain}")
         return None
 
-    def members(self, run, domain):
+    def members(self, run: str, domain: str) -> dict[int, dict]:
         """{fold: score.json} of the runs that the ensemble has; empty unless all of them are scored."""
         ensemble = self.bagged(run, domain)
         scores = self.scores(run, domain)
         folds = [_number_of(Path(path)) for path in ensemble["runs"]] if ensemble else []
         return {fold: scores[fold] for fold in folds} if set(folds) <= scores.keys() else {}
 
-    def differences(self, run):
+    def differences(self, run: str) -> dict[str, tuple]:
         """{option: (here, in the study)}: in what the runs of an experiment are not the study's."""
         found = {}
         for config in self.configs(run).values():
@@ -183,22 +183,22 @@ class StudyRuns:
                     found[name] = (here, there)
         return found
 
-    def data(self):
+    def data(self) -> list[str]:
         """The folders of tile stores that the runs were trained on."""
         runs = {place.run for line in findings() if (place := self.place(line.experiment))}
         return sorted({str(config.get("data")) for run in runs for config in self.configs(run).values()})
 
-    def _options(self, run):
+    def _options(self, run: str) -> set[str]:
         """The options that make an experiment of the study what it is, those that it leaves as they are among them."""
         return values_of(run).keys() - NO_SETTING if run in self.study else set()
 
-    def _folds(self, run):
+    def _folds(self, run: str) -> list[Path]:
         if run == "NanoSEM":
             return [self.root / run]  # pre-training has no folds
         folders = [path for path in (self.root / run).glob("fold*") if path.name.removeprefix("fold").isdecimal()]
         return sorted(folders, key=_number_of)
 
-    def _counts(self, path, score, checkpoint):
+    def _counts(self, path: Path, score: dict, checkpoint: str) -> bool:
         """Whether a score may stand in a table; says why not."""
         if score["checkpoint"] != checkpoint:
             self.remarks.append(f"{path} is left out: its score is of {score['checkpoint']}, not of {checkpoint}")
@@ -212,7 +212,7 @@ class StudyRuns:
         return True
 
 
-def relative(target, source):
+def relative(target: dict[int, dict], source: dict[int, dict]) -> float | None:
     """RDT of the means over folds, as a fraction: mean target mIoU relative to mean source mIoU (eq. 2).
 
     Over the folds that both have; None without any. The study's tables are of this kind: its RDT follow from its own
@@ -223,7 +223,7 @@ def relative(target, source):
     return rdt(*means) if None not in means else None
 
 
-def inconsistent():
+def inconsistent() -> list[tuple[Finding, float]]:
     """[(line, RDT that follows from the study's means)] in percent, where the study gives another, beyond rounding."""
     of_source = {line.experiment: line.miou for line in findings(2)}
     found = []
@@ -240,7 +240,7 @@ def inconsistent():
     return found
 
 
-def option_text(value):
+def option_text(value: object) -> str:
     """The value of an option as text: of a file only its name, of an own pre-training also the experiment's.
 
     The encoder of the NanoSEM run is the study's `nanosem`.
@@ -251,26 +251,26 @@ def option_text(value):
     return path.name
 
 
-def _study_place(experiment):
+def _study_place(experiment: str) -> str:
     entry = read_experiments()[experiment]
     return entry.get("run") or entry.get("reference") or experiment
 
 
 @cache
-def _findings():
+def _findings() -> list[Finding]:
     types = {"table": int, "epochs": int, "miou": float, "miou_std": _number, "rdt": _number}
     return [Finding(**{name: types.get(name, str)(line[name]) for name in line}) for line in _read("study.csv")]
 
 
-def _read(name):
+def _read(name: str) -> list[dict[str, str]]:
     with (FOLDER / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def _number(text):
+def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _number_of(path):
+def _number_of(path: Path) -> int:
     name = path.name.removeprefix("fold")
     return int(name) if name.isdecimal() else -1

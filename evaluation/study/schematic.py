@@ -1,7 +1,9 @@
 """A drawing of where the weights of the supervised runs came from, like the study's Figure 2."""
 
 import textwrap
+from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -9,11 +11,13 @@ from common.files import write_figure
 from evaluation.scoring import read_config
 from evaluation.study import published
 
+Drawn = tuple[str, str, Path]  # title, explanation and file of a figure
+Point = tuple[float, float]
 HEIGHT = 1.25
 STARTS = ("random", "imagenet", "nanosem")
 
 
-def pretraining(runs, path):
+def pretraining(runs: published.StudyRuns, path: Path) -> Drawn:
     """Figure 2: the two-stage pre-training and fine-tuning, as boxes with the experiments that were run."""
     of_start, stand_in = {start: [] for start in STARTS}, None
     for line in published.findings(2):
@@ -54,7 +58,7 @@ def pretraining(runs, path):
     return "Figure 2. Two-stage pre-training and fine-tuning", text, path
 
 
-def _pretrained(runs, name):
+def _pretrained(runs: published.StudyRuns, name: str) -> dict[str, str] | None:
     """What a pre-training run was: `done`, and `start`, the weights that it started from; None without one."""
     folder = runs.root / name
     if not (folder / "finished.json").is_file() or not (folder / "config.json").is_file():
@@ -64,7 +68,9 @@ def _pretrained(runs, name):
     return {"done": done, "start": published.option_text(config.get("pretraining"))}
 
 
-def _box(axes, left, bottom, width, text, colour, found=True):
+def _box(
+    axes: Axes, left: float, bottom: float, width: float, text: str, colour: str, found: bool = True
+) -> tuple[Point, Point]:
     """A box with text; returns the middle of its left and right side."""
     edge = {"linestyle": "-" if found else "--", "edgecolor": "#444444" if found else "#999999"}
     patch = FancyBboxPatch((left, bottom), width, HEIGHT, "round,pad=0,rounding_size=0.08", facecolor=colour, **edge)
@@ -74,7 +80,7 @@ def _box(axes, left, bottom, width, text, colour, found=True):
     return (left, middle), (left + width, middle)
 
 
-def _arrow(axes, start, end, text=""):
+def _arrow(axes: Axes, start: tuple[Point, Point], end: tuple[Point, Point], text: str = "") -> None:
     """An arrow from one box's right side to the left side of another."""
     (x0, y0), (x1, y1) = start[1], end[0]
     axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "color": "#444444"})

@@ -1,6 +1,7 @@
 """The study's Figures 1, 2, 4 to 6 and 7, drawn from what was run; a piece that is missing leaves a marked gap."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ from data.store import Store, store_path
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, grid, heat, overlay
 from evaluation.metrics import Confusion
 from evaluation.study import published
-from evaluation.study.schematic import pretraining
+from evaluation.study.schematic import Drawn, pretraining
 from evaluation.study.study_tables import adapted_pair
 
 FRAME = (215, 25, 28)
@@ -20,7 +21,7 @@ SHOWN = 2  # test micrographs in Figures 4 to 6
 NO_RUN, NO_DATA = "no run", "no data"
 
 
-def draw_all(runs, folder):
+def draw_all(runs: published.StudyRuns, folder: Path) -> list[Drawn]:
     """Draw all figures of a StudyRuns into a folder: [(title, explanation, path)]."""
     targets = list(published.phase_fractions())
     made = [domains(runs, folder / "figure1.png"), pretraining(runs, folder / "figure2.png")]
@@ -28,7 +29,7 @@ def draw_all(runs, folder):
     return [*made, attention(runs, targets[0], folder / "figure7.png")]
 
 
-def domains(runs, path):
+def domains(runs: published.StudyRuns, path: Path) -> Drawn:
     """Figure 1: of each domain a test micrograph, with its annotation, and a detail view."""
     rows = []
     for domain in ("source", *published.phase_fractions()):
@@ -45,7 +46,7 @@ def domains(runs, path):
     return "Figure 1. The domains", text, path
 
 
-def predictions(runs, domain, path):
+def predictions(runs: published.StudyRuns, domain: str, path: Path) -> Drawn:
     """Figure 4, 5 or 6: two test micrographs of a target as generalization and as adaptation segment them."""
     pair = adapted_pair(domain)
     store, fold = _store(runs, domain, pair)
@@ -68,7 +69,7 @@ def predictions(runs, domain, path):
     return title, f"Left: generalization ({pair[0]}). Right: adaptation ({pair[1]}). Fold {fold}.", path
 
 
-def attention(runs, target, path):
+def attention(runs: published.StudyRuns, target: str, path: Path) -> Drawn:
     """Figure 7: Grad-CAM of the supervised DeepLabv2 on the source and on the first target."""
     experiment, found, layers = "S.10", {}, set()
     for domain in ("source", target):
@@ -99,7 +100,7 @@ def attention(runs, target, path):
     return "Figure 7. Grad-CAM on the source and on t1", text, path
 
 
-def framed(picture, label):
+def framed(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
     """A picture with the frame of its detail view, RGB uint8 (h, w, 3). label: mask (h, w)."""
     rgb = np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture.copy()
     rows, columns = detail(label)
@@ -107,7 +108,7 @@ def framed(picture, label):
     return cv2.rectangle(rgb, (columns.start, rows.start), (columns.stop - 1, rows.stop - 1), FRAME, width)
 
 
-def detail(label):
+def detail(label: np.ndarray) -> tuple[slice, slice]:
     """The slices (rows, columns) of the detail view: of those on a grid, the one with the most even phases."""
     height, width = (max(1, side // DETAIL) for side in label.shape)
     rows, columns = (range(0, side - part + 1, part) for side, part in zip(label.shape, (height, width), strict=True))
@@ -117,7 +118,7 @@ def detail(label):
     return slice(row, row + height), slice(column, column + width)
 
 
-def _store(runs, domain, experiments=()):
+def _store(runs: published.StudyRuns, domain: str, experiments: Sequence[str] = ()) -> tuple[Store | None, int]:
     """(store of a domain, fold) as the runs of these experiments used them; (None, fold) where there is none.
 
     The fold is the first that all of the experiments have scores of, else the first of any.
@@ -139,11 +140,11 @@ def _store(runs, domain, experiments=()):
     return None, fold
 
 
-def _micrographs(store, fold):
+def _micrographs(store: Store | None, fold: int) -> list[int]:
     return store.evaluation_micrographs(fold if fold < store.folds else 0) if store else []
 
 
-def _prediction(runs, experiment, store, fold, name):
+def _prediction(runs: published.StudyRuns, experiment: str, store: Store, fold: int, name: str) -> np.ndarray | str:
     """The prediction of a run on a micrograph, bool (h, w); a text that says why there is none."""
     place = runs.place(experiment)
     score = runs.scores(place.run, store.domain).get(fold) if place else None

@@ -3,11 +3,13 @@
 mIoU, RDT and phase fractions are in percent; mean ± sample standard deviation over folds. What was not run is empty.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from evaluation.metrics import mean_std, percent
 from evaluation.study import published
+from evaluation.study.published import Finding, StudyRuns
 
 OTHER = "†"  # marks runs of another configuration than the study's
 RDT_NOTE = (
@@ -29,7 +31,7 @@ class Table:
     deviation: str = ""  # in what the runs are not the study's
 
 
-def study_tables(runs):
+def study_tables(runs: StudyRuns) -> list[Table]:
     """All tables of a StudyRuns, in the study's order."""
     return [
         supervised(runs),
@@ -42,7 +44,7 @@ def study_tables(runs):
     ]
 
 
-def supervised(runs):
+def supervised(runs: StudyRuns) -> Table:
     """Table 2: supervised on the source."""
     table = Table(
         "table2",
@@ -57,7 +59,7 @@ def supervised(runs):
     return _noted(table, runs)
 
 
-def of_target(runs, number):
+def of_target(runs: StudyRuns, number: int) -> Table:
     """Table 3, 4 or 5: generalization and adaptation to a target."""
     table = Table(
         f"table{number}",
@@ -83,7 +85,7 @@ def of_target(runs, number):
     return _noted(table, runs)
 
 
-def milestones(runs):
+def milestones(runs: StudyRuns) -> Table:
     """Table 6: target 2 after two numbers of epochs of fine-tuning."""
     lines = published.findings(6)
     ran = [line for line in lines if (place := runs.place(line.experiment)) and runs.configs(place.run)]
@@ -127,7 +129,7 @@ def milestones(runs):
     return _noted(table, runs)
 
 
-def fractions(runs):
+def fractions(runs: StudyRuns) -> Table:
     """Table 7: phase fractions of the targets' test sets, predicted by generalization and by adaptation."""
     header = ["Domain", "Exp. DG, UDA", "φ DG [%]", "study", "φ UDA [%]", "study", "φ label [%]", "study", "folds"]
     table = Table("table7", "Table 7. Phase fractions of the test sets", header)
@@ -152,7 +154,7 @@ def fractions(runs):
     return _noted(table, runs)
 
 
-def bagging(runs):
+def bagging(runs: StudyRuns) -> Table:
     """Section 4.2: the mean probability of the models of all folds, against the mean of their scores."""
     header = ["Domain", "Exp.", "members [%]", "study", "bagged [%]", "study", "gain [%]", "study", "members"]
     table = Table("table_bagging", "Section 4.2. Bagging the models of the folds", header)
@@ -175,7 +177,7 @@ def bagging(runs):
     return _noted(table, runs)
 
 
-def source_scores(runs):
+def source_scores(runs: StudyRuns) -> Table:
     """Section 4.2: what adaptation to each target does to the score on the source."""
     header = ["Adapted to", "Exp.", "mIoU on the source [%]", "study", "folds"]
     table = Table("table_source", "Section 4.2. Adapted models on the source domain", header)
@@ -189,7 +191,7 @@ def source_scores(runs):
     return _noted(table, runs)
 
 
-def common_test_set(runs):
+def common_test_set(runs: StudyRuns) -> Table:
     """Section 4.3: adaptation to t3 with training tiles of two mean phase fractions, on a common test set."""
     header = ["Training tiles of t3", "Exp.", "mIoU [%]", "study", "folds"]
     table = Table("table_t3v", "Section 4.3. Target 3 against target 3v, on their common test set", header)
@@ -204,19 +206,19 @@ def common_test_set(runs):
     return _noted(table, runs)
 
 
-def common_scores(runs, experiment):
+def common_scores(runs: StudyRuns, experiment: str) -> dict[int, dict]:
     """{fold: score.json} of T3.2 or T3v on the common test set of Section 4.3."""
     place = runs.place(experiment)
     return runs.scores(place.run, place.domain, variant=f"selected-{published.COMMON_TEST_SET}") if place else {}
 
 
-def adapted_pair(domain):
+def adapted_pair(domain: str) -> tuple[str, str]:
     """The DeepLabv2 experiments (generalization, adaptation) of a target."""
     lines = [line for line in published.findings() if line.domain == domain and line.model == "deeplabv2_resnet101"]
     return tuple(next(line.experiment for line in lines if line.kind == kind) for kind in ("generalization", "uda"))
 
 
-def deviations(runs, experiments=None):
+def deviations(runs: StudyRuns, experiments: list[str] | None = None) -> list[str]:
     """In what the runs of these experiments (of all) are not the study's: [text, one an option]."""
     grouped = {}
     for experiment in experiments or [
@@ -234,7 +236,7 @@ def deviations(runs, experiments=None):
     ]
 
 
-def _noted(table, runs):
+def _noted(table: Table, runs: StudyRuns) -> Table:
     shown = [name for record in table.records for name in record["experiment"].split(", ")]
     found = deviations(runs, [*shown, "NanoSEM"] if any("nanosem" in row for row in table.rows) else shown)
     if found:
@@ -242,7 +244,7 @@ def _noted(table, runs):
     return table
 
 
-def _listed(names):
+def _listed(names: Iterable[str]) -> str:
     """Names of experiments with runs of numbers drawn together: S.1 to S.9, T3v."""
     parts = []
     for family, members in groupby(names, lambda name: name.rpartition(".")[0] or name):
@@ -254,13 +256,13 @@ def _listed(names):
     return ", ".join(parts)
 
 
-def scores_of(runs, experiment):
+def scores_of(runs: StudyRuns, experiment: str) -> dict[int, dict]:
     """{fold: score.json} of a row of the study's tables."""
     place = runs.place(experiment)
     return runs.scores(place.run, place.domain) if place else {}
 
 
-def _facts(runs, line):
+def _facts(runs: StudyRuns, line: Finding) -> list[str]:
     """Model, pre-training, augmentation of the runs where there are any, else of the study; and the experiment."""
     place = runs.place(line.experiment)
     configs = runs.configs(place.run) if place else {}
@@ -271,63 +273,65 @@ def _facts(runs, line):
     return [published.MODEL_NAMES.get(values[0], values[0]), *values[1:], _marked(runs, line.experiment)]
 
 
-def _marked(runs, experiment):
+def _marked(runs: StudyRuns, experiment: str) -> str:
     return experiment + (OTHER if _differs(runs, experiment) else "")
 
 
-def _differs(runs, experiment):
+def _differs(runs: StudyRuns, experiment: str) -> str:
     """The options in which the runs of an experiment are not the study's, as text."""
     place = runs.place(experiment)
     return ", ".join(sorted(runs.differences(place.run))) if place else ""
 
 
-def _milestone(runs, line, position):
+def _milestone(runs: StudyRuns, line: Finding, position: int) -> int | None:
     place = runs.place(line.experiment)
     return runs.milestone(place.run, position) if place else None
 
 
-def _identity(runs, line):
+def _identity(runs: StudyRuns, line: Finding) -> dict[str, str]:
     place = runs.place(line.experiment)
     model, pretraining, augmentation, _ = _facts(runs, line)
     facts = {"experiment": line.experiment, "run": place.run if place else "", "domain": line.domain}
     return facts | {"model": model, "pretraining": pretraining, "augmentation": augmentation}
 
 
-def _record(runs, line, scores, others):
+def _record(runs: StudyRuns, line: Finding, scores: dict[int, dict], others: dict) -> dict:
     mean, std, folds = mean_std(_miou(scores))
     measured = {"miou": _hundred(mean), "miou_std": _hundred(std), **others, "folds": folds}
     return {**_identity(runs, line), **measured, "differs": _differs(runs, line.experiment)}
 
 
-def _plain_record(runs, experiment, scores, of_study):
+def _plain_record(
+    runs: StudyRuns, experiment: str, scores: dict[int, dict], of_study: tuple[float, float | None]
+) -> dict:
     mean, std, folds = mean_std(_miou(scores))
     found = {"experiment": experiment, "miou": _hundred(mean), "miou_std": _hundred(std), "folds": folds}
     known = {"study_miou": of_study[0], "study_miou_std": of_study[1]}
     return found | known | {"differs": _differs(runs, experiment)}
 
 
-def _miou(scores):
+def _miou(scores: dict[int, dict]) -> list[float]:
     return [score["miou"] for score in scores.values()]
 
 
-def _count(scores):
+def _count(scores: dict[int, dict]) -> str:
     return str(len(scores)) if scores else ""
 
 
-def _agreed(values):
+def _agreed(values: Iterable) -> object:
     found = set(values)
     return found.pop() if len(found) == 1 else None
 
 
-def _hundred(value):
+def _hundred(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 4)
 
 
-def _share(value):
+def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _text(value, std=None):
+def _text(value: float | None, std: float | None = None) -> str:
     """A figure of the study, in percent; empty where it gives none."""
     if value is None:
         return ""

@@ -1,10 +1,12 @@
 """Which of the study's trends our runs show, by one rule on their scores and without a judgement by hand."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from evaluation.metrics import mean_std
 from evaluation.study import published
+from evaluation.study.published import StudyRuns
 from evaluation.study.study_tables import adapted_pair, common_scores, scores_of
 
 FEWEST = 3  # folds
@@ -34,7 +36,7 @@ class Trend:
     reason: str = ""
 
 
-def check(runs):
+def check(runs: StudyRuns) -> list[Trend]:
     """All trends of a StudyRuns."""
     return [
         *_of_training(runs),
@@ -44,7 +46,14 @@ def check(runs):
     ]
 
 
-def judged(section, claim, more, less, of_study, equal=False):
+def judged(
+    section: str,
+    claim: str,
+    more: dict[int, float],
+    less: dict[int, float],
+    of_study: Sequence[float],
+    equal: bool = False,
+) -> Trend:
     """A Trend that `more` exceeds `less`, or with `equal` that they are about equal.
 
     more, less: {fold: fraction}. of_study: the study's two values in percent.
@@ -65,7 +74,9 @@ def judged(section, claim, more, less, of_study, equal=False):
     return Trend(section, claim, ours, known, HOLDS if mean > 0 and not equal else FAILS)
 
 
-def judged_spread(section, claim, wide, narrow, of_study):
+def judged_spread(
+    section: str, claim: str, wide: dict[int, float], narrow: dict[int, float], of_study: Sequence[float]
+) -> Trend:
     """A Trend that the standard deviation over folds of `wide` exceeds that of `narrow`, {fold: fraction} both."""
     known = f"{of_study[0]:.1f} against {of_study[1]:.1f}"
     spreads = [mean_std(values.values())[1] for values in (wide, narrow)]
@@ -81,7 +92,7 @@ def judged_spread(section, claim, wide, narrow, of_study):
     return Trend(section, claim, ours, known, HOLDS if spreads[0] > spreads[1] else FAILS)
 
 
-def _of_training(runs):
+def _of_training(runs: StudyRuns) -> Iterator[Trend]:
     """Table 2: pre-training and augmentation help on the source; Table 4: the extended augmentation not on t2."""
     name = {(line.pretraining, line.augmentation): line.experiment for line in published.findings(2) if _unet(line)}
     for better, worse in (("imagenet", "random"), ("nanosem", "imagenet")):
@@ -98,7 +109,7 @@ def _of_training(runs):
         yield _pair(runs, "4.2", f"augmentation basic > extended, pre-training {pretraining}, t2", *pair)
 
 
-def _of_targets(runs):
+def _of_targets(runs: StudyRuns) -> Iterator[Trend]:
     """Tables 3 to 5 and 7, Section 4.2: what adaptation and bagging bring on each target."""
     for domain, fractions in published.phase_fractions().items():
         generalization, adapted = adapted_pair(domain)
@@ -123,7 +134,7 @@ def _of_targets(runs):
         yield judged("4.2", f"bagging > mean of its members, {domain}", ensemble, members, known)
 
 
-def _of_domains(runs):
+def _of_domains(runs: StudyRuns) -> Iterator[Trend]:
     """Sections 3.2 and 4.2: the domain shift grows from t1 to t3."""
     targets = list(published.phase_fractions())
     for near, far in pairwise(targets):
@@ -138,21 +149,21 @@ def _of_domains(runs):
         yield judged("4.2", f"score on the source after adaptation to {near} > to {far}", *on_source, known)
 
 
-def _common(runs):
+def _common(runs: StudyRuns) -> Trend:
     """Section 4.3: another phase fraction of the target's training tiles makes no difference."""
     known = published.of_the_text("common")
     scores = [_miou(common_scores(runs, name)) for name in known]
     return judged("4.3", "T3 about equal to T3v", *scores, [miou for miou, _ in known.values()], equal=True)
 
 
-def _pair(runs, section, claim, more, less):
+def _pair(runs: StudyRuns, section: str, claim: str, more: str, less: str) -> Trend:
     known = [published.finding(name).miou for name in (more, less)]
     return judged(section, claim, *(_miou(scores_of(runs, name)) for name in (more, less)), known)
 
 
-def _miou(scores):
+def _miou(scores: dict[int, dict]) -> dict[int, float]:
     return {fold: score["miou"] for fold, score in scores.items()}
 
 
-def _unet(line):
+def _unet(line: published.Finding) -> bool:
     return line.model == "unet_vgg16"
