@@ -17,7 +17,10 @@ def scored(tmp_path, stores):
     """Two runs scored on `labelled`: one that finds nothing, one that thresholds the grey levels."""
     store = Store(store_path(stores, "labelled"))
     micrographs = store.evaluation_micrographs(0)
-    runs = {"before": lambda image: np.zeros(image.shape), "after": lambda image: image > 120}
+    runs = {
+        "before": lambda image: np.stack([image >= 0, image < 0]),
+        "after": lambda image: np.stack([image <= 120, image > 120]),
+    }
     for name, predictor in runs.items():
         writer = ResultWriter(score_folder(tmp_path / name, "labelled", "last", "plain"), len(micrographs), name)
         pooled, rows = score(predictor, store, micrographs, on_image=writer)

@@ -201,7 +201,7 @@ def test_a_selection_is_scored_beside_the_whole_test_set(tmp_path, stores, monke
     options = (supervised, "--data", stores, "--domain", "labelled")
     assert call(monkeypatch, *options, "--selection", file) == 0
     score = score_of(supervised / "evaluation/labelled.selected-common")
-    expected = Confusion.of(probability(supervised, store.image(5)) >= 0.5, store.mask(5))
+    expected = Confusion.of(models.classes(probability(supervised, store.image(5))), store.mask(5))
     assert (score["variant"], score["images"], score["tp"]) == ("selected-common", 1, expected.tp)
     assert call(monkeypatch, *options, "--selection", file, "--adabn") == 2
     file.write_text(json.dumps(entries | {"micrographs": []}))
@@ -225,7 +225,7 @@ def test_unlabelled_micrographs_get_masks_of_their_own_size(tmp_path, stores):
     assert mask.shape == (64, 81) and set(np.unique(mask)) == {0, 255} and not mask[54:].any()
     grey = 255 - cv2.imread(str(images / "m1.png"), cv2.IMREAD_GRAYSCALE)[:54]
     working = cv2.resize(grey, (162, 108), interpolation=cv2.INTER_CUBIC)
-    expected = cv2.resize(probability(supervised, working), (81, 54), interpolation=cv2.INTER_AREA) >= 0.5
+    expected = cv2.resize(probability(supervised, working)[1], (81, 54), interpolation=cv2.INTER_AREA) >= 0.5
     assert np.mean(expected == (mask[:54] > 0)) > 0.99
     with (out / "phase_fractions.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}

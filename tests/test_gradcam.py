@@ -37,7 +37,7 @@ def frozen(name, seed=0):
 def cam(model, store, m, layer=None):
     """The map of a micrograph as evaluate.py makes it."""
     image = store.image(m)
-    foreground = predict(model, image, store.tile, store.overlap) >= 0.5
+    foreground = models.classes(predict(model, image, store.tile, store.overlap))
     module = gradcam.find_layer(model, layer or gradcam.default_layer(model))
     return gradcam.foreground_map(model, module, image, foreground, store.overlap)
 

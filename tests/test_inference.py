@@ -5,7 +5,6 @@ import re
 import sys
 import tracemalloc
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,11 +22,6 @@ from evaluation.members import Member
 from evaluation.segment_folder import segment_folder
 
 
-class Output(NamedTuple):
-    main: torch.Tensor
-    aux: None = None
-
-
 class Convolutions(nn.Module):
     """Receptive radius `radius`, without padding of its own that would show at a window's edge."""
 
@@ -39,7 +33,7 @@ class Convolutions(nn.Module):
         self.layers = nn.Sequential(*(module for pair in layers for module in pair), last)
 
     def forward(self, images):
-        return Output(4 * self.layers(images.float() / 255))
+        return {"main": 4 * self.layers(images.float() / 255)}
 
 
 def micrograph(height, width, seed=0):
@@ -49,8 +43,8 @@ def micrograph(height, width, seed=0):
 def whole(model, image, overlap):
     padded = np.pad(image, overlap, mode="reflect")
     with torch.no_grad():
-        logits = model(torch.from_numpy(padded)[None, None])["main"][0, 0]
-    return logits.sigmoid().numpy()[overlap:-overlap, overlap:-overlap]
+        logits = model(torch.from_numpy(padded)[None, None])["main"]
+    return models.probabilities(logits)[0].numpy()[:, overlap:-overlap, overlap:-overlap]
 
 
 @pytest.mark.parametrize("shape", [(101, 67), (64, 64), (33, 130), (7, 9)])
@@ -69,28 +63,28 @@ def test_overlap_may_be_larger_than_the_tile_and_the_micrograph():
 def test_without_overlap_the_tiles_are_predicted_side_by_side():
     model, image = Convolutions(2), micrograph(16, 24)
     with torch.no_grad():
-        corner = model(torch.from_numpy(image[8:, 8:16].copy())[None, None])["main"][0, 0].sigmoid().numpy()
-    np.testing.assert_allclose(predict(model, image, 8, 0)[8:, 8:16], corner, atol=1e-6)
+        corner = models.probabilities(model(torch.from_numpy(image[8:, 8:16].copy())[None, None])["main"])[0].numpy()
+    np.testing.assert_allclose(predict(model, image, 8, 0)[:, 8:, 8:16], corner, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 31), (200, 3)])
 @pytest.mark.parametrize("overlap", [0, 5, 30])
 def test_blending_keeps_a_constant(shape, overlap):
     def constant(images):
-        return Output(torch.full(images.shape, 0.3))
+        return {"main": torch.full(images.shape, 0.3)}
 
-    probability = predict(constant, micrograph(*shape), 16, overlap)
+    _, probability = predict(constant, micrograph(*shape), 16, overlap)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-0.3)), atol=1e-6)
 
 
 def test_windows_that_disagree_are_blended_without_a_step():
     def brightness_of_the_window(images):
-        return Output((images.float().mean((2, 3), keepdim=True) / 32 - 4).expand(images.shape))
+        return {"main": (images.float().mean((2, 3), keepdim=True) / 32 - 4).expand(images.shape)}
 
     image = np.repeat(np.linspace(0, 255, 96).astype(np.uint8)[None], 32, 0)
 
     def largest_step(overlap):
-        return np.abs(np.diff(predict(brightness_of_the_window, image, 32, overlap), axis=1)).max()
+        return np.abs(np.diff(predict(brightness_of_the_window, image, 32, overlap), axis=2)).max()
 
     assert largest_step(16) < largest_step(0) / 8
 
@@ -98,19 +92,19 @@ def test_windows_that_disagree_are_blended_without_a_step():
 def test_bands_are_consecutive_and_make_up_the_prediction():
     model, image = Convolutions(2), micrograph(75, 40)
     bands = list(predict_bands(model, image, 16, 4))
-    assert [row for row, _ in bands] == list(np.cumsum([0] + [len(band) for _, band in bands[:-1]]))
-    np.testing.assert_array_equal(np.concatenate([band for _, band in bands]), predict(model, image, 16, 4))
+    assert [row for row, _ in bands] == list(np.cumsum([0] + [band.shape[1] for _, band in bands[:-1]]))
+    np.testing.assert_array_equal(np.concatenate([band for _, band in bands], axis=1), predict(model, image, 16, 4))
 
 
 def test_memory_does_not_grow_with_the_height():
     def cheap(images):
-        return Output(images.float())
+        return {"main": images.float()}
 
     def peak(height):
         image = np.zeros((height, 64), np.uint8)
         tracemalloc.start()
         for _, band in predict_bands(cheap, image, 32, 8):
-            assert len(band) <= 32 + 2 * 8
+            assert band.shape[1] <= 32 + 2 * 8
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
