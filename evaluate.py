@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.arguments import first_contradiction, given_options, number, whole
 from common.errors import InputError, exits_cleanly
 from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
@@ -41,6 +42,37 @@ from evaluation.scoring import Predictor
 from evaluation.segment_folder import segment_folder
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
+
+_NATIVE = "--pixel-size, --invert and --information-bar go with --images; a store has them already"
+_OUT = "--out goes with --ensemble or --images, and these need it"
+# An option, those of which it needs one, and what is said where none of them is given.
+NEEDS = {
+    ("dry_run", "experiment"): "--dry-run goes with --experiment",
+    ("fold", "experiment"): "--fold goes with --experiment; a run folder has its fold",
+    ("runs", "domain", "images"): "give either --domain or --images",
+    ("out", "ensemble", "images"): _OUT,
+    ("ensemble", "out"): _OUT,
+    ("images", "out"): _OUT,
+    ("layer", "gradcam"): "--layer goes with --gradcam",
+    ("pixel_size", "images"): _NATIVE,
+    ("invert", "images"): _NATIVE,
+    ("information_bar", "images"): _NATIVE,
+}
+# An option, those that it excludes, and what is said where one of them is given too.
+EXCLUDES = {
+    ("runs", "experiment"): "give either runs or --experiment",
+    ("experiment", "domain", "images", "ensemble"): (
+        "--experiment says which run and domain: not with --domain, --images or --ensemble"
+    ),
+    ("domain", "images"): "give either --domain or --images",
+    ("images", "adabn", "otsu", "selection", "gradcam"): "--adabn, --otsu, --selection and --gradcam go with --domain",
+    ("selection", "adabn", "otsu", "ensemble"): (
+        "--selection scores the runs as they are: not with --adabn, --otsu or --ensemble"
+    ),
+    ("gradcam", "otsu", "ensemble"): "--gradcam looks into one model: not with --otsu or --ensemble",
+    ("otsu", "adabn", "ensemble"): "--otsu uses no model: not with --adabn or --ensemble",
+}
+pixel_size = number(float, lambda value: 0 < value < 1e6, "a positive number of nm below a million")
 
 
 def score_members(members: list[Member], domain: str, options: argparse.Namespace, device: str) -> None:
@@ -130,11 +162,12 @@ def score_one(
     return score
 
 
-def parse() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN_OR_CHECKPOINT", help="run folder, or a .pt file")
+    parser.add_argument("runs", nargs="*", default=[], metavar="RUN_OR_CHECKPOINT", help="run folder, or a .pt file")
     parser.add_argument("--checkpoint", help="of run folders: last (default), best, or a milestone like epoch100")
     parser.add_argument("--ensemble", action="store_true", help="average the probabilities of all runs (bagging)")
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
@@ -156,21 +189,17 @@ def parse() -> argparse.Namespace:
     group.add_argument("--wandb-project", default="microstructure-adaptation")
     group = parser.add_argument_group("segment micrographs without labels")
     group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp)")
-    group.add_argument("--pixel-size", type=float, metavar="NM", help="default: that of the domain adapted to")
+    group.add_argument("--pixel-size", type=pixel_size, metavar="NM", help="default: that of the domain adapted to")
     group.add_argument("--invert", action=argparse.BooleanOptionalAction, help="bright field; default likewise")
-    group.add_argument("--information-bar", type=int, metavar="PX", help="rows at the bottom to ignore; likewise")
+    group.add_argument("--information-bar", type=whole, metavar="PX", help="rows at the bottom to ignore; likewise")
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line. A generalization row becomes its run and its domain; with --dry-run it is printed."""
+    parser = build_parser()
     options = parser.parse_args()
-    if bool(options.experiment) == bool(options.runs):
-        parser.error("give either runs or --experiment")
-    if options.experiment and (options.domain or options.images or options.ensemble):
-        parser.error("--experiment says which run and domain: not with --domain, --images or --ensemble")
-    if options.dry_run and not options.experiment:
-        parser.error("--dry-run goes with --experiment")
-    if options.fold is not None and not options.experiment:
-        parser.error("--fold goes with --experiment; a run folder has its fold")
-    files = [run for run in options.runs if Path(run).is_file()]
-    if files and options.checkpoint:
-        parser.error(f"--checkpoint names one of a run folder's, and {files[0]} is a checkpoint itself")
+    _require(parser, options)
     options.checkpoint = options.checkpoint or "last"
     if options.experiment:
         row = generalization_row(options.experiments, options.experiment, options.fold or 0, options.checkpoint)
@@ -178,30 +207,23 @@ def parse() -> argparse.Namespace:
             print(json.dumps(row))
             sys.exit(0)
         options.runs, options.domain = [row["run_dir"]], [row["domain"]]
-    if bool(options.domain) == bool(options.images):
-        parser.error("give either --domain or --images")
-    if bool(options.ensemble or options.images) != bool(options.out):
-        parser.error("--out goes with --ensemble or --images, and these need it")
-    if options.images and (options.adabn or options.otsu or options.selection or options.gradcam):
-        parser.error("--adabn, --otsu, --selection and --gradcam go with --domain")
-    if options.selection and (options.adabn or options.otsu or options.ensemble):
-        parser.error("--selection scores the runs as they are: not with --adabn, --otsu or --ensemble")
-    if options.gradcam and (options.otsu or options.ensemble):
-        parser.error("--gradcam looks into one model: not with --otsu or --ensemble")
-    if options.layer and not options.gradcam:
-        parser.error("--layer goes with --gradcam")
-    given = (options.pixel_size, options.invert, options.information_bar)
-    if options.domain and any(value is not None for value in given):
-        parser.error("--pixel-size, --invert and --information-bar go with --images; a store has them already")
+    return options
+
+
+def _require(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with a message where options contradict each other or one is missing."""
+    contradiction = first_contradiction(given_options(parser, options), NEEDS, EXCLUDES)
+    if contradiction:
+        parser.error(contradiction)
+    if not options.runs and not options.experiment:
+        parser.error(EXCLUDES["runs", "experiment"])
+    files = [run for run in options.runs if Path(run).is_file()]
+    if files and options.checkpoint:
+        parser.error(f"--checkpoint names one of a run folder's, and {files[0]} is a checkpoint itself")
     if options.ensemble and options.domain and len(options.domain) > 1:
         parser.error("--ensemble scores one --domain at a time")
-    if options.otsu and (options.adabn or options.ensemble):
-        parser.error("--otsu uses no model: not with --adabn or --ensemble")
     if options.images and len(options.runs) > 1 and not options.ensemble:
         parser.error("several runs segment --images together: add --ensemble")
-    if (options.information_bar or 0) < 0 or (options.pixel_size is not None and not 0 < options.pixel_size < 1e6):
-        parser.error("--information-bar counts rows from 0, --pixel-size is a positive number of nm")
-    return options
 
 
 @exits_cleanly

@@ -13,6 +13,7 @@ from conftest import draw, draw_domains, run
 
 import evaluate
 import models
+from common.arguments import first_contradiction
 from data.store import Store, store_path
 from evaluation import tables
 from evaluation.inference import predict
@@ -240,6 +241,39 @@ def test_the_input_folder_is_never_written_to(tmp_path, stores, monkeypatch, cap
     for out in ("lab", "lab/masks"):
         assert call(monkeypatch, supervised, "--images", tmp_path / "lab/masks", "--out", tmp_path / out) == 2
         assert "--out" in capsys.readouterr().err
+
+
+def table_rows(table):
+    return [pytest.param((option, other), message, id=f"{option}-{other}")
+            for (option, *others), message in table.items() for other in others]  # fmt: skip
+
+
+def words(parser, name):
+    """What is typed to give an option."""
+    action = next(action for action in parser._actions if action.dest == name)
+    value = [] if action.nargs == 0 else ["1"]
+    return [*action.option_strings[:1], *value]
+
+
+def test_the_tables_name_options():
+    named = {name for table in (evaluate.NEEDS, evaluate.EXCLUDES) for row in table for name in row}
+    assert named <= vars(evaluate.build_parser().parse_args([])).keys()
+
+
+@pytest.mark.parametrize(("names", "message"), table_rows(evaluate.EXCLUDES))
+def test_options_that_exclude_each_other_are_refused(names, message, monkeypatch, capsys):
+    parser = evaluate.build_parser()
+    assert call(monkeypatch, *(word for name in names for word in words(parser, name))) == 2
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
+
+
+@pytest.mark.parametrize(("names", "message"), table_rows(evaluate.NEEDS))
+def test_an_option_without_what_it_needs_is_refused(names, message, monkeypatch, capsys):
+    option, _ = names
+    assert call(monkeypatch, *words(evaluate.build_parser(), option)) == 2
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
+    row = {key: text for key, text in evaluate.NEEDS.items() if key[0] == option}
+    assert first_contradiction({option}, row, {}) == message and first_contradiction({*names}, row, {}) is None
 
 
 def test_what_does_not_fit_is_refused(tmp_path, stores, monkeypatch, capsys):
