@@ -17,12 +17,14 @@ from pathlib import Path
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_csv, write_file
 from evaluation import report
+from evaluation.members import agreed
 from evaluation.metrics import mean_std, percent
 from evaluation.scoring import read_config, read_score
 from evaluation.study import study_figures
 from evaluation.study.published import StudyRuns
 from evaluation.study.study_tables import Table, deviations, study_tables
 from evaluation.study.trends import RULE, check
+from training.configuration import digest_of
 from training.experiments import EXPERIMENTS
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
@@ -50,10 +52,22 @@ def collect(folder: Path | str) -> list[dict]:
     for path in sorted(Path(folder).rglob("score.json")):
         score = read_score(path)
         score |= {f"iou_{name}": value for name, value in score["iou"].items()}
-        scores.append(score | {"folder": path.parent})
+        scores.append(score | {"folder": path.parent, "configuration": _configuration(path, score)})
     if not scores:
         raise InputError(f"{folder}: no score.json below it; run evaluate.py on its runs first")
     return scores
+
+
+def _configuration(path: Path, score: dict) -> str | None:
+    """The digits of a score's configuration, computed from the config.json of its runs where these are still there.
+
+    Earlier versions wrote other digits into score.json for the same configuration.
+    """
+    alone = path.parents[1].name == "evaluation"  # else it is an ensemble's
+    runs = [path.parents[2]] if alone else [Path(run) for run in score.get("runs", ())]
+    if runs and all((run / "config.json").is_file() for run in runs):
+        return agreed(digest_of(read_config(run)) for run in runs)
+    return score.get("configuration")
 
 
 def grouped(scores: list[dict]) -> dict[tuple[str, ...], dict[str, list[dict]]]:

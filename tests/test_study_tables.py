@@ -10,9 +10,11 @@ import pytest
 from conftest import draw, run
 from test_evaluate import call, make_run
 
+from evaluation.scoring import read_config
 from evaluation.study import published, study_tables, trends
 from evaluation.study.schematic import pretraining
-from evaluation.tables import latex, write_study
+from evaluation.tables import collect, latex, overview, write_study
+from training.configuration import digest_of
 from training.experiments import EXPERIMENTS, FACTS, read_experiments
 
 STUDY = read_experiments()
@@ -260,6 +262,23 @@ def test_files_of_every_table(tmp_path):
         assert all(note in markdown for note in table.notes)
     assert "deeplabv2_small instead of unet_vgg16" in (out / "table2.md").read_text()
     assert r"\_" in latex(["a_b"], [["50 %"]]) and r"\%" in latex(["a_b"], [["50 %"]])
+
+
+def test_folds_scored_by_different_versions_are_one_row(tmp_path):
+    """score.json holds other digits for the same configuration, or config.json does not know an option added later."""
+    digits = digest_of(read_config(write_run(tmp_path, "S.4", 0, script="train_supervised")))
+    for fold, configuration in enumerate(("of an old version", digits, digits)):
+        more = {"lambda_aux": 0.1} if fold == 2 else {}  # its default
+        write_run(tmp_path, "S.4", fold, script="train_supervised", **more)
+        write_score(tmp_path, "S.4", fold, "source", 0.8, configuration=configuration)
+    members = [str(tmp_path / "S.4" / f"fold{fold}") for fold in range(3)]
+    write_score(tmp_path, "S.4", None, "t1", 0.7, folder=tmp_path / "S.4/ensemble.t1", runs=members)
+    (row,) = overview(tmp_path, collect(tmp_path))[1]
+    assert row[3:] == [digits, "80.0 ± 0.0", "", "3", "70.0", "", "1"]
+    for fold in range(3):
+        (tmp_path / "S.4" / f"fold{fold}" / "config.json").unlink()
+    found = {score["configuration"] for score in collect(tmp_path)}
+    assert found == {"of an old version", digits, "abc"}, "without config.json what score.json says counts"
 
 
 _TOML = """
