@@ -14,7 +14,7 @@ _BATCH = 64
 
 
 def classify(model: torch.nn.Module, store: ImageStore, pictures: np.ndarray, processes: Processes) -> np.ndarray:
-    """Confusion matrix, int64 (classes, classes), true class by predicted one: the pictures shared by the processes.
+    """Confusion matrix, int64 (classes, classes), true class by predicted one. The processes divide the pictures.
 
     The predicted class is that of the highest logit. The model is left in training mode.
     """
@@ -63,15 +63,15 @@ def write_report(folder: Path, name: str, matrix: np.ndarray, classes: list[str]
 
 
 def _picture(matrix: np.ndarray, classes: list[str], title: str) -> Figure:
-    """The confusion matrix, each row as shares of its true class, counts written in."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    """The confusion matrix, each row as fractions of its true class, counts written in."""
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.55 * len(classes)
     figure = Figure((side + 1, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
     ticks = range(len(classes))
     axes.set_xticks(ticks, classes, rotation=45, ha="right", fontsize=8, parse_math=False)
@@ -79,5 +79,5 @@ def _picture(matrix: np.ndarray, classes: list[str], title: str) -> Figure:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(title, fontsize=10)
-    figure.colorbar(image, label="share of the true class")
+    figure.colorbar(image, label="fraction of the true class")
     return figure

@@ -19,7 +19,7 @@ import numpy as np
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_image
 from data.store import Store, store_path
-from evaluation.figures import CONTOUR, FOREGROUND, grid, overlay
+from evaluation.figures import CONTOUR, FOREGROUND, grid, side_by_side
 from evaluation.metrics import Confusion
 from evaluation.scoring import read_score, score_folder
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def picture(before: Path, after: Path, store: Store, name: str | None = None) -> np.ndarray:
-    """Draw micrograph, label and both predictions side by side, RGB uint8 (h, w, 3).
+    """Draw micrograph, label and the two predictions side by side, RGB uint8 (h, w, 3).
 
     Above each prediction stand the mIoU of the whole test set, from score.json, and that of this micrograph.
     InputError where a run was not scored on this store, or the micrograph not in both.
@@ -62,14 +62,15 @@ def picture(before: Path, after: Path, store: Store, name: str | None = None) ->
         raise InputError(f"{folders[0]} and {folders[1]}: no prediction of {name or 'one micrograph'} in both")
     index, name = shown[0].index, shown[0].name
     image, label = store.image(index), store.mask(index)
-    columns = [(f"test micrograph {name}", image), ("label", overlay(image, label))]
+    predictions = []
     for when, score, of_run in zip(("before", "after"), scores, predicted, strict=True):
         mask = cv2.imread(str(of_run[name]), cv2.IMREAD_GRAYSCALE)
         if mask is None or mask.shape != label.shape:
             raise InputError(f"{of_run[name]}: no prediction of this micrograph; run evaluate.py again")
         own = 100 * Confusion.of(mask, label).miou
         text = f"{when} adaptation: mIoU {100 * score['miou']:.1f} %\nof {score['images']} test micrographs"
-        columns.append((f"{text}; of this one {own:.1f} %", overlay(image, mask)))
+        predictions.append((f"{text}; of this one {own:.1f} %", mask))
+    columns = side_by_side(f"test micrograph {name}", image, label, predictions, errors=False)
     drawn = io.BytesIO()
     grid(drawn, [columns], LEGEND, width=10, dpi=150)
     return cv2.imdecode(np.frombuffer(drawn.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]

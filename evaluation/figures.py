@@ -57,6 +57,23 @@ def heat(image: np.ndarray, attribution: np.ndarray, top: float) -> np.ndarray:
     return np.where(np.isnan(attribution)[..., None], grey, (1 - OPACITY) * grey + OPACITY * colour).astype(np.uint8)
 
 
+def side_by_side(
+    title: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    predictions: list[tuple[str, np.ndarray | None]],
+    errors: bool = True,
+) -> list[Captioned]:
+    """Columns for panel(): a micrograph, its label, and predictions of it with their captions.
+
+    image: uint8 (h, w); label and predictions: masks (h, w), None leaves a gap. With `errors` the wrong pixels are
+    tinted, without them the foreground found; see overlay().
+    """
+    compared = label if errors else None
+    shown = [(text, mask if mask is None else overlay(image, mask, compared)) for text, mask in predictions]
+    return [(title, image), ("label", overlay(image, label)), *shown]
+
+
 def panel(
     path: Path | io.BytesIO,
     columns: list[Captioned],

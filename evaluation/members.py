@@ -101,11 +101,11 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
             raise InputError(f"{member.run}: {member.config['model']} has no batch norm, --adabn changes nothing")
         if not len(tiles):
             raise InputError(f"{store.path}: no training tiles outside the test set, which --adabn needs")
-        # Equal parts, because all batches weigh the same in the estimate.
-        parts = np.array_split(tiles, -(-len(tiles) // ADABN_BATCH))
-        progress = tqdm(parts, desc=f"statistics of {store.domain}", unit="batch")
-        batches = (np.stack([store.tile_image(i) for i in part])[:, None] for part in progress)
-        models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in batches))
+        # Of equal size, because all batches weigh the same in the estimate.
+        batches = np.array_split(tiles, -(-len(tiles) // ADABN_BATCH))
+        progress = tqdm(batches, desc=f"statistics of {store.domain}", unit="batch")
+        images = (np.stack([store.tile_image(i) for i in batch])[:, None] for batch in progress)
+        models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in images))
 
 
 def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> None:

@@ -84,5 +84,5 @@ def percent(values: Iterable[float | None]) -> str:
     return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
+def _ratio(count: int, total: int) -> float:
+    return count / total if total else float("nan")

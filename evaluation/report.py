@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import InputError
 from data.store import Store, store_path
-from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, overlay, panel
+from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, panel, side_by_side
 from evaluation.metrics import Confusion
 from evaluation.scoring import read_config
 from evaluation.study.schematic import Drawn
@@ -34,7 +34,7 @@ p.warning { background: #fff3d6; border-left: 4px solid #e67800; padding: .6em 1
 
 
 @dataclass
-class StudyPart:
+class StudyReport:
     """What the page of runs shows of the study: tables, the table of trends, pictures (title, text, path), in what
     the runs are not the study's, the folders of their data, and remarks on what was left out."""
 
@@ -46,19 +46,19 @@ class StudyPart:
     remarks: list[str]
 
 
-def page_of_runs(table: TextTable, scores: list[dict], study: StudyPart | None = None) -> str:
+def page_of_runs(table: TextTable, scores: list[dict], study: StudyReport | None = None) -> str:
     """The page of evaluation.tables: the study's tables and figures where its experiments were run, the overview, a
     panel of each experiment and domain that no figure of the study shows, training curves."""
     sections = _study_sections(study) if study else []
     sections += ["<h2>All scores</h2>", _table(*table)]
     sections += ["<p class='note'>Mean ± sample standard deviation over the runs (folds and seeds).</p>"]
-    of_study = {record["experiment"] for part in (study.tables if study else ()) for record in part.records}
-    of_study |= {record.get("run") for part in (study.tables if study else ()) for record in part.records}
+    records = [record for of_study in (study.tables if study else ()) for record in of_study.records]
+    drawn = {record["experiment"] for record in records} | {record.get("run") for record in records}
     shown, runs, panels = set(), {}, []
     for score in scores:
         key = (score["experiment"], score["domain"], score["variant"], score["checkpoint"])
         files = sorted((score["folder"] / "panels").glob("*.png"))
-        if key not in shown and files and score["experiment"] not in of_study:
+        if key not in shown and files and score["experiment"] not in drawn:
             shown.add(key)
             panels += [f"<h3>{_text(' · '.join(map(str, key)))}</h3>", _image(files[0].read_bytes())]
         run = _run_of(score)
@@ -69,7 +69,7 @@ def page_of_runs(table: TextTable, scores: list[dict], study: StudyPart | None =
     return _page("Segmentation scores", sections)
 
 
-def _study_sections(study: StudyPart) -> list[str]:
+def _study_sections(study: StudyReport) -> list[str]:
     """The study's tables, trends and figures, after what a reader must know of the runs behind them."""
     data = f"The micrographs are those of {', '.join(study.data) or 'no run'}; the study's own are not published."
     if study.deviations:
@@ -83,9 +83,9 @@ def _study_sections(study: StudyPart) -> list[str]:
         "study gives. An empty cell was not run. Rows are of last checkpoints with the statistics of training; AdaBN "
         "and best checkpoints are among all scores below.</p>"
     ]
-    for part in (study.trends, *study.tables):
-        sections += [f"<h2>{_text(part.title)}</h2>", _table(part.header, part.rows, wrapped=part is study.trends)]
-        notes = part.notes + (["† Not the study's configuration: see above."] if part.deviation else [])
+    for table in (study.trends, *study.tables):
+        sections += [f"<h2>{_text(table.title)}</h2>", _table(table.header, table.rows, wrapped=table is study.trends)]
+        notes = table.notes + (["† Not the study's configuration: see above."] if table.deviation else [])
         sections += [f"<p class='note'>{_text(note)}</p>" for note in notes]
     for title, text, path in study.pictures:
         sections += [f"<h2>{_text(title)}</h2>", _image(path.read_bytes(), title), f"<p class='note'>{_text(text)}</p>"]
@@ -105,7 +105,7 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
         _drawn(comparison, scores, methods),
     ]
     for domain, scored in scores.items():
-        picture = _side_by_side(domain, scored)
+        picture = _test_micrograph(domain, scored)
         if picture:
             sections += [f"<h2>{_text(domain)}: a test micrograph</h2>", picture]
     runs = {}
@@ -118,7 +118,7 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
     return _page("From an annotated to an unlabelled kind of micrograph", sections)
 
 
-def _side_by_side(domain: str, methods: dict[str, dict[str, dict]]) -> str:
+def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
     """One test micrograph of a domain as each method segments it, of the first seed; empty without its store."""
     shown = [name for name in SIDE_BY_SIDE if domain != "source" or name in methods]
     first = methods.get("generalization")
@@ -135,15 +135,16 @@ def _side_by_side(domain: str, methods: dict[str, dict[str, dict]]) -> str:
     if not chosen:
         return ""
     image, label = store.image(chosen[0].index), store.mask(chosen[0].index)
-    columns = [(f"micrograph {chosen[0].name}", image), ("label", overlay(image, label))]
+    predictions = []
     for name in shown:
         if seed not in methods.get(name, {}):
-            columns.append((name, None))
+            predictions.append((name, None))
             continue
         path = methods[name][seed]["folder"] / "predictions" / f"{chosen[0].name}.png"
         predicted = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         title = "supervised" if domain == "source" and name == "generalization" else name
-        columns.append((caption(title, Confusion.of(predicted, label)), overlay(image, predicted, label)))
+        predictions.append((caption(title, Confusion.of(predicted, label)), predicted))
+    columns = side_by_side(f"micrograph {chosen[0].name}", image, label, predictions)
     return _drawn(panel, columns, LEGEND + LEGEND_LABEL)
 
 

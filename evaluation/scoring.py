@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.errors import InputError, make_folder
 from common.files import write_csv, write_file, write_image
 from data.store import Micrograph, Store
-from evaluation.figures import LEGEND, LEGEND_LABEL, caption, overlay, panel
+from evaluation.figures import LEGEND, LEGEND_LABEL, caption, panel, side_by_side
 from evaluation.metrics import Confusion
 from models import classes
 
@@ -100,8 +100,8 @@ def panel_positions(count: int) -> list[int]:
 
 def score_folder(run: Path | str, domain: str, checkpoint: str, variant: str) -> Path:
     """Where the score of a run belongs: <run>/evaluation/<domain>, then .<checkpoint> unless last, .<variant>."""
-    parts = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
-    return Path(run) / "evaluation" / ".".join(parts)
+    names = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
+    return Path(run) / "evaluation" / ".".join(names)
 
 
 def read_score(path: Path | str) -> dict:
@@ -134,17 +134,14 @@ class ResultWriter:
         """count: number of micrographs to come; name: of the model, in the panels."""
         self.folder, self.name, self.seen = Path(folder), name, 0
         self.with_panel = panel_positions(count)
-        for part in ("predictions", "panels"):
-            make_folder(self.folder / part)
+        for kind in ("predictions", "panels"):
+            make_folder(self.folder / kind)
 
     def __call__(self, micrograph: Micrograph, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
         write_image(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted)
         if self.seen in self.with_panel:
-            columns = [
-                (f"micrograph {micrograph.name}", image),
-                ("label", overlay(image, label)),
-                (caption(self.name, Confusion.of(predicted, label)), overlay(image, predicted, label)),
-            ]
+            predictions = [(caption(self.name, Confusion.of(predicted, label)), predicted)]
+            columns = side_by_side(f"micrograph {micrograph.name}", image, label, predictions)
             panel(self.folder / "panels" / f"{micrograph.name}.png", columns, LEGEND + LEGEND_LABEL)
         self.seen += 1
 

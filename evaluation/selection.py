@@ -33,7 +33,7 @@ from models import classes
 CLOSE = 0.005  # a mean that is this near to the wanted one needs no further exchange
 REACHED = 0.02  # one that is not even this near is an error
 SPARING = 1.25  # discards, relative to the fewest that would do: so they come from all of the histogram, not its end
-LEAST = 0.25  # part that is left where no number is given: a few tiles of the wanted mean are no training set
+LEAST = 0.25  # fraction that is left where no number is given: a few tiles of the wanted mean are no training set
 _STEEPEST, _HALVINGS = 1e4, 60
 
 
@@ -57,10 +57,10 @@ def choose(fractions: np.ndarray, wanted: float, count: int | None = None, seed:
     """Ascending positions int64 (n,) of a choice from `fractions` (N,) whose mean is `wanted`, as wide as can be.
 
     Each item gets a probability to be kept: among all that give n and the wanted mean those of greatest entropy, which
-    are 1 / (1 + exp(-a - b fraction)). A systematic sample of them, in order of the fractions, takes from every part of
-    the histogram its share to within one item; exchanges of single items then remove what is left of the difference.
+    are 1 / (1 + exp(-a - b fraction)). A systematic sample of them, in order of the fractions, represents every range
+    of the histogram to within one item; exchanges of single items then remove what is left of the difference.
     Without `count` as many are kept as possible, but SPARING times the fewest discards, which would cut one end off.
-    ValueError: cannot be reached, or not without `count` and a LEAST part of the items; it says what can.
+    ValueError: cannot be reached, or not without `count` and a fraction LEAST of the items; it says what can.
     """
     fractions = np.asarray(fractions, float)
     ordered = np.sort(fractions)
@@ -152,8 +152,8 @@ def draw_histogram(path: Path, fractions: np.ndarray, chosen: np.ndarray, wanted
     figure = Figure((6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     bins = np.linspace(0, 1, 21)
-    parts = (("all training tiles", fractions, "0.75"), ("selected", fractions[chosen], "C0"))
-    for name, values, colour in parts:
+    drawn = (("all training tiles", fractions, "0.75"), ("selected", fractions[chosen], "C0"))
+    for name, values, colour in drawn:
         text = f"{name}: {len(values)}, mean {values.mean():.3f}"
         axes.hist(values, bins, color=colour, edgecolor="white", linewidth=0.5, label=text)
     axes.axvline(fractions.mean(), color="0.4", linestyle=":", label="mean of all")

@@ -140,7 +140,7 @@ def _latex_line(cells: list[str]) -> str:
     return " & ".join(map(latex_text, cells)) + r" \\"
 
 
-def write_study(runs: StudyRuns, out: Path) -> report.StudyPart:
+def write_study(runs: StudyRuns, out: Path) -> report.StudyReport:
     """Write the study's tables, trends and figures of a StudyRuns; returns what the page shows of them."""
     tables, trends = study_tables(runs), check(runs)
     header = ["section", "trend", "verdict", "here", "study"]
@@ -155,7 +155,7 @@ def write_study(runs: StudyRuns, out: Path) -> report.StudyPart:
         notes = "".join(f"\n\\par {latex_text(note)}\n" for note in below)
         write_file(out / f"{table.name}.tex", f"% {table.title}\n{latex(table.header, table.rows)}{notes}")
     pictures = study_figures.draw_all(runs, make_folder(out / "figures"))
-    return report.StudyPart(tables, found, pictures, deviations(runs), runs.data(), list(dict.fromkeys(runs.remarks)))
+    return report.StudyReport(tables, found, pictures, deviations(runs), runs.data(), list(dict.fromkeys(runs.remarks)))
 
 
 def demo_scores(folder: Path | str) -> dict[str, dict[str, dict]]:
@@ -192,7 +192,7 @@ def demo_summary(folder: Path | str) -> dict:
                 names = {"miou": "miou", "rdt": "rdt", "phase_fraction": "phase_fraction_predicted"}
                 targets[domain][method] = {k: mean(domain, method, name) for k, name in names.items()}
     times = [json.loads(path.read_text()) for s in _seeds(folder) if (path := s / "seconds.json").is_file()]
-    seconds = {part: mean_std(time.get(part) for time in times)[0] for part in (times[0] if times else ())}
+    seconds = {stage: mean_std(time.get(stage) for time in times)[0] for stage in (times[0] if times else ())}
     return {"source": {"miou": mean("source", "generalization", "miou")}, "targets": targets, "seconds": seconds}
 
 

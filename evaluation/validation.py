@@ -16,7 +16,7 @@ from training.distributed import Processes, broadcast_buffers, total
 
 
 def validate(model: torch.nn.Module, source: Store, fold: int, processes: Processes) -> float:
-    """mIoU (fraction of 1) on the source micrographs of `fold`, shared out over the processes; the same on all.
+    """mIoU (fraction of 1) on the source micrographs of `fold`, which the processes divide; the same on all.
 
     The only score that training ever sees. The model is left in training mode.
     """

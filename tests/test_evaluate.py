@@ -135,8 +135,8 @@ def test_adabn_and_otsu_are_scores_of_their_own(tmp_path, stores, monkeypatch):
     assert scores[".adabn"]["variant"] == "adabn" and scores[".adabn"]["tp"] != scores[""]["tp"]
     model, _ = checkpoint.load_model(supervised)
     tiles = store.training_tiles(0, labelled=False)
-    parts = np.array_split(tiles, -(-len(tiles) // 16))
-    images = (torch.from_numpy(np.stack([store.tile_image(i) for i in part])[:, None]) for part in parts)
+    batches = np.array_split(tiles, -(-len(tiles) // 16))
+    images = (torch.from_numpy(np.stack([store.tile_image(i) for i in batch])[:, None]) for batch in batches)
     models.reestimate_statistics(model, images)
     assert scores[".adabn"]["tp"] == counts(lambda image: predict(model, image, 48, 8), store).tp
 

@@ -32,8 +32,8 @@ def write_run(root, experiment, fold, **config):
 
 def write_score(root, experiment, fold, domain, miou, checkpoint="last", variant="plain", **facts):
     """A score.json of a finished run; `folder` says where, if not in the run's own."""
-    parts = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
-    folder = facts.pop("folder", root / experiment / f"fold{fold}" / "evaluation" / ".".join(parts))
+    names = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
+    folder = facts.pop("folder", root / experiment / f"fold{fold}" / "evaluation" / ".".join(names))
     folder.mkdir(parents=True)
     score = {"domain": domain, "variant": variant, "experiment": experiment, "fold": fold, "checkpoint": checkpoint}
     score |= {"configuration": "abc", "step": 10, "miou": miou, "rdt": None, "store_fingerprint": "f", "target": None}
@@ -235,21 +235,21 @@ def test_trends_hold_by_the_rule_only(tmp_path):
     assert (few.verdict, few.reason) == (trends.OPEN, "2 of at least 3 folds")
     missing = found["UDA > generalization, t1"]
     assert (missing.verdict, missing.ours) == (trends.OPEN, "")
-    equal = trends.judged("4.3", "", {0: 0.7, 1: 0.72, 2: 0.7}, {0: 0.71, 1: 0.71, 2: 0.7}, (78, 77.4), equal=True)
+    equal = trends.compare("4.3", "", {0: 0.7, 1: 0.72, 2: 0.7}, {0: 0.71, 1: 0.71, 2: 0.7}, (78, 77.4), equal=True)
     assert equal.verdict == trends.HOLDS
     wide, narrow = {0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.4, 1: 0.41, 2: 0.42}
-    assert trends.judged_spread("", "", wide, narrow, (1, 1)).verdict == trends.HOLDS
-    assert trends.judged_spread("", "", narrow, wide, (1, 1)).verdict == trends.FAILS
-    assert trends.judged_spread("", "", wide, {0: 0.2, 1: 0.5, 2: 0.7}, (1, 1)).verdict == trends.OPEN
+    assert trends.compare_spreads("", "", wide, narrow, (1, 1)).verdict == trends.HOLDS
+    assert trends.compare_spreads("", "", narrow, wide, (1, 1)).verdict == trends.FAILS
+    assert trends.compare_spreads("", "", wide, {0: 0.2, 1: 0.5, 2: 0.7}, (1, 1)).verdict == trends.OPEN
 
 
 def test_files_of_every_table(tmp_path):
     write_folds(tmp_path / "runs", "S.4", {"source": [0.8, 0.82]}, model="deeplabv2_small")
     out = tmp_path / "report"
     out.mkdir()
-    part = write_study(opened(tmp_path / "runs"), out)
-    assert len(part.tables) == 9
-    for table in [*part.tables, part.trends]:
+    report = write_study(opened(tmp_path / "runs"), out)
+    assert len(report.tables) == 9
+    for table in [*report.tables, report.trends]:
         text = (out / f"{table.name}.tex").read_text()
         assert text.isascii(), "compiles without further packages than booktabs"
         columns = text.partition(r"\begin{tabular}{")[2].partition("}")[0]
@@ -346,5 +346,5 @@ def test_a_folder_without_the_studys_runs_has_the_overview_only(tmp_path, stores
 def test_experiments_that_the_file_does_not_have_are_gaps(tmp_path):
     (tmp_path / "few.toml").write_text('["S.4"]\nscript = "train_supervised"\nsource = "source"\n')
     write_folds(tmp_path / "runs", "S.4", {"source": [0.8, 0.82]})
-    part = write_study(published.StudyRuns(tmp_path / "runs", tmp_path / "few.toml"), tmp_path)
-    assert row_of(part.tables[0], "S.4")[4] == "81.0 ± 1.4" and row_of(part.tables[1], "T1.4")[4] == ""
+    report = write_study(published.StudyRuns(tmp_path / "runs", tmp_path / "few.toml"), tmp_path)
+    assert row_of(report.tables[0], "S.4")[4] == "81.0 ± 1.4" and row_of(report.tables[1], "T1.4")[4] == ""

@@ -111,7 +111,7 @@ def framed(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
 def detail(label: np.ndarray) -> tuple[slice, slice]:
     """The slices (rows, columns) of the detail view: of those on a grid, the one with the most even phases."""
     height, width = (max(1, side // DETAIL) for side in label.shape)
-    rows, columns = (range(0, side - part + 1, part) for side, part in zip(label.shape, (height, width), strict=True))
+    rows, columns = (range(0, side - step + 1, step) for side, step in zip(label.shape, (height, width), strict=True))
     corners = [(row, column) for row in rows for column in columns]
     uneven = [abs(float(np.mean(label[r : r + height, c : c + width] > 0)) - 0.5) for r, c in corners]
     row, column = corners[int(np.argmin(uneven))]

@@ -72,7 +72,7 @@ def of_target(runs: StudyRuns, number: int) -> Table:
         value = published.relative(scores, runs.scores(place.reference, place.source)) if place else None
         model, *facts = _facts(runs, line)
         kind = "UDA" if line.kind == "uda" else "DG"
-        cells = [percent(_miou(scores)), _text(line.miou, line.miou_std), _share(value), _text(line.rdt)]
+        cells = [percent(_miou(scores)), _text(line.miou, line.miou_std), _percent_text(value), _text(line.rdt)]
         table.rows.append([f"{kind} {model}", *facts, *cells, _count(scores)])
         of_study = {"study_miou": line.miou, "study_miou_std": line.miou_std, "study_rdt": line.rdt}
         table.records.append(_record(runs, line, scores, {"rdt": _hundred(value), **of_study}))
@@ -110,7 +110,7 @@ def milestones(runs: StudyRuns) -> Table:
             scores = runs.milestone_scores(place.run, domain, epoch) if place else {}
             reference = runs.milestone_scores(place.reference, place.source, epoch) if place else {}
             value = published.relative(scores, reference)
-            row += [percent(_miou(scores)), _text(known.miou, known.miou_std), _share(value), _text(known.rdt)]
+            row += [percent(_miou(scores)), _text(known.miou, known.miou_std), _percent_text(value), _text(known.rdt)]
             row.append(_count(scores))
             mean, std, folds = mean_std(_miou(scores))
             key = ("first", "second")[position]
@@ -166,7 +166,7 @@ def bagging(runs: StudyRuns) -> Table:
         mean, std, count = mean_std(_miou(members))
         gain = None if mean is None else bagged - mean
         single = [percent(_miou(members)), _text(line.miou, line.miou_std)]
-        cells = [*single, percent([bagged]), _text(of_study), _share(gain), _text(of_study - line.miou)]
+        cells = [*single, percent([bagged]), _text(of_study), _percent_text(gain), _text(of_study - line.miou)]
         size = str(len(ensemble["runs"])) if ensemble else ""
         table.rows.append([line.domain, _marked(runs, experiment), *cells, size])
         table.records.append(
@@ -246,14 +246,14 @@ def _noted(table: Table, runs: StudyRuns) -> Table:
 
 def _listed(names: Iterable[str]) -> str:
     """Names of experiments with runs of numbers drawn together: S.1 to S.9, T3v."""
-    parts = []
+    ranges = []
     for family, members in groupby(names, lambda name: name.rpartition(".")[0] or name):
         numbers = [int(name.rpartition(".")[2]) for name in members if name != family]
         if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-            parts.append(f"{family}.{numbers[0]} to {family}.{numbers[-1]}")
+            ranges.append(f"{family}.{numbers[0]} to {family}.{numbers[-1]}")
         else:
-            parts += [f"{family}.{number}" for number in numbers] or [family]
-    return ", ".join(parts)
+            ranges += [f"{family}.{number}" for number in numbers] or [family]
+    return ", ".join(ranges)
 
 
 def scores_of(runs: StudyRuns, experiment: str) -> dict[int, dict]:
@@ -327,7 +327,7 @@ def _hundred(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 4)
 
 
-def _share(value: float | None) -> str:
+def _percent_text(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 

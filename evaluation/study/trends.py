@@ -1,4 +1,4 @@
-"""Which of the study's trends our runs show, by one rule on their scores and without a judgement by hand."""
+"""Trends of the study that our runs show or do not show, by one rule on their scores and no decision by hand."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def check(runs: StudyRuns) -> list[Trend]:
     ]
 
 
-def judged(
+def compare(
     section: str,
     claim: str,
     more: dict[int, float],
@@ -54,7 +54,7 @@ def judged(
     of_study: Sequence[float],
     equal: bool = False,
 ) -> Trend:
-    """A Trend that `more` exceeds `less`, or with `equal` that they are about equal.
+    """Trend that `more` exceeds `less`, or with `equal` that they are about equal.
 
     more, less: {fold: fraction}. of_study: the study's two values in percent.
     """
@@ -74,10 +74,10 @@ def judged(
     return Trend(section, claim, ours, known, HOLDS if mean > 0 and not equal else FAILS)
 
 
-def judged_spread(
+def compare_spreads(
     section: str, claim: str, wide: dict[int, float], narrow: dict[int, float], of_study: Sequence[float]
 ) -> Trend:
-    """A Trend that the standard deviation over folds of `wide` exceeds that of `narrow`, {fold: fraction} both."""
+    """Trend that the standard deviation over folds of `wide` exceeds that of `narrow`, each {fold: fraction}."""
     known = f"{of_study[0]:.1f} against {of_study[1]:.1f}"
     spreads = [mean_std(values.values())[1] for values in (wide, narrow)]
     count = min(len(wide), len(narrow))
@@ -122,16 +122,16 @@ def _of_targets(runs: StudyRuns) -> Iterator[Trend]:
             errors.append({fold: abs(found - label[fold]) for fold, found in fraction[-1].items()})
         off = [abs(fractions[f"phi_{method}"] - fractions["phi_label"]) for method in ("dg", "uda")]
         claim = f"phase fraction of generalization further from the label than UDA's, {domain}"
-        yield judged("4.2", claim, *errors, off)
+        yield compare("4.2", claim, *errors, off)
         spreads = (fractions["phi_dg_std"], fractions["phi_uda_std"])
         claim = f"phase fraction of generalization scatters more over the folds than UDA's, {domain}"
-        yield judged_spread("4.2", claim, *fraction, spreads)
+        yield compare_spreads("4.2", claim, *fraction, spreads)
         place = runs.place(adapted)
         members = _miou(runs.members(place.run, place.domain)) if place else {}
         bagged = runs.bagged(place.run, place.domain) if place else None
         known = (published.of_the_text("bagging")[adapted][0], published.finding(adapted).miou)
         ensemble = dict.fromkeys(members, bagged["miou"]) if bagged else {}
-        yield judged("4.2", f"bagging > mean of its members, {domain}", ensemble, members, known)
+        yield compare("4.2", f"bagging > mean of its members, {domain}", ensemble, members, known)
 
 
 def _of_domains(runs: StudyRuns) -> Iterator[Trend]:
@@ -146,19 +146,19 @@ def _of_domains(runs: StudyRuns) -> Iterator[Trend]:
             _miou(runs.scores(place.run, place.source)) if (place := runs.place(name)) else {} for name in pair
         ]
         known = [published.of_the_text("source")[name][0] for name in pair]
-        yield judged("4.2", f"score on the source after adaptation to {near} > to {far}", *on_source, known)
+        yield compare("4.2", f"score on the source after adaptation to {near} > to {far}", *on_source, known)
 
 
 def _common(runs: StudyRuns) -> Trend:
     """Section 4.3: another phase fraction of the target's training tiles makes no difference."""
     known = published.of_the_text("common")
     scores = [_miou(common_scores(runs, name)) for name in known]
-    return judged("4.3", "T3 about equal to T3v", *scores, [miou for miou, _ in known.values()], equal=True)
+    return compare("4.3", "T3 about equal to T3v", *scores, [miou for miou, _ in known.values()], equal=True)
 
 
 def _pair(runs: StudyRuns, section: str, claim: str, more: str, less: str) -> Trend:
     known = [published.finding(name).miou for name in (more, less)]
-    return judged(section, claim, *(_miou(scores_of(runs, name)) for name in (more, less)), known)
+    return compare(section, claim, *(_miou(scores_of(runs, name)) for name in (more, less)), known)
 
 
 def _miou(scores: dict[int, dict]) -> dict[int, float]:
