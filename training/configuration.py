@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from torch.utils.data import Dataset
 
+from common.arguments import first_contradiction
 from common.errors import InputError, make_folder, require_file_name
 from common.files import write_file
 from data.nanosem.image_store import ImageStore, image_store_path
@@ -32,7 +33,7 @@ OPERATIONAL = {
 }  # fmt: skip
 # What may differ between repeats of one configuration: `milestone_steps` counts in the fold's own tiles.
 REPEATED = OPERATIONAL | {"fold", "seed", "reference", "iterations", "milestone_steps"}
-# Options that exclude each other, with what is said where both are given.
+# Options that exclude each other, with what is said where both are given (common.arguments.first_contradiction).
 EXCLUDES = {
     ("epochs", "steps"): "--epochs and --steps both say how long to train: give one of them",
     ("selection", "transductive"): (
@@ -211,10 +212,10 @@ def _require(parser: argparse.ArgumentParser, asked: argparse.Namespace, config:
     """Exit with a message, or InputError, where options contradict each other or one is missing."""
     if "target" in config and not (asked.target or (asked.experiment and config["target"])):
         parser.error("give --target DOMAIN (or an --experiment that has one)")
-    if asked.epochs and asked.steps:
-        parser.error(EXCLUDES["epochs", "steps"])
-    if config.get("selection") and config["transductive"]:
-        raise InputError(EXCLUDES["selection", "transductive"])
+    # An experiment's steps give way to epochs that are asked for.
+    given = {name for name, value in config.items() if value and (name not in ("epochs", "steps") or vars(asked)[name])}
+    if contradiction := first_contradiction(given, {}, EXCLUDES):
+        raise InputError(contradiction)
     if config.get("fold", 0) < 0:
         raise InputError(f"--fold {config['fold']}: folds count from 0.")
     if config.get("target") and config["target"] == config["source"]:
