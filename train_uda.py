@@ -39,6 +39,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
 
     model_ddp = run.parallel(SourceAndTarget(model, options.compile))
     discriminators_ddp = run.parallel(discriminators)
+    networks_ddp = [model_ddp, discriminators_ddp]
     view = DiscriminatorView(options, target.store, processes)
     gan, health = GanLoss(options.gan), Health(options.gan)
     lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
@@ -47,8 +48,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     for batch in run.batches():
         set_learning_rates(optimizers, options, run.step)
         tally = Tally()
-        for tensors, weight in micro_batches(batch, options.micro_batch, [model_ddp, discriminators_ddp]):
-            images, masks, target_images = tensors
+        for (images, masks, target_images), weight in micro_batches(batch, options.micro_batch, networks_ddp):
             with precision.autocast():
                 # The segmentation model: right on the source, its target taken for the source by the discriminators.
                 source_logits, target_logits = model_ddp(images, target_images)
