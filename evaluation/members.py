@@ -64,7 +64,7 @@ def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) 
     if name not in experiments:
         raise InputError(f"--experiment {name}: not in {path}. There are: {', '.join(experiments)}.")
     row = experiments[name]
-    if row["script"] != "evaluate":
+    if "run" not in row:
         raise InputError(
             f"--experiment {name} is trained by {row['script']}.py; give its run folder here, or a generalization row"
         )

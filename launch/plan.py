@@ -37,9 +37,10 @@ class Study:
         own = Path(options.experiments).resolve() == EXPERIMENTS.resolve()
         self.file = [] if own else ["--experiments", options.experiments]
 
-    def named(self, script: str) -> dict[str, dict]:
-        """The study's experiments of a script: those that say `study`."""
-        return {name: entry for name, entry in self.entries.items() if entry["script"] == script and "study" in entry}
+    def trained(self, adapted: bool) -> dict[str, dict]:
+        """The study's experiments, those that say `study`: with a target to adapt to, or without one."""
+        study = {name: entry for name, entry in self.entries.items() if "study" in entry}
+        return {name: entry for name, entry in study.items() if ("target" in entry) == adapted}
 
     def folds(self, name: str) -> range:
         """The folds that an experiment is run in."""
@@ -62,14 +63,14 @@ class Study:
 
     def pretrain(self) -> Iterator[Job]:
         """The NanoSEM pre-training, after one whose encoder it starts from."""
-        names = [name for name, entry in self.entries.items() if entry["script"] == "pretrain_nanosem"]
+        names = [name for name, entry in self.entries.items() if not {"source", "run"} & entry.keys()]
         names.sort(key=lambda name: str(self.runs) in self.entries[name]["pretraining"])
         command = " && ".join(map(self.train, names))
         yield Job(names[-1], command, self.runs / names[-1] / "finished.json")
 
     def supervised(self) -> Iterator[Job]:
         """Table 2: train on the source and score there."""
-        for name, entry in self.named("train_supervised").items():
+        for name, entry in self.trained(adapted=False).items():
             for fold in self.folds(name):
                 run = self.run(name, fold)
                 train = self.train(name, "--fold", fold, "--data", self.options.data)
@@ -78,7 +79,7 @@ class Study:
 
     def generalization(self) -> Iterator[Job]:
         """Tables 3-5: the supervised runs as they are on the targets; Table 6: and as they were at their milestones."""
-        for name, entry in self.named("train_supervised").items():
+        for name, entry in self.trained(adapted=False).items():
             runs = [self.run(name, fold) for fold in self.folds(name)]
             domains = [other["domain"] for other in self.entries.values() if other.get("run") == name]
             lines, last = [self.evaluate(runs, domains)], domains[-1]
@@ -113,7 +114,7 @@ class Study:
                 yield Job(name, self.evaluate([run], [domain], "--selection", file), outcome)
 
     def _adaptations(self, selected: bool) -> Iterator[Job]:
-        for name, entry in self.named("train_uda").items():
+        for name, entry in self.trained(adapted=True).items():
             for fold in self.folds(name) if selected == ("selection" in entry) else ():
                 run = self.run(name, fold)
                 train = self.train(name, "--fold", fold, "--data", self.options.data)
@@ -122,7 +123,7 @@ class Study:
 
     def ensemble(self) -> Iterator[Job]:
         """Section 4.2: the folds' models as one; and where the supervised model looks (Figure 7)."""
-        for name, entry in self.named("train_uda").items():
+        for name, entry in self.trained(adapted=True).items():
             out = self.run(name, f"ensemble.{entry['target']}")
             runs = [self.run(name, fold) for fold in self.folds(name)]
             if "selection" not in entry and len(runs) > 1:

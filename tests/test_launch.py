@@ -71,6 +71,14 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert launch("supervised.sh", "--dry-run", "S.5", STUDY=str(study)) == ""
 
 
+def test_a_row_of_another_adaptation_script_is_launched_like_the_others(tmp_path):
+    row = '[own]\nextends = "T3.2"\nscript = "train_other"\nstudy = true\nfolds = 2\n'
+    (tmp_path / "study.toml").write_text(f'base = "{EXPERIMENTS}"\n{row}')
+    commands = [job.command for job in jobs(tmp_path / "study.toml") if job.experiment == "own"]
+    assert ["train_other.py --experiment own" in command for command in commands] == [True, True, False]
+    assert "--ensemble" in commands[-1]
+
+
 def test_options_after_the_dashes_reach_the_training_scripts():
     line = launch("uda.sh", "--dry-run", "T1.11", "--", "--amp", "fp16").splitlines()[0]
     assert "--amp fp16 &&" in line and "evaluate.py" in line
