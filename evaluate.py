@@ -123,7 +123,7 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
 
 
 def _selected(selection: Selection, store: Store) -> list[int]:
-    """Indices of the micrographs that a selection names. InputError where it names none."""
+    """Indices of the micrographs that a selection names. InputError where it has none."""
     if not selection.micrographs:
         raise InputError(f"{selection.name}: the selection names no micrographs of {store.domain}, only training tiles")
     return [micrograph.index for micrograph in store.micrographs if micrograph.name in set(selection.micrographs)]
@@ -196,7 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line. A generalization row becomes its run and its domain; with --dry-run it is printed."""
+    """Read the command line. A generalization row becomes its run and domain; --dry-run prints it and exits."""
     parser = build_parser()
     options = parser.parse_args()
     _require(parser, options)

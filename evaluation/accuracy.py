@@ -1,4 +1,4 @@
-"""Testing a classifier, and the files that say how it does class by class."""
+"""Tests of a classifier, and the files that report each class."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def classify(model: torch.nn.Module, store: ImageStore, pictures: np.ndarray, pr
 
 
 def accuracy(matrix: np.ndarray) -> float:
-    """Share of the pictures whose class is predicted, fraction of 1."""
+    """Fraction of the pictures whose class is predicted."""
     return float(np.trace(matrix) / matrix.sum())
 
 

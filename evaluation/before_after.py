@@ -1,4 +1,4 @@
-"""One picture of what adaptation does: a test micrograph, its label, and its prediction before and after.
+"""Picture of an adaptation: a test micrograph, its label, and its prediction before and after.
 
     python -m evaluation.before_after runs/demo/seed0/supervised runs/demo/seed0/uda \
         --data runs/demo/seed0/stores --domain t3 --out docs/images/before_after.jpg

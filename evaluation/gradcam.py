@@ -1,4 +1,4 @@
-"""Where a model looks: Grad-CAM of its foreground (Selvaraju et al., ICCV 2017; paper Section 4.2 and Figure 7)."""
+"""Grad-CAM of a model's foreground: where it looks (Selvaraju et al., ICCV 2017; paper Section 4.2, Figure 7)."""
 
 import json
 from pathlib import Path
@@ -22,15 +22,17 @@ LARGEST = 1536  # px; a larger micrograph is looked at in its middle, because al
 
 
 def default_layer(model: torch.nn.Module) -> str:
-    """The layer to look at: ResNet's layer3 as in the study's Figure 7 (its layer 3_16 is one of layer3's blocks), or
-    what the other networks have at that depth."""
+    """The layer to look at: ResNet's layer3, or the layer at that depth in other networks.
+
+    The study's Figure 7 looks at layer 3_16, one of layer3's blocks.
+    """
     if hasattr(model, "decoder"):
         return "decoder.1"  # at layer3's stride, 8
     return "backbone.layer3" if hasattr(model.backbone, "layer3") else "backbone.stage2"
 
 
 def find_layer(model: torch.nn.Module, name: str) -> torch.nn.Module:
-    """The module of that name. InputError names what there is."""
+    """The module of that name. InputError lists the names that exist."""
     try:
         return model.get_submodule(name)
     except AttributeError:
@@ -48,10 +50,10 @@ def foreground_map(
 ) -> np.ndarray:
     """Grad-CAM float32 (h, w), from 0 upwards, nan outside the middle of a micrograph that is larger than LARGEST.
 
-    The target is the sum of the foreground logits over the pixels of `foreground`, 1 in uint8 (h, w): what the model
-    calls foreground. The layer's activations are weighted by the target's mean gradient, summed, and cut at zero. They
-    are not scaled, so that maps of one model on several micrographs compare. image: uint8 (h, w), which is mirrored by
-    `overlap` pixels at its edges, as in inference. model: in eval mode, without gradients of its parameters.
+    The target is the sum of the foreground logits over the predicted foreground: `foreground` uint8 (h, w), 1 there.
+    The layer's activations are weighted by the target's mean gradient, summed, and cut at zero. They are not scaled,
+    so that maps of one model on several micrographs compare. image: uint8 (h, w), mirrored by `overlap` pixels at its
+    edges, as in inference. model: in eval mode, without gradients of its parameters.
     """
     cut = tuple(slice((side - min(side, LARGEST)) // 2, (side + min(side, LARGEST)) // 2) for side in image.shape)
     padded = np.pad(image[cut], overlap, mode="reflect")
@@ -80,8 +82,11 @@ def write_maps(
     layer_name: str | None,
     device: torch.device | str,
 ) -> None:
-    """Write gradcam/ into a score's folder, for the micrographs that have panels: <micrograph>.npy (the map float32 at
-    working scale), <micrograph>.png (the map beside the label's outline), and gradcam.json (what was looked at)."""
+    """Write gradcam/ into a score's folder, for the micrographs that have panels.
+
+    <micrograph>.npy is the map, float32 at working scale; <micrograph>.png shows it beside the label; gradcam.json
+    names layer, checkpoint and micrographs.
+    """
     model = member.model.requires_grad_(False)
     name = layer_name or default_layer(model)
     layer = find_layer(model, name)

@@ -20,18 +20,18 @@ _ROWS = 256  # of a mask that are decided at once
 
 
 class _Tracer(fx.Tracer):
-    """Leaves heads as they are: their loops cannot be traced, and there is nothing to fold in them."""
+    """Tracer that leaves heads as they are: their loops cannot be traced, and nothing in them can be folded."""
 
     def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
         return isinstance(module, DilatedHead) or super().is_leaf_module(module, name)
 
 
 def for_inference(model: torch.nn.Module) -> fx.GraphModule:
-    """Copy a network, so that it gives the same `main` logits, to rounding, with less work, and those alone.
+    """Copy a network to one that gives the same `main` logits, to rounding, with less work. It gives no others.
 
     The batch norms of the domain in use are folded into the convolutions before them, and what only the auxiliary
-    head needs is left out. Later changes of the network, its domain among them, do not reach the copy. Only for
-    inference: input and output as the network's, no gradients.
+    head needs is left out. Later changes of the network do not reach the copy, nor does another choice of domain.
+    Input and output are the network's; there are no gradients.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in list(model.modules()):
@@ -58,11 +58,11 @@ def predict_bands(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the probabilities of a micrograph's phases from top to bottom, in bands of finished rows.
 
-    Windows of tile + 2 * overlap pixels stand `tile` apart, as the training tiles do; the micrograph is
-    mirrored beyond its edges. Where windows meet, their probabilities are blended linearly over the middle
-    half of what they share, so that pixels within overlap / 2 of a window's edge do not count: a model whose
-    receptive radius is at most overlap / 2 gives exactly what it gives for the whole micrograph. Besides the
-    micrograph itself, memory holds one row of windows, however tall the micrograph is.
+    Windows of tile + 2 * overlap pixels stand `tile` apart, as the training tiles do. The micrograph is mirrored
+    beyond its edges. Where two windows overlap, their probabilities are blended linearly over the middle half of the
+    overlap, so that pixels within overlap / 2 of a window's edge do not count. A model whose receptive radius is at
+    most overlap / 2 then gives exactly what it gives for the whole micrograph. Besides the micrograph, memory holds
+    one row of windows, however tall the micrograph is.
 
     model: callable, (N, 1, T, T) uint8 on `device` -> {"main": logits (N, 1 or C, T, T)}; a module is in eval mode.
     image: uint8 (h, w). Yields (row, probabilities float32 (C, rows, w)), rows consecutive from 0 to h.
@@ -80,7 +80,7 @@ def predict_bands(
 def _bands(
     model: Network, image: np.ndarray, tile: int, overlap: int, device: torch.device, batch_size: int | None
 ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-    """As predict_bands, but yields in place of each band the function that waits for it."""
+    """Yield as predict_bands does, but in place of each band the function that waits for it."""
     height, width = image.shape
     window = tile + 2 * overlap
     columns = -(-width // tile)
@@ -129,11 +129,10 @@ def segment(
     shape: tuple[int, int],
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Segment a micrograph uint8 at working scale: class index uint8 (h, w) = shape, by the models' mean probabilities,
-    resized to `shape`.
+    """Segment a micrograph, uint8 at working scale, by the models' mean probabilities, resized to `shape`.
 
-    Memory holds, for every phase but the first, one byte a pixel of the micrograph and of the mask. A bar shows the
-    progress of a large micrograph.
+    Returns class indices uint8 (h, w) = shape. Memory holds, for every phase but the first, one byte a pixel of the
+    micrograph and of the mask. A bar shows the progress of a large micrograph.
     """
     kept = None  # in 255 steps, without the first phase, which has what the others leave
     bands = [predict_bands(model, image, tile, overlap, device) for model in models]
@@ -154,13 +153,13 @@ def segment(
 
 
 def _send(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array as a tensor on the device. From pinned memory, so that nothing waits for what a GPU still computes."""
+    """The array as a tensor on the device, from pinned memory: nothing waits for what a GPU still computes."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
-    """Begin to copy a tensor to the CPU; returns the function that waits for the copy and gives it as an array."""
+    """Begin to copy a tensor to the CPU. Returns the function that waits for the copy and gives it as an array."""
     copied = tensor.to("cpu", non_blocking=True, copy=True)
     done = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
 

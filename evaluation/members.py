@@ -26,7 +26,7 @@ ADABN_BATCH = 16  # tiles
 
 @dataclass
 class Member:
-    """A trained model with where it comes from. `label` is the checkpoint's name, mostly 'last'."""
+    """A trained model and its origin. `label` is the checkpoint's name, mostly 'last'."""
 
     run: Path
     label: str
@@ -36,7 +36,7 @@ class Member:
     step: int
 
     def predictor(self, device: torch.device | str) -> Predictor:
-        """Micrograph uint8 (h, w) -> probabilities float32 (C, h, w) of the phases, by the network as it is now."""
+        """Micrograph uint8 (h, w) -> probabilities float32 (C, h, w), by the network as it is now."""
         cut = {key: self.preparation[key] for key in ("tile", "overlap")}
         return partial(predict, for_inference(self.model), **cut, device=device)
 
@@ -57,9 +57,12 @@ def load_member(path: Path | str, which: str, device: torch.device | str) -> Mem
 
 
 def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:
-    """What a generalization row of the study's tables (T1.4) evaluates, a dict: the values of its supervised
-    experiment, with `experiment`, `domain`, `run` (S.4), `run_dir`, `fold` and `checkpoint`; `epochs` counts up to the
-    checkpoint. path: the file of experiments. InputError: unknown, or no such row."""
+    """Configuration that a generalization row of the study's tables (T1.4) evaluates.
+
+    It has the values of the row's supervised experiment, and `experiment`, `domain`, `run` (S.4), `run_dir`, `fold` and
+    `checkpoint`; `epochs` counts up to the checkpoint. path: the file of experiments. InputError: unknown, or no such
+    row.
+    """
     experiments = read_experiments(path)
     if name not in experiments:
         raise InputError(f"--experiment {name}: not in {path}. There are: {', '.join(experiments)}.")
@@ -77,9 +80,9 @@ def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) 
 
 
 def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.device | str) -> None:
-    """Choose the batch-norm statistics for a domain's store: its own after adaptation to it, or with `adabn` those
-    re-estimated on its training tiles, uint8 (n, 1, T, T) at a time (Li et al., 2016).
+    """Choose the batch-norm statistics for a domain's store: the target's where the model was adapted to it.
 
+    With `adabn` they are re-estimated on the domain's training tiles, uint8 (n, 1, T, T) at a time (Li et al., 2016).
     InputError: a store prepared otherwise than the model's data, nothing to estimate from, a model without batch norm.
     """
     differing = [
@@ -109,7 +112,7 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
 
 
 def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> None:
-    """InputError where one of the micrographs (indices) to be scored was trained on, whatever store it was in then."""
+    """Raise InputError where a micrograph (index) to be scored was trained on, whatever store it was in then."""
     for index in micrographs:
         micrograph = store.micrographs[index]
         for domain, digests in member.preparation.get("trained_on", {}).items():
@@ -121,7 +124,7 @@ def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> N
 
 
 def described(members: list[Member]) -> dict:
-    """What score.json says about the models: one value where all agree, else None."""
+    """Facts of score.json about the models: one value where all agree, else None."""
     names = ("experiment", "model", "source", "target", "transductive", "seed", "fold")
     facts = {name: agreed(m.config.get(name) for m in members) for name in names}
     facts["configuration"] = agreed(digest_of(m.config) for m in members)
@@ -136,9 +139,9 @@ def agreed(values: Iterable) -> object:
 
 
 def reference_of(member: Member, domain: str, variant: str) -> Reference:
-    """(run, mIoU) that RDT is relative to: the matching supervised run on the source; mIoU None if not scored.
+    """Run and mIoU that RDT is relative to: the matching supervised run on the source; mIoU None if not scored.
 
-    Of a supervised run that is itself; its own plain score on the source is then being made: mIoU 'own'.
+    A supervised run is its own reference. While its plain score on the source is being made, the mIoU is 'own'.
     """
     run = member.config.get("reference") or (None if member.config.get("target") else member.run)
     if run is None:

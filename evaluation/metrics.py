@@ -1,4 +1,4 @@
-"""Counts of right and wrong pixels, and the study's measures drawn from them (paper 2.4.5, eq. 1 and 2)."""
+"""Counts of right and wrong pixels, and the study's measures of them (paper 2.4.5, eq. 1 and 2)."""
 
 import statistics
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ def rdt(target: float, source: float) -> float:
 
 
 def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None, int]:
-    """(mean, sample standard deviation, count) of what is not None; None where there are too few values."""
+    """Mean, sample standard deviation and count of the values that are not None; None where there are too few."""
     values = [value for value in values if value is not None]
     mean = statistics.fmean(values) if values else None
     return mean, statistics.stdev(values) if len(values) > 1 else None, len(values)

@@ -35,8 +35,11 @@ p.warning { background: #fff3d6; border-left: 4px solid #e67800; padding: .6em 1
 
 @dataclass
 class StudyReport:
-    """What the page of runs shows of the study: tables, the table of trends, pictures (title, text, path), in what
-    the runs are not the study's, the folders of their data, and remarks on what was left out."""
+    """Tables and pictures of the study for the page of runs.
+
+    `deviations` says in what the runs are not the study's, `data` names the folders of their stores, `remarks` says
+    what was left out.
+    """
 
     tables: list[Table]
     trends: Table
@@ -47,8 +50,10 @@ class StudyReport:
 
 
 def page_of_runs(table: TextTable, scores: list[dict], study: StudyReport | None = None) -> str:
-    """The page of evaluation.tables: the study's tables and figures where its experiments were run, the overview, a
-    panel of each experiment and domain that no figure of the study shows, training curves."""
+    """The page of evaluation.tables: the study's tables and figures where its experiments were run, and all scores.
+
+    Training curves follow, and a panel of each experiment and domain that no figure of the study shows.
+    """
     sections = _study_sections(study) if study else []
     sections += ["<h2>All scores</h2>", _table(*table)]
     sections += ["<p class='note'>Mean ± sample standard deviation over the runs (folds and seeds).</p>"]
@@ -70,7 +75,7 @@ def page_of_runs(table: TextTable, scores: list[dict], study: StudyReport | None
 
 
 def _study_sections(study: StudyReport) -> list[str]:
-    """The study's tables, trends and figures, after what a reader must know of the runs behind them."""
+    """The study's tables, trends and figures. First comes what a reader must know of the runs behind them."""
     data = f"The micrographs are those of {', '.join(study.data) or 'no run'}; the study's own are not published."
     if study.deviations:
         text = f"<b>These runs are not the study's.</b> {_text('; '.join(study.deviations))}. {_text(data)}"
@@ -119,7 +124,7 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
 
 
 def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
-    """One test micrograph of a domain as each method segments it, of the first seed; empty without its store."""
+    """Picture of a test micrograph as each method of the first seed segments it; empty without its store."""
     shown = [name for name in SIDE_BY_SIDE if domain != "source" or name in methods]
     first = methods.get("generalization")
     if not first:
@@ -176,7 +181,7 @@ def _drawn(draw: Callable, *arguments: object) -> str:
 
 
 def _image(png: bytes, text: str = "") -> str:
-    """The picture inside the page, as JPEG: micrographs are noise, which PNG makes four times as large."""
+    """The picture inside the page, as JPEG: micrographs are noise, four times as large in PNG."""
     if not png:
         return ""
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)

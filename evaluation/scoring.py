@@ -1,4 +1,4 @@
-"""Scoring a predictor on labelled micrographs, and the files that a score is."""
+"""Scores of a predictor on labelled micrographs, and the files of a score."""
 
 import json
 import math
@@ -69,8 +69,8 @@ def measures(confusion: Confusion) -> dict[str, float]:
 def otsu_floor(store: Store, micrographs: list[int]) -> Predictor:
     """Predictor by Otsu's grey-level threshold in each image: the floor that a network has to beat.
 
-    Foreground is what is brighter or what is darker, whichever scores higher on these micrographs' labels: the floor
-    is given every advantage.
+    Foreground is the brighter or the darker phase, whichever scores higher on these micrographs' labels: the floor
+    gets every advantage.
     """
     return max((_brighter, _darker), key=lambda predictor: score(predictor, store, micrographs)[0].miou)
 
@@ -94,12 +94,12 @@ def ensemble(predictors: list[Predictor]) -> Predictor:
 
 
 def panel_positions(count: int) -> list[int]:
-    """Which of `count` micrographs get pictures: up to PANELS, spread evenly, the first among them."""
+    """Positions of the micrographs of `count` that get pictures: up to PANELS, spread evenly, the first among them."""
     return sorted(set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist()))
 
 
 def score_folder(run: Path | str, domain: str, checkpoint: str, variant: str) -> Path:
-    """Where the score of a run belongs: <run>/evaluation/<domain>, then .<checkpoint> unless last, .<variant>."""
+    """Folder of a run's score: <run>/evaluation/<domain>, then .<checkpoint> unless last, .<variant>."""
     names = [domain, *([checkpoint] if checkpoint != "last" else []), *([variant] if variant != "plain" else [])]
     return Path(run) / "evaluation" / ".".join(names)
 
@@ -125,13 +125,13 @@ def _read_json(path: Path | str, keys: set[str], kind: str, remedy: str) -> dict
 
 
 class ResultWriter:
-    """Writes a score's folder: predictions/, panels/ of a few micrographs, images.csv and, last, score.json.
+    """Writer of a score's folder: predictions/, panels/ of a few micrographs, images.csv and, last, score.json.
 
     It is the `on_image` of score(). predictions/<name>.png is 0/255 at working scale.
     """
 
     def __init__(self, folder: Path | str, count: int, name: str):
-        """count: number of micrographs to come; name: of the model, in the panels."""
+        """Start the folder. count: number of micrographs to come; name: of the model, in the panels."""
         self.folder, self.name, self.seen = Path(folder), name, 0
         self.with_panel = panel_positions(count)
         for kind in ("predictions", "panels"):
@@ -146,7 +146,7 @@ class ResultWriter:
         self.seen += 1
 
     def finish(self, facts: dict, pooled: Confusion, rows: list[dict]) -> dict:
-        """Write the tables; returns what score.json holds (undefined numbers are null)."""
+        """Write images.csv and score.json. Returns the content of score.json; undefined numbers are null."""
         numbers = measures(pooled)
         iou = {name: numbers.pop(f"iou_{name}") for name in ("background", "foreground")}
         score = _without_nan({**facts, **numbers, "iou": _without_nan(iou)})

@@ -1,4 +1,4 @@
-"""Segmenting a folder of micrographs that have no labels."""
+"""Segmentation of a folder of micrographs that have no labels."""
 
 import argparse
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
     """Segment every micrograph of a folder; masks 0/255 at native size, overlays and phase_fractions.csv.
 
-    While one micrograph is segmented, the next is read and the one before is written: these three are in memory.
+    While one micrograph is segmented, the next is read and the one before is written. Memory holds these three.
     Broken files are named at the end, after the good ones are written.
     """
     folder, out = Path(options.images), Path(options.out)

@@ -4,9 +4,9 @@
         --test-mean 0.4 --test-images 12                       # the study's T3v, with its common test set
     python -m evaluation.selection runs/S.10/fold0 --domain t2 --mean 0.53 --out selections/t2.json
 
-The training micrographs are segmented by the runs, several as one ensemble, without a label being read. Of their tiles
-those are kept whose mean phase fraction is --mean while the histogram stays as wide as can be. The file goes to
-`train_uda.py --selection`; beside it a CSV of all tiles and a histogram are written. The test micrographs, which no
+The runs segment the training micrographs, several runs as one ensemble; no label is read. Tiles are kept so that their
+mean phase fraction is --mean and the histogram stays as wide as can be. The file goes to
+`train_uda.py --selection`; a CSV of all tiles and a histogram are written beside it. The test micrographs, which no
 selection ever trains on, can be chosen to a mean too, by their labels; only `evaluate.py --selection` uses that.
 """
 
@@ -40,7 +40,7 @@ _STEEPEST, _HALVINGS = 1e4, 60
 def pseudo_fractions(predictor: Predictor, store: Store, tiles: np.ndarray) -> np.ndarray:
     """Foreground fraction of each tile's pseudo-label, float64 (n,), over its centre region within the micrograph.
 
-    So neighbours' context and the mirrored padding do not count, and every pixel of a micrograph counts once.
+    The context of neighbouring tiles and the mirrored padding do not count: every pixel of a micrograph counts once.
     predictor: image uint8 (h, w) -> probabilities (C, h, w). tiles: int64 (n,) of a store; no mask of it is read.
     """
     fractions = np.empty(len(tiles))
@@ -56,11 +56,12 @@ def pseudo_fractions(predictor: Predictor, store: Store, tiles: np.ndarray) -> n
 def choose(fractions: np.ndarray, wanted: float, count: int | None = None, seed: int = 0) -> np.ndarray:
     """Ascending positions int64 (n,) of a choice from `fractions` (N,) whose mean is `wanted`, as wide as can be.
 
-    Each item gets a probability to be kept: among all that give n and the wanted mean those of greatest entropy, which
-    are 1 / (1 + exp(-a - b fraction)). A systematic sample of them, in order of the fractions, represents every range
+    Each item is kept with a probability. Among those that give n and the wanted mean, the ones of greatest entropy are
+    1 / (1 + exp(-a - b fraction)). A systematic sample of them, in order of the fractions, represents every range
     of the histogram to within one item; exchanges of single items then remove what is left of the difference.
     Without `count` as many are kept as possible, but SPARING times the fewest discards, which would cut one end off.
-    ValueError: cannot be reached, or not without `count` and a fraction LEAST of the items; it says what can.
+    ValueError, which says what can be reached: the mean cannot, or without `count` only by fewer items than the
+    fraction LEAST.
     """
     fractions = np.asarray(fractions, float)
     ordered = np.sort(fractions)
@@ -99,7 +100,7 @@ def _most(ordered: np.ndarray, wanted: float) -> int:
 
 
 def _probabilities(fractions: np.ndarray, wanted: float, count: int) -> np.ndarray:
-    """1 / (1 + exp(-a - b fraction)), float64 (N,), with the sum `count` and, of it, the mean nearest to `wanted`."""
+    """Probabilities 1 / (1 + exp(-a - b fraction)), float64 (N,), of sum `count` and of a mean nearest to `wanted`."""
     low, high = -_STEEPEST, _STEEPEST
     for _ in range(_HALVINGS):  # the mean grows with b
         b = (low + high) / 2
@@ -118,7 +119,7 @@ def _with_sum(exponents: np.ndarray, count: int) -> np.ndarray:
 
 
 def _systematic_sample(fractions: np.ndarray, probabilities: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """bool (N,) with `count` true: one for every whole number that the running sum of probabilities passes."""
+    """Draw a bool (N,) with `count` true: one for every whole number that the running sum of probabilities passes."""
     rng = generator(seed, "selection")
     order = np.lexsort((rng.random(len(fractions)), fractions))  # equal fractions in random order
     sums = np.cumsum(probabilities[order])
@@ -199,7 +200,7 @@ def select(options: argparse.Namespace) -> None:
 
 
 def _choose_test(store: Store, options: argparse.Namespace) -> list[str]:
-    """Names of test micrographs by the phase fraction of their labels: what is chosen here is only ever scored on."""
+    """Choose test micrographs, by name, by the phase fraction of their labels. They are only ever scored on."""
     test = [micrograph.index for micrograph in store.micrographs if micrograph.test]
     if not test:
         raise InputError(f"{store.path}: has no test micrograph. Name some in domains.toml, or leave --test-mean out.")

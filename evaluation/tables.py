@@ -59,7 +59,7 @@ def collect(folder: Path | str) -> list[dict]:
 
 
 def _configuration(path: Path, score: dict) -> str | None:
-    """The digits of a score's configuration, computed from the config.json of its runs where these are still there.
+    """The digits of a score's configuration, from the config.json of its runs where these are still there.
 
     Earlier versions wrote other digits into score.json for the same configuration.
     """
@@ -80,7 +80,7 @@ def grouped(scores: list[dict]) -> dict[tuple[str, ...], dict[str, list[dict]]]:
 
 
 def overview(folder: Path | str, scores: list[dict]) -> report.TextTable:
-    """(header, rows) with a row for each experiment and variant, mIoU, RDT and runs of each domain, in percent.
+    """Header and rows: for each experiment and variant mIoU and RDT in percent, and the runs, of each domain.
 
     Experiments that were trained and not scored have empty cells.
     """
@@ -132,7 +132,7 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text with what LaTeX would take for commands escaped, and the signs of these tables as commands."""
+    """Text for LaTeX: its special characters escaped, and the signs of these tables as commands."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -141,7 +141,7 @@ def _latex_line(cells: list[str]) -> str:
 
 
 def write_study(runs: StudyRuns, out: Path) -> report.StudyReport:
-    """Write the study's tables, trends and figures of a StudyRuns; returns what the page shows of them."""
+    """Write the study's tables, trends and figures of a StudyRuns, and return them for the page."""
     tables, trends = study_tables(runs), check(runs)
     header = ["section", "trend", "verdict", "here", "study"]
     rows = [[t.section, t.claim, ": ".join(filter(None, (t.verdict, t.reason))), t.ours, t.study] for t in trends]
@@ -197,12 +197,12 @@ def demo_summary(folder: Path | str) -> dict:
 
 
 def demo_methods(scores: dict[str, dict[str, dict]]) -> list[str]:
-    """The methods to show: the summarised ones, and what else was run on any domain."""
+    """The methods to show: the summarised ones, and all others that were run on any domain."""
     return [name for name in METHODS if name in SUMMARISED or any(name in scored for scored in scores.values())]
 
 
 def demo_table(scores: dict[str, dict[str, dict]]) -> report.TextTable:
-    """(header, rows) of the demonstration, in percent; what was not run has empty cells."""
+    """Header and rows of the demonstration, in percent; methods that were not run have empty cells."""
     header = ["domain", "method", "mIoU [%]", "RDT [%]", "phase fraction [%]", "label [%]", "seeds"]
     rows = []
     for domain, scored in scores.items():

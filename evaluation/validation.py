@@ -1,4 +1,4 @@
-"""What a training script looks at on its way: the held-out source fold, and pictures of fixed micrographs."""
+"""Validation during training: the score on the held-out source fold, and pictures of fixed micrographs."""
 
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,9 @@ def validate(model: torch.nn.Module, source: Store, fold: int, processes: Proces
 def save_panel(
     path: Path, model: torch.nn.Module, source: Store, target: Store | None, fold: int, processes: Processes
 ) -> None:
-    """A picture of the first held-out source micrograph with its errors, and of a target training micrograph.
+    """Save a picture of the first held-out source micrograph with its errors, and of a target training micrograph.
 
-    The target's is shown without a label: there is none here. The model is left in training mode.
+    The target's has no label here. The model is left in training mode.
     """
     if not processes.is_main:
         return

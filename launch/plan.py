@@ -1,4 +1,4 @@
-"""The jobs of a study in the order in which they can run, one line each; the launchers run or submit them.
+"""Jobs of a study, one line each, in an order in which they can run. The launchers run or submit them.
 
     python -m launch.plan uda                          # of launch/experiments.toml
     python -m launch.plan supervised --experiments launch/small.toml --only S.1 S.10
@@ -47,7 +47,7 @@ class Study:
         return range(self.entries[name]["folds"])
 
     def run(self, name: str, fold: int | str) -> Path:
-        """The folder of an experiment's run in a fold, or of something of that name beside the folds."""
+        """The folder of an experiment's run in a fold. A name in the fold's place is a folder beside the folds."""
         return self.runs / name / (f"fold{fold}" if isinstance(fold, int) else fold)
 
     def train(self, name: str, *more: object) -> str:
@@ -69,7 +69,7 @@ class Study:
         yield Job(names[-1], command, self.runs / names[-1] / "finished.json")
 
     def supervised(self) -> Iterator[Job]:
-        """Table 2: train on the source and score there."""
+        """Table 2: train on the source, and score there."""
         for name, entry in self.trained(adapted=False).items():
             for fold in self.folds(name):
                 run = self.run(name, fold)
@@ -78,7 +78,7 @@ class Study:
                 yield Job(name, f"{train} && {score}", run / "evaluation" / entry["source"] / "score.json")
 
     def generalization(self) -> Iterator[Job]:
-        """Tables 3-5: the supervised runs as they are on the targets; Table 6: and as they were at their milestones."""
+        """Tables 3-5: the supervised runs on the targets. Table 6: the same runs at their milestones."""
         for name, entry in self.trained(adapted=False).items():
             runs = [self.run(name, fold) for fold in self.folds(name)]
             domains = [other["domain"] for other in self.entries.values() if other.get("run") == name]
@@ -94,7 +94,7 @@ class Study:
         return self._adaptations(selected=False)
 
     def selection(self) -> Iterator[Job]:
-        """Section 4.3: t3's training tiles with fewer bainite, and test micrographs that T3 and T3v share."""
+        """Section 4.3: training tiles of t3 with less bainite, and the common test micrographs of T3 and T3v."""
         entry = self.entries["T3v"]
         runs = [self.run("T3.2", fold) for fold in self.folds("T3.2")]
         file = Path(entry["selection"])
@@ -122,7 +122,7 @@ class Study:
                 yield Job(name, f"{train} && {score}", run / "evaluation" / entry["source"] / "score.json")
 
     def ensemble(self) -> Iterator[Job]:
-        """Section 4.2: the folds' models as one; and where the supervised model looks (Figure 7)."""
+        """Section 4.2: the models of all folds as one ensemble. Figure 7: Grad-CAM of the supervised model."""
         for name, entry in self.trained(adapted=True).items():
             out = self.run(name, f"ensemble.{entry['target']}")
             runs = [self.run(name, fold) for fold in self.folds(name)]

@@ -1,1 +1,1 @@
-"""The study: its published figures, the tables and trends that our runs give beside them."""
+"""The study: its published values, and the tables, figures and trends of our runs beside them."""

@@ -1,4 +1,4 @@
-"""The study's experiments as runs of ours show them: which score belongs to which row, and what the study found.
+"""The study's experiments: the values that it published, and the scores of our runs that belong to each row.
 
 The study's own figures are the facts of study.csv (its Tables 2 to 6), study_phase_fractions.csv (Tables 1 and 7) and
 study_text.csv (Sections 4.2 and 4.3), beside this module.
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the scores of a row come from: a run's experiment, the domain, and the S run that RDT is relative to."""
+    """Origin of a row's scores: the run's experiment, the domain, and the S run that RDT is relative to."""
 
     run: str
     domain: str
@@ -62,7 +62,7 @@ def finding(experiment: str, table: int | None = None) -> Finding:
 
 
 def phase_fractions() -> dict[str, dict[str, float | None]]:
-    """{domain: {phi_dg, phi_dg_std, phi_uda, phi_uda_std, phi_label}} of Table 7, in percent."""
+    """Table 7 in percent: {domain: {phi_dg, phi_dg_std, phi_uda, phi_uda_std, phi_label}}."""
     return {
         line["domain"]: {name: _number(line[name]) for name in line if name.startswith("phi_") and name != "phi_train"}
         for line in _read("study_phase_fractions.csv")
@@ -71,13 +71,13 @@ def phase_fractions() -> dict[str, dict[str, float | None]]:
 
 
 def of_the_text(quantity: str) -> dict[str, tuple[float, float | None]]:
-    """{experiment: (mIoU, standard deviation or None)} in percent: 'bagging', 'source' (4.2) or 'common' (4.3)."""
+    """Values of 'bagging', 'source' (4.2) or 'common' (4.3) in percent: {experiment: (mIoU, deviation or None)}."""
     lines = [line for line in _read("study_text.csv") if line["quantity"] == quantity]
     return {line["experiment"]: (float(line["miou"]), _number(line["miou_std"])) for line in lines}
 
 
 class StudyRuns:
-    """What was run and scored of the study's experiments below a folder of runs.
+    """Runs and scores of the study's experiments below a folder of runs.
 
     Scores are of single runs as they are: the last checkpoint of a finished run, or a milestone. Those with other
     batch-norm statistics (AdaBN) or of the best checkpoint lie in folders of other names and are never read.
@@ -85,14 +85,14 @@ class StudyRuns:
     """
 
     def __init__(self, root: Path | str, experiments: Path):
-        """root: folder with <experiment>/fold<k>/; experiments: file of the experiments that they were run by."""
+        """Open root, the folder with <experiment>/fold<k>/. experiments: file that these were run by."""
         self.root = Path(root)
         self.experiments, self.study = read_experiments(experiments), read_experiments()
         self.remarks = []
         self._configs, self._scores = {}, {}
 
     def place(self, experiment: str) -> Place | None:
-        """Where a row's scores come from; None for an experiment that the file does not have."""
+        """Origin of a row's scores; None for an experiment that the file does not have."""
         entry = self.experiments.get(experiment)
         if entry is None:
             return None
@@ -103,7 +103,7 @@ class StudyRuns:
         return Place(run, domain, trained.get("reference", run), source)
 
     def configs(self, run: str) -> dict[int, dict]:
-        """{fold: config.json} of an experiment's runs."""
+        """Configurations of an experiment's runs, {fold: config.json}."""
         if run not in self._configs:
             self._configs[run] = {}
             for path in self._folds(run):
@@ -115,11 +115,11 @@ class StudyRuns:
         return self._configs[run]
 
     def exist(self) -> bool:
-        """Whether there is a run of any of the study's experiments."""
+        """True where any of the study's experiments has a run."""
         return any(self.configs(place.run) for line in findings() if (place := self.place(line.experiment)))
 
     def scores(self, run: str, domain: str, checkpoint: str = "last", variant: str = "plain") -> dict[int, dict]:
-        """{fold: score.json} of an experiment's finished runs on a domain."""
+        """Scores of an experiment's finished runs on a domain, {fold: score.json}."""
         key = (run, domain, checkpoint, variant)
         if key not in self._scores:
             self._scores[key] = {}
@@ -140,7 +140,7 @@ class StudyRuns:
         return milestones[position] if position < len(milestones) else None
 
     def milestone_scores(self, run: str, domain: str, epoch: int | None) -> dict[int, dict]:
-        """{fold: score.json} after an epoch; the last checkpoint's where training ended with that epoch."""
+        """Scores after an epoch, {fold: score.json}; the last checkpoint's where training ended with that epoch."""
         found = dict(self.scores(run, domain, f"epoch{epoch}")) if epoch else {}
         for fold, score in self.scores(run, domain).items() if epoch else ():
             config = self.configs(run).get(fold, {})
@@ -150,7 +150,7 @@ class StudyRuns:
         return dict(sorted(found.items()))
 
     def bagged(self, run: str, domain: str) -> dict | None:
-        """score.json of the ensemble of an experiment's runs; None without one."""
+        """Score of the ensemble of an experiment's runs; None without one."""
         path = self.root / run / f"ensemble.{domain}" / "score.json"
         if not path.is_file():
             return None
@@ -161,14 +161,14 @@ class StudyRuns:
         return None
 
     def members(self, run: str, domain: str) -> dict[int, dict]:
-        """{fold: score.json} of the runs that the ensemble has; empty unless all of them are scored."""
+        """Scores of the ensemble's runs, {fold: score.json}; empty unless all of them are scored."""
         ensemble = self.bagged(run, domain)
         scores = self.scores(run, domain)
         folds = [_number_of(Path(path)) for path in ensemble["runs"]] if ensemble else []
         return {fold: scores[fold] for fold in folds} if set(folds) <= scores.keys() else {}
 
     def differences(self, run: str) -> dict[str, tuple]:
-        """{option: (here, in the study)}: in what the runs of an experiment are not the study's."""
+        """Options in which the runs of an experiment are not the study's, {option: (here, in the study)}."""
         found = {}
         for config in self.configs(run).values():
             for name in self._options(run) & config.keys():
@@ -189,7 +189,7 @@ class StudyRuns:
         return sorted({str(config.get("data")) for run in runs for config in self.configs(run).values()})
 
     def _options(self, run: str) -> set[str]:
-        """The options that make an experiment of the study what it is, those that it leaves as they are among them."""
+        """All options that define an experiment of the study, those at their defaults too."""
         return values_of(run).keys() - NO_SETTING if run in self.study else set()
 
     def _folds(self, run: str) -> list[Path]:
@@ -199,7 +199,7 @@ class StudyRuns:
         return sorted(folders, key=_number_of)
 
     def _counts(self, path: Path, score: dict, checkpoint: str) -> bool:
-        """Whether a score may stand in a table; says why not."""
+        """True where a score may stand in a table; a remark says why not."""
         if score["checkpoint"] != checkpoint:
             self.remarks.append(f"{path} is left out: its score is of {score['checkpoint']}, not of {checkpoint}")
             return False
@@ -215,7 +215,7 @@ class StudyRuns:
 def relative(target: dict[int, dict], source: dict[int, dict]) -> float | None:
     """RDT of the means over folds, as a fraction: mean target mIoU relative to mean source mIoU (eq. 2).
 
-    Over the folds that both have; None without any. The study's tables are of this kind: its RDT follow from its own
+    The folds that both have count; None without any. The study's tables are of this kind: its RDT follow from its own
     means within rounding, but for those that `inconsistent` names.
     """
     folds = [fold for fold in target if fold in source]
@@ -224,7 +224,7 @@ def relative(target: dict[int, dict], source: dict[int, dict]) -> float | None:
 
 
 def inconsistent() -> list[tuple[Finding, float]]:
-    """[(line, RDT that follows from the study's means)] in percent, where the study gives another, beyond rounding."""
+    """Lines whose RDT does not follow from the study's means within rounding: [(line, RDT that follows, percent)]."""
     of_source = {line.experiment: line.miou for line in findings(2)}
     found = []
     for line in findings():
@@ -241,7 +241,7 @@ def inconsistent() -> list[tuple[Finding, float]]:
 
 
 def option_text(value: object) -> str:
-    """The value of an option as text: of a file only its name, of an own pre-training also the experiment's.
+    """The value of an option as text. A file is its name; an own pre-training has its experiment's name before it.
 
     The encoder of the NanoSEM run is the study's `nanosem`.
     """

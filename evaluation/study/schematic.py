@@ -1,4 +1,4 @@
-"""A drawing of where the weights of the supervised runs came from, like the study's Figure 2."""
+"""Drawing of the origin of the supervised runs' weights, like the study's Figure 2."""
 
 import textwrap
 from pathlib import Path
@@ -59,7 +59,7 @@ def pretraining(runs: published.StudyRuns, path: Path) -> Drawn:
 
 
 def _pretrained(runs: published.StudyRuns, name: str) -> dict[str, str] | None:
-    """What a pre-training run was: `done`, and `start`, the weights that it started from; None without one."""
+    """Facts of a pre-training run: `done`, and `start`, the weights that it started from; None without one."""
     folder = runs.root / name
     if not (folder / "finished.json").is_file() or not (folder / "config.json").is_file():
         return None

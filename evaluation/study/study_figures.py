@@ -1,4 +1,4 @@
-"""The study's Figures 1, 2, 4 to 6 and 7, drawn from what was run; a piece that is missing leaves a marked gap."""
+"""The study's Figures 1, 2 and 4 to 7, drawn from our runs. A missing piece leaves a marked gap."""
 
 import json
 from collections.abc import Sequence
@@ -109,7 +109,7 @@ def framed(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def detail(label: np.ndarray) -> tuple[slice, slice]:
-    """The slices (rows, columns) of the detail view: of those on a grid, the one with the most even phases."""
+    """The slices (rows, columns) of the detail view: the place on a grid with the most even phases."""
     height, width = (max(1, side // DETAIL) for side in label.shape)
     rows, columns = (range(0, side - step + 1, step) for side, step in zip(label.shape, (height, width), strict=True))
     corners = [(row, column) for row in rows for column in columns]
@@ -119,7 +119,7 @@ def detail(label: np.ndarray) -> tuple[slice, slice]:
 
 
 def _store(runs: published.StudyRuns, domain: str, experiments: Sequence[str] = ()) -> tuple[Store | None, int]:
-    """(store of a domain, fold) as the runs of these experiments used them; (None, fold) where there is none.
+    """Store of a domain and fold, as the runs of these experiments used them; (None, fold) without a store.
 
     The fold is the first that all of the experiments have scores of, else the first of any.
     """

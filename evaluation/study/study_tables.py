@@ -45,7 +45,7 @@ def study_tables(runs: StudyRuns) -> list[Table]:
 
 
 def supervised(runs: StudyRuns) -> Table:
-    """Table 2: supervised on the source."""
+    """Table 2: supervised training on the source."""
     table = Table(
         "table2",
         "Table 2. Supervised training on the source domain",
@@ -178,7 +178,7 @@ def bagging(runs: StudyRuns) -> Table:
 
 
 def source_scores(runs: StudyRuns) -> Table:
-    """Section 4.2: what adaptation to each target does to the score on the source."""
+    """Section 4.2: scores on the source after adaptation to each target."""
     header = ["Adapted to", "Exp.", "mIoU on the source [%]", "study", "folds"]
     table = Table("table_source", "Section 4.2. Adapted models on the source domain", header)
     known = {"S.10": (published.finding("S.10").miou, None), **published.of_the_text("source")}
@@ -207,7 +207,7 @@ def common_test_set(runs: StudyRuns) -> Table:
 
 
 def common_scores(runs: StudyRuns, experiment: str) -> dict[int, dict]:
-    """{fold: score.json} of T3.2 or T3v on the common test set of Section 4.3."""
+    """Scores of T3.2 or T3v on the common test set of Section 4.3, {fold: score.json}."""
     place = runs.place(experiment)
     return runs.scores(place.run, place.domain, variant=f"selected-{published.COMMON_TEST_SET}") if place else {}
 
@@ -219,7 +219,7 @@ def adapted_pair(domain: str) -> tuple[str, str]:
 
 
 def deviations(runs: StudyRuns, experiments: list[str] | None = None) -> list[str]:
-    """In what the runs of these experiments (of all) are not the study's: [text, one an option]."""
+    """Texts, one an option, that say in what the runs of these experiments (of all) are not the study's."""
     grouped = {}
     for experiment in experiments or [
         *dict.fromkeys(line.experiment for line in published.findings()),
@@ -245,7 +245,7 @@ def _noted(table: Table, runs: StudyRuns) -> Table:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names of experiments with runs of numbers drawn together: S.1 to S.9, T3v."""
+    """Names of experiments as text, consecutive numbers drawn together: S.1 to S.9, T3v."""
     ranges = []
     for family, members in groupby(names, lambda name: name.rpartition(".")[0] or name):
         numbers = [int(name.rpartition(".")[2]) for name in members if name != family]
@@ -257,7 +257,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def scores_of(runs: StudyRuns, experiment: str) -> dict[int, dict]:
-    """{fold: score.json} of a row of the study's tables."""
+    """Scores of a row of the study's tables, {fold: score.json}."""
     place = runs.place(experiment)
     return runs.scores(place.run, place.domain) if place else {}
 

@@ -26,7 +26,7 @@ PRETRAININGS = ("random", "imagenet", "nanosem")
 
 @dataclass(frozen=True)
 class Trend:
-    """A line: what the study found (and where), our figures, the study's, and what is to be said of it."""
+    """A finding of the study and its section, our values and the study's, and the outcome with its reason."""
 
     section: str
     claim: str
@@ -110,7 +110,7 @@ def _of_training(runs: StudyRuns) -> Iterator[Trend]:
 
 
 def _of_targets(runs: StudyRuns) -> Iterator[Trend]:
-    """Tables 3 to 5 and 7, Section 4.2: what adaptation and bagging bring on each target."""
+    """Tables 3 to 5 and 7, Section 4.2: gains of adaptation and bagging on each target."""
     for domain, fractions in published.phase_fractions().items():
         generalization, adapted = adapted_pair(domain)
         yield _pair(runs, "3.2", f"UDA > generalization, {domain}", adapted, generalization)
