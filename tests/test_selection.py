@@ -1,49 +1,27 @@
-"""Phase fractions: choosing tiles by pseudo-labels, training on a selection, balanced patches, transductive runs."""
+"""Phase fractions: choosing tiles by pseudo-labels, training on a selection, transductive runs."""
 
 import csv
 import json
 import runpy
 import shutil
 import sys
-from types import SimpleNamespace
 
 import cv2
 import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT, adapt, adapt_arguments, run
 
 from common.errors import InputError
 from data.sealed import _USER_BLOCK, _block_of
 from data.selection_file import read_selection, write_selection
 from data.store import TILE_STORE, Store
-from data.tiles import LabelledTiles, UnlabelledTiles
+from data.tiles import UnlabelledTiles
 from evaluation.members import fit_to_domain, load_member
 from evaluation.selection import CLOSE, REACHED, choose, main, pseudo_fractions
 from models import classes
 from training.configuration import open_run, parse
-from training.discriminator_view import DiscriminatorView
-from training.distributed import Processes
-
-
-def arguments(stores, supervised, folder, *more):
-    """Of a short adaptation from a trained model; the rates are low, so that rounding does not grow."""
-    values = (
-        "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 4,
-        "--batch-size", 4, "--log-every", 1, "--validate-every", 1000, "--panels-every", 1000, "--batch-norm", "frozen",
-        "--workers", 0, "--wandb", "disabled", "--pretraining", supervised / "last.pt", "--learning-rate", 5e-4,
-        "--discriminator-learning-rate", 1e-4, *more,
-    )  # fmt: skip
-    return [str(value) for value in values]
-
-
-def uda(stores, supervised, folder, *more, processes=0, ok=True):
-    return run("train_uda.py", *arguments(stores, supervised, folder, *more), processes=processes, ok=ok)
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(folder):
@@ -67,23 +45,6 @@ def changed_store(stores, folder, change):
         file.write(seal)
     assert len(seal) == _USER_BLOCK
     assert Store(folder / "labelled.h5").fingerprint == Store(stores / "labelled.h5").fingerprint
-    return folder
-
-
-@pytest.fixture(scope="module")
-def supervised(stores, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "supervised"
-    run(
-        "train_supervised.py", "--experiment", "demo.supervised", "--run-dir", folder, "--data", stores,
-        "--steps", 40, "--batch-size", 4, "--workers", 0, "--panels-every", 1000, "--wandb", "disabled",
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain_run(stores, supervised, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "plain"
-    uda(stores, supervised, folder)
     return folder
 
 
@@ -233,7 +194,7 @@ def test_a_damaged_or_missing_selection_and_tiles_of_the_fold_are_refused(stores
 # ---- training --------------------------------------------------------------------------------------------------
 
 
-def test_training_reads_the_selected_tiles_only(stores, supervised, selection, plain_run, tmp_path):
+def test_training_reads_the_selected_tiles_only(stores, supervised, selection, adapted, tmp_path):
     tiles = read_selection(selection, Store(stores / "labelled.h5")).tiles
 
     def destroy_the_others(file):
@@ -241,18 +202,18 @@ def test_training_reads_the_selected_tiles_only(stores, supervised, selection, p
         images[np.setdiff1d(np.arange(len(images)), tiles)] = 0
         file["tiles/image"][:] = images
 
-    uda(stores, supervised, tmp_path / "run", "--selection", selection)
+    adapt(stores, supervised, tmp_path / "run", "--selection", selection)
     other = changed_store(stores, tmp_path / "stores", destroy_the_others)
-    uda(other, supervised, tmp_path / "other", "--selection", selection)
+    adapt(other, supervised, tmp_path / "other", "--selection", selection)
     assert same_weights(tmp_path / "run", tmp_path / "other")
-    assert not same_weights(tmp_path / "run", plain_run)
+    assert not same_weights(tmp_path / "run", adapted)
 
     # The run knows its selection again by content: another place is the same run, other content is not.
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["selection"] == str(selection)
     assert config["selection_digest"] == read_selection(selection, Store(stores / "labelled.h5")).digest
     moved = selection.rename(tmp_path / "moved.json")
-    again = arguments(stores, supervised, tmp_path / "run", "--selection", moved)
+    again = adapt_arguments(stores, supervised, tmp_path / "run", "--selection", moved)
     open_run(parse("train_uda", "T3.2", "", again))
     moved.write_text(moved.read_text() + " ")
     with pytest.raises(InputError, match=r"another configuration .*selection-digest"):
@@ -269,7 +230,7 @@ def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
 
     assert planned(tmp_path / "none.json")["selection_digest"] is None
     assert planned(selection)["selection_digest"] == read_selection(selection, Store(stores / "labelled.h5")).digest
-    asked = arguments(stores, supervised, tmp_path / "run", "--selection", tmp_path / "none.json")
+    asked = adapt_arguments(stores, supervised, tmp_path / "run", "--selection", tmp_path / "none.json")
     monkeypatch.setattr(sys, "argv", ["train_uda.py", *asked])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "train_uda.py"), run_name="__main__")
@@ -280,7 +241,7 @@ def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
         parse("train_uda", "T3.2", "", ["--target", "t3", "--selection", str(selection), "--transductive"])
 
 
-def test_a_transductive_run_trains_on_held_out_images_and_reads_no_mask(stores, supervised, plain_run, tmp_path):
+def test_a_transductive_run_trains_on_held_out_images_and_reads_no_mask(stores, supervised, adapted, tmp_path):
     store = Store(stores / "labelled.h5", labels=False, transductive=True)
     assert store.training_tiles(0, labelled=False).tolist() == list(range(36))
     assert len(UnlabelledTiles(store, 0, "none", 0)) == 36
@@ -296,103 +257,9 @@ def test_a_transductive_run_trains_on_held_out_images_and_reads_no_mask(stores, 
         for micrograph in file["micrographs"].values():
             micrograph["mask"][:] = 0
 
-    uda(stores, supervised, tmp_path / "run", "--transductive")
-    uda(changed_store(stores, tmp_path / "stores", destroy_masks), supervised, tmp_path / "other", "--transductive")
+    adapt(stores, supervised, tmp_path / "run", "--transductive")
+    other = changed_store(stores, tmp_path / "stores", destroy_masks)
+    adapt(other, supervised, tmp_path / "other", "--transductive")
     assert same_weights(tmp_path / "run", tmp_path / "other")
-    assert not same_weights(tmp_path / "run", plain_run)
+    assert not same_weights(tmp_path / "run", adapted)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["transductive"] is True
-
-
-# ---- patches ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def predicted(stores, supervised):
-    """Logits of 16 source and 16 target tiles, of both heads, by a trained model."""
-    model = load_member(supervised, "last", "cpu").model
-    tiles = (
-        LabelledTiles(Store(stores / "source.h5"), 0, "basic", 0),
-        UnlabelledTiles(Store(stores / "labelled.h5", labels=False), 0, "basic", 0),
-    )
-    source = torch.stack([tiles[0][0, i][0] for i in range(16)])
-    target = torch.stack([tiles[1][0, i][0] for i in range(16)])
-    with torch.no_grad():
-        return [model(source), model(target)]
-
-
-def view_of(side, seed=0, rank=0, world=1):
-    """What a process sees of batches of 16 tiles of 64 px."""
-    options = SimpleNamespace(discriminator_patch=side, seed=seed, batch_size=16)
-    return DiscriminatorView(options, SimpleNamespace(tile=48, overlap=8), Processes(rank, world, torch.device("cpu")))
-
-
-def differences(source, target):
-    """|fraction of source - fraction of target| of each pair of maps."""
-    fractions = [classes(maps["main"]).float().mean((1, 2)) for maps in (source, target)]
-    return (fractions[0] - fractions[1]).abs()
-
-
-def test_patches_balance_the_phase_fractions(predicted):
-    whole = differences(*view_of(None)(*predicted, 0)).mean()
-    patches = view_of(32)
-    at_random, balanced = [], []
-    for step in range(10):
-        source, target = patches(*predicted, step)
-        balanced.append(differences(source, target).mean())
-        at_random.append(differences(source, patches(*predicted[::-1], step)[0]).mean())
-    at_random, balanced = np.mean(at_random), np.mean(balanced)
-    print(f"mean difference of fractions: {whole:.3f} tiles, {at_random:.3f} random patches, {balanced:.3f} balanced")
-    assert balanced < 0.8 * whole and balanced < 0.5 * at_random
-
-
-def test_patches_are_the_same_in_parts_and_processes_and_on_both_levels(predicted):
-    source, target = predicted
-    # Maps that name their own places: each level is cut where the other is.
-    named = ((torch.arange(64 * 64.0) + 0.5) / 64**2).logit().view(1, 1, 64, 64).expand(16, 1, 64, 64)
-    levels = [{"main": logits["main"], "aux": named} for logits in (source, target)]
-    whole = view_of(40, seed=3)(*levels, 7)
-    for maps, cut in zip(view_of(None)(*levels, 7), whole, strict=True):
-        for tile, patch, places in zip(maps["main"], cut["main"], cut["aux"], strict=True):
-            row, column = divmod(int(places[1, 0, 0] * 64**2), 64)
-            assert torch.equal(patch, tile[:, row : row + 40, column : column + 40])
-    parts = []
-    for rank in (0, 1):
-        of_process = view_of(40, seed=3, rank=rank, world=2)
-        for start in (8 * rank, 8 * rank + 4):
-            part = [{k: maps[k][start : start + 4] for k in maps} for maps in levels]
-            parts.append(of_process(*part, 7))
-    for domain in (0, 1):
-        for level in ("main", "aux"):
-            assert torch.equal(torch.cat([part[domain][level] for part in parts]), whole[domain][level])
-    other = view_of(40, seed=3)(*levels, 8)
-    assert not torch.equal(other[0]["aux"], whole[0]["aux"])
-
-
-def test_gradients_reach_the_chosen_patch_only(predicted):
-    source, target = ({k: maps[k].clone().requires_grad_() for k in maps} for maps in predicted)
-    _, cut = view_of(32)(source, target, 0)
-    cut["main"][:, 1].sum().backward()
-    assert torch.equal(target["main"].grad.ne(0).sum((1, 2, 3)), torch.full((16,), 32**2))
-    assert source["main"].grad is None
-    whole = view_of(None)(source, target, 0)[1]["main"]
-    assert torch.equal(whole, torch.cat([(-target["main"]).sigmoid(), target["main"].sigmoid()], 1))
-
-
-def test_two_processes_equal_one_with_patches(stores, supervised, plain_run, tmp_path):
-    for processes in (0, 2):
-        folder = tmp_path / f"{processes}"
-        uda(stores, supervised, folder, "--discriminator-patch", 32, processes=processes)
-    one, two = metrics(tmp_path / "0"), metrics(tmp_path / "2")
-    assert len(one) == len(two) >= 4
-    for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, abs=1e-4, rel=1e-3), "gradient norms are no losses and may be large"
-    # Of the first step the segmentation is the plain run's, what the discriminators see is not.
-    first = metrics(plain_run)[0]
-    for name, value in first.items():
-        assert (value == one[0][name]) != name.startswith(("loss_adv", "loss_D", "gradient_norm")), name
-
-
-@pytest.mark.parametrize("side", [31, 65])
-def test_a_patch_that_cannot_be_is_an_error(side):
-    with pytest.raises(InputError, match=f"--discriminator-patch {side}.*32 px.*64"):
-        view_of(side)
