@@ -69,14 +69,16 @@ def stores(tmp_path_factory) -> Path:
     return draw_domains(tmp_path_factory.mktemp("domains"))
 
 
-def run(*arguments, processes: int = 0, ok: bool = True, timeout: int = 300) -> subprocess.CompletedProcess:
+def command(*arguments: object, processes: int = 0) -> list[str]:
+    """Command line of a script of the project, under torchrun when `processes` is given."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes else []
+    return [sys.executable, *launcher, *map(str, arguments)]
+
+
+def run(*arguments: object, processes: int = 0, ok: bool = True, timeout: int = 300) -> subprocess.CompletedProcess:
     """Run a script of the project, under torchrun when `processes` is given; its output is captured."""
-    launcher = [sys.executable]
-    if processes:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    result = subprocess.run(
-        [*launcher, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    line = command(*arguments, processes=processes)
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert (result.returncode == 0) == ok, result.stdout + result.stderr
     return result
 

@@ -5,85 +5,62 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from bad_input import damaged_mask
-from conftest import ROOT, run
-from test_training import assert_same_weights, metrics, weights
+from conftest import ROOT, command, run
+from short_runs import STEPS, differences, metrics, stopped_after, uda_arguments, weights
 
 from training import checkpoint
 from training.network import build_sgd
 from training.precision import Precision
 
-STEPS = 20
+
+def adaptation(stores, folder, *more, processes=0):
+    """Command line of a short adaptation, its batch norm in training."""
+    return command("train_uda.py", *uda_arguments(stores, folder, *more), processes=processes)
 
 
-def command(stores, folder, *more, processes=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    options = [
-        "train_uda.py", "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder,
-        "--steps", STEPS, "--batch-size", 4, "--log-every", 1, "--validate-every", 10, "--checkpoint-every", 7,
-        "--panels-every", 1000, "--workers", 0, *more,
-    ]  # fmt: skip
-    return list(map(str, [sys.executable, *launcher, *options]))
-
-
-def stopped_after(arguments, folder, step, number):
-    """Start, send the signal to rank 0 (or the only process) after a step, return what it printed and its status."""
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    end = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() or len(metrics(folder)) < step:
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
-        time.sleep(0.01)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
-    under_torchrun = "torch.distributed.run" in arguments
-    os.kill(int(children.split()[0]) if under_torchrun else process.pid, number)
-    return process.communicate(timeout=120)[0], process.returncode
+def adapt(stores, folder, *more, processes=0, ok=True):
+    """Run it to its end."""
+    return run("train_uda.py", *uda_arguments(stores, folder, *more), processes=processes, ok=ok)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(stores, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True)
+    adapt(stores, folder, processes=2)
     return folder
-
-
-def assert_same_run(one, other):
-    for name in ("last.pt", "best.pt"):
-        assert_same_weights(weights(one, name), weights(other, name))
-    assert metrics(one) == metrics(other)
-    assert (one / "finished.json").read_text() == (other / "finished.json").read_text()
 
 
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(stores, undisturbed, tmp_path):
     folder = tmp_path / "run"
-    text, status = stopped_after(command(stores, folder, processes=2), folder, 9, signal.SIGUSR1)
+    text, status = stopped_after(adaptation(stores, folder, processes=2), folder, 9, signal.SIGUSR1)
     assert status and "The same command goes on" in text
     step = checkpoint.load(folder)["step"]
     assert 9 <= step < STEPS and not (folder / "finished.json").exists()
     assert [line["step"] for line in metrics(folder) if "loss_D_main" in line] == list(range(1, step + 1))
-    subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True)
-    assert_same_run(undisturbed, folder)
+    adapt(stores, folder, processes=2)
+    assert differences(undisturbed, folder) == []
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_resumes_exactly(stores, tmp_path, amp):
-    run(*command(stores, tmp_path / "whole", "--amp", amp)[1:])
+    adapt(stores, tmp_path / "whole", "--amp", amp)
     broken = tmp_path / "broken"
-    text, status = stopped_after(command(stores, broken, "--amp", amp), broken, 5, signal.SIGTERM)
+    text, status = stopped_after(adaptation(stores, broken, "--amp", amp), broken, 5, signal.SIGTERM)
     assert status == 75, text
-    run(*command(stores, broken, "--amp", amp, "--workers", 1)[1:])
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    adapt(stores, broken, "--amp", amp, "--workers", 1)
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
     one, other = (torch.load(tmp_path / n / "last.pt", weights_only=True)["scaler"] for n in ("whole", "broken"))
     assert one == other and bool(one) == (amp == "fp16")
 
 
 def test_an_overflow_in_fp16_is_skipped_and_counted(stores, tmp_path):
     """The scaler starts at 65536: a loss this large overflows until it has lowered its scale."""
-    run(*command(stores, tmp_path / "run", "--amp", "fp16", "--lambda-aux", 1e4)[1:])
+    adapt(stores, tmp_path / "run", "--amp", "fp16", "--lambda-aux", 1e4)
     lines = [line for line in metrics(tmp_path / "run") if "overflows" in line]
     assert lines[-1]["overflows"] > 0 and "gradient_norm" in lines[-1]
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
@@ -91,7 +68,7 @@ def test_an_overflow_in_fp16_is_skipped_and_counted(stores, tmp_path):
 
 def test_the_model_is_not_updated_by_a_gradient_that_is_not_finite(stores, tmp_path):
     folder = tmp_path / "run"
-    failed = run(*command(stores, folder, "--lambda-aux", 1e38, "--checkpoint-every", 1)[1:], ok=False)
+    failed = adapt(stores, folder, "--lambda-aux", 1e38, "--checkpoint-every", 1, ok=False)
     assert "not finite in step" in failed.stderr and "source: m" in failed.stderr and "Traceback" not in failed.stderr
     assert all(torch.isfinite(v).all() for v in weights(folder).values()) if (folder / "last.pt").exists() else True
 
@@ -99,7 +76,7 @@ def test_the_model_is_not_updated_by_a_gradient_that_is_not_finite(stores, tmp_p
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "missing"])
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(stores, undisturbed, tmp_path, damage):
     folder = tmp_path / "run"
-    stopped_after(command(stores, folder, processes=2), folder, 15, signal.SIGTERM)
+    stopped_after(adaptation(stores, folder, processes=2), folder, 15, signal.SIGTERM)
     last = folder / "last.pt"
     content = bytearray(last.read_bytes())
     if damage == "missing":
@@ -107,20 +84,20 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(stores, undisturbe
     else:
         content[len(content) // 2] ^= 1
         last.write_bytes(content if damage == "one bit" else content[: len(content) // 2])
-    done = subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True, text=True)
+    done = adapt(stores, folder, processes=2)
     assert ("last.pt.damaged" in done.stderr) == (folder / "last.pt.damaged").exists() == (damage != "missing")
-    assert_same_run(undisturbed, folder)
+    assert differences(undisturbed, folder) == []
 
 
 def test_two_starts_of_one_run_are_refused(stores, tmp_path):
     folder = tmp_path / "run"
     first = subprocess.Popen(
-        command(stores, folder, "--steps", 100000), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        adaptation(stores, folder, "--steps", 100000), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while not (folder / "metrics.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.05)
-    second = run(*command(stores, folder, "--steps", 100000)[1:], ok=False)
+    second = adapt(stores, folder, "--steps", 100000, ok=False)
     first.kill()
     first.wait()
     assert "another process is training here" in second.stderr
@@ -129,13 +106,13 @@ def test_two_starts_of_one_run_are_refused(stores, tmp_path):
 def test_a_lost_process_ends_the_others_with_a_message(stores, undisturbed, tmp_path):
     folder = tmp_path / "run"
     began = time.monotonic()
-    text, status = stopped_after(command(stores, folder, processes=2), folder, 9, signal.SIGKILL)
+    text, status = stopped_after(adaptation(stores, folder, processes=2), folder, 9, signal.SIGKILL)
     assert status and time.monotonic() - began < 100
     # On a busy machine the signal may come when the others have done their last step.
     assert "another process of this run has gone" in text or f"{STEPS}/{STEPS}" in text
     assert json.loads((folder / "config.json").read_text())["steps"] == STEPS
-    subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True)
-    assert_same_run(undisturbed, folder)
+    adapt(stores, folder, processes=2)
+    assert differences(undisturbed, folder) == []
 
 
 def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
@@ -153,10 +130,9 @@ def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
         "    dist.barrier()\n"
         "together(train, SimpleNamespace(batch_size=2, micro_batch=None, deterministic=False, amp='off'))\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     ended = subprocess.run(
-        launcher, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-        timeout=100,
+        command(script, processes=2), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, check=False, timeout=100,
     )  # fmt: skip
     assert ended.returncode and "KeyError: 'only here'" in ended.stderr and "left the group" not in ended.stdout
 
@@ -164,14 +140,14 @@ def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
 def test_moments_saved_in_another_memory_format_are_the_same_moments(stores, undisturbed, tmp_path):
     """As a checkpoint of a version that kept its networks in torch's default format has them."""
     folder = tmp_path / "run"
-    stopped_after(command(stores, folder, processes=2), folder, 9, signal.SIGUSR1)
+    stopped_after(adaptation(stores, folder, processes=2), folder, 9, signal.SIGUSR1)
     state = checkpoint.load(folder)
     for optimizer in state["optimizers"]:
         for moments in optimizer["state"].values():
             moments |= {name: value.contiguous() for name, value in moments.items()}
     checkpoint.save(folder / "last.pt", {key: value for key, value in state.items() if key != "version"})
-    subprocess.run(command(stores, folder, processes=2), cwd=ROOT, check=True, capture_output=True)
-    assert_same_run(undisturbed, folder)
+    adapt(stores, folder, processes=2)
+    assert differences(undisturbed, folder) == []
 
 
 def test_a_first_update_that_is_left_out_leaves_no_trace_in_sgd():

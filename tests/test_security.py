@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from short_runs import supervised_arguments, uda_arguments
 
 from common.errors import InputError, require_file_name
 from data.domains import read_domains
@@ -235,11 +236,10 @@ print("WANTED", wanted, "MODULES", sorted({"wandb", "requests", "sentry_sdk"} & 
 
 
 def test_disabled_tracking_imports_and_asks_nothing(stores, tmp_path):
-    small = ["--steps", 2, "--batch-size", 2, "--workers", 0, "--validate-every", 1]
-    common = ["--data", stores, *small, "--wandb", "disabled"]
+    small = ("--steps", 2, "--batch-size", 2, "--validate-every", 1)
     commands = [
-        ["train_supervised.py", "--experiment", "demo.supervised", *common, "--run-dir", tmp_path / "s"],
-        ["train_uda.py", "--experiment", "demo.uda", "--target", "labelled", *common, "--run-dir", tmp_path / "t"],
+        ["train_supervised.py", *supervised_arguments(stores, tmp_path / "s", *small)],
+        ["train_uda.py", *uda_arguments(stores, tmp_path / "t", *small)],
         ["evaluate.py", tmp_path / "t", "--data", stores, "--domain", "labelled", "--wandb", "disabled"],
     ]
     code = _WATCHED.replace("COMMANDS", repr([list(map(str, command)) for command in commands]))

@@ -7,38 +7,31 @@ import re
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run
-from test_training import assert_same_weights, metrics, uda, weights
+from short_runs import assert_same_weights, metrics, uda, uda_here, weights
 
 import data.store
 import train_uda
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
-from training import distributed
 from training import run as run_module
-from training.configuration import parse
 
-
-def options(stores, folder, *more):
-    arguments = [
-        "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 10,
-        "--batch-size", 2, "--workers", 0, "--wandb", "disabled", "--log-every", 100, "--validate-every", 100,
-        "--checkpoint-every", 100, *more,
-    ]  # fmt: skip
-    return SimpleNamespace(**parse("train_uda", "T3.2", "", list(map(str, arguments))))
+# Nothing but LOOK_EVERY and the end asks for the values.
+RARELY = (
+    "--steps", 10, "--batch-size", 2, "--log-every", 100, "--validate-every", 100, "--checkpoint-every", 100,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_looking_at_the_values_rarely_changes_nothing(stores, tmp_path, monkeypatch, every):
     """As on a GPU, where a look waits for the device."""
-    distributed.together(train_uda.train, options(stores, tmp_path / "whole"))
+    uda_here(stores, tmp_path / "whole", *RARELY)
     monkeypatch.setitem(run_module.LOOK_EVERY, "cpu", every)
-    distributed.together(train_uda.train, options(stores, tmp_path / "run", "--log-every", 5))
+    uda_here(stores, tmp_path / "run", *RARELY, "--log-every", 5)
     assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
     assert [line["step"] for line in metrics(tmp_path / "run") if "loss_seg_main" in line] == [5, 10]
 
@@ -61,7 +54,7 @@ def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_
     monkeypatch.setattr(train_uda, "segmentation_loss", loss)
     monkeypatch.setattr(train_uda, "build_model", build)
     with pytest.raises(run_module.NonFiniteLoss, match=r"loss_seg_main, .*gradient_norm is not finite in step 6,"):
-        distributed.together(train_uda.train, options(stores, tmp_path / "run", "--amp", amp))
+        uda_here(stores, tmp_path / "run", *RARELY, "--amp", amp)
     assert len(calls) == 2 * 8, "found by the look at step 8"
     assert all(parameter.isfinite().all() for parameter in models[0][0].parameters())
     assert not (tmp_path / "run" / "last.pt").exists()

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 from conftest import run
+from short_runs import metrics, supervised_arguments, uda_arguments
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32768, 7
@@ -48,15 +49,11 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def trained(stores, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    common = (
-        "--data", stores, "--steps", 6, "--batch-size", 4, "--log-every", 2, "--workers", 0, "--wandb", "offline",
-        "--wandb-project", "lath",
-    )  # fmt: skip
-    run("train_supervised.py", "--experiment", "demo.supervised", *common, "--run-dir", folder / "s")
-    run("train_uda.py", "--experiment", "demo.uda", "--target", "labelled", *common, "--run-dir", folder / "t",
-        "--reference", folder / "s")  # fmt: skip
+    wandb = ("--wandb", "offline", "--wandb-project", "lath")
+    short = ("--steps", 6, "--log-every", 2, *wandb)
+    run("train_supervised.py", *supervised_arguments(stores, folder / "s", *short))
+    run("train_uda.py", *uda_arguments(stores, folder / "t", *short, "--reference", folder / "s"))
     for name, domains in (("s", ("source", "labelled")), ("t", ("labelled",))):
-        wandb = ("--wandb", "offline", "--wandb-project", "lath")
         run("evaluate.py", folder / name, "--data", stores, "--domain", *domains, *wandb)
     return folder
 
@@ -67,7 +64,7 @@ def test_a_training_run_has_its_group_tags_and_curves(trained):
     assert set(meta.tags) == {"fold0", "target:labelled"}
     config = {item.key: json.loads(item.value_json) for item in meta.config.update}
     assert config["lambda_adv_main"] == 0.05 and config["experiment"] == "demo.uda"
-    lines = [json.loads(line) for line in (trained / "t" / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(trained / "t")
     logged = {line["_step"]: line["loss_D_main"] for line in history if "loss_D_main" in line}
     assert logged == {line["step"]: line["loss_D_main"] for line in lines if "loss_D_main" in line}
     assert set(logged) == {2, 4, 6} and "miou_source_validation_best" in summary

@@ -1,17 +1,24 @@
 """Training keeps its promises: real stores, real processes."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import command, run
+from short_runs import (
+    STEPS,
+    assert_same_weights,
+    differences,
+    metrics,
+    stopped_after,
+    supervised_arguments,
+    uda,
+    uda_arguments,
+    weights,
+)
 
 import models
 from benchmarks.published import PublishedStep
@@ -20,43 +27,12 @@ from data.store import Store
 from data.tiles import BatchStream, LabelledTiles, UnlabelledTiles
 from training import checkpoint
 
-STEPS = 20
-
-
-def uda(stores, folder, *more, target="labelled", processes=0, ok=True):
-    """A short real adaptation run of the demonstration's network; returns the finished process."""
-    return run(
-        "train_uda.py", "--experiment", "demo.uda", "--target", target, "--data", stores, "--run-dir", folder,
-        "--steps", STEPS, "--batch-size", 4, "--log-every", 1, "--validate-every", 10, "--checkpoint-every", 7,
-        "--panels-every", 1000, "--batch-norm", "frozen", "--workers", 0, "--wandb", "disabled", *more,
-        processes=processes, ok=ok,
-    )  # fmt: skip
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(folder, name="last.pt"):
-    state = torch.load(folder / name, weights_only=True)
-    return {**state["model"], **{f"D.{k}": v for k, v in state["discriminators"].items()}}
-
-
-def assert_same_weights(one, other):
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), key
-
 
 @pytest.fixture(scope="session")
 def supervised(stores, tmp_path_factory):
     """A run on the source with batch norm in training, as the demonstration starts its adaptation from."""
     folder = tmp_path_factory.mktemp("runs") / "supervised"
-    run(
-        "train_supervised.py", "--experiment", "demo.supervised", "--run-dir", folder, "--data", stores,
-        "--steps", STEPS, "--batch-size", 4, "--checkpoint-every", 10, "--validate-every", 10, "--workers", 0,
-        "--wandb", "offline",
-    )  # fmt: skip
+    run("train_supervised.py", *supervised_arguments(stores, folder, "--wandb", "offline"))
     return folder
 
 
@@ -122,25 +98,12 @@ def test_target_masks_never_reach_training(stores, reference_run, tmp_path):
 
 def test_killed_and_resumed_equals_uninterrupted(stores, reference_run, tmp_path):
     folder = tmp_path / "run"
-    command = [
-        sys.executable, "train_uda.py", "--experiment", "demo.uda", "--target", "labelled", "--data", str(stores),
-        "--run-dir", str(folder), "--steps", str(STEPS), "--batch-size", "4", "--log-every", "1",
-        "--validate-every", "10", "--checkpoint-every", "7", "--panels-every", "1000", "--batch-norm", "frozen",
-        "--workers", "0", "--wandb", "disabled",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (folder / "last.pt").exists() or len(metrics(folder)) < 9:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    line = command("train_uda.py", *uda_arguments(stores, folder, "--batch-norm", "frozen"))
+    stopped_after(line, folder, 9, signal.SIGKILL)
     assert 0 < checkpoint.load(folder)["step"] < STEPS
 
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert_same_weights(weights(reference_run), weights(folder))
-    assert_same_weights(weights(reference_run, "best.pt"), weights(folder, "best.pt"))
-    assert metrics(reference_run) == metrics(folder)
+    run(*line[1:])
+    assert differences(reference_run, folder) == []
 
 
 def test_a_finished_run_says_so_and_another_configuration_is_refused(stores, reference_run):

@@ -17,53 +17,45 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
-import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from conftest import draw_domains  # noqa: E402
+from conftest import command, draw_domains, run  # noqa: E402
+from short_runs import differences, steps_on_record, supervised_arguments, uda_arguments  # noqa: E402
 
 STEPS, EVERY = 30, 6
 COMMON = [
     "--steps", STEPS, "--batch-size", 4, "--log-every", 1, "--validate-every", 10, "--checkpoint-every", EVERY,
+    "--workers", 2,
 ]  # fmt: skip
 FAULTS = (
     "SIGKILL to all", "SIGTERM to torchrun", "SIGTERM to one rank", "SIGUSR1 to one rank", "SIGKILL to one rank",
     "SIGKILL during a save", "full disk", "other number of workers", "other number of processes",
 )  # fmt: skip
-
-
 TOLERANCE, EQUAL = 1e-4, "equal to 1e-4"
 
 
 class Case:
     """A script's command and what an undisturbed run of it leaves."""
 
-    def __init__(self, script: str, options: list, folder: Path, name: str = "reference"):
-        self.script, self.options, self.folder = script, [*COMMON, *options], folder
+    def __init__(self, script: str, arguments: Callable[..., list], options: list, folder: Path, name="reference"):
+        """`arguments(run, *more)`: those of a run in that folder, to which `options` are added."""
+        self.script, self.arguments, self.options, self.folder = script, arguments, [*COMMON, *options], folder
         self.reference = folder / f"{script}.{name}"
         outcome = self.start(self.reference).wait()
         assert outcome == 0, Path(f"{self.reference}.log").read_text()
 
     def start(self, run: Path, *more: object, processes: int = 2) -> subprocess.Popen:
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-            f"{self.script}.py", *self.options, "--run-dir", run, *more,
-        ]  # fmt: skip
+        line = command(f"{self.script}.py", *self.arguments(run, *self.options, *more), processes=processes)
         log = Path(f"{run}.log") if run.parent == self.folder else self.folder / "full_disk.log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
         with log.open("a") as file:
-            return subprocess.Popen(
-                list(map(str, command)), cwd=ROOT, stdout=file, stderr=file, env=environment, start_new_session=True
-            )
-
-
-def prepare(module: str, *arguments: object) -> None:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+            return subprocess.Popen(line, cwd=ROOT, stdout=file, stderr=file, env=environment, start_new_session=True)
 
 
 def ranks(process: subprocess.Popen) -> list[psutil.Process]:
@@ -73,14 +65,8 @@ def ranks(process: subprocess.Popen) -> list[psutil.Process]:
     return []
 
 
-def step_of(run: Path) -> int:
-    """Updates logged so far; every one is, here."""
-    path = run / "metrics.jsonl"
-    return path.read_text().count('"gradient_norm":') if path.exists() else 0
-
-
 def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> bool:
-    """Whether the condition came true while the process lived."""
+    """Wait for a condition; True where it came true while the process lived."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         if condition():
@@ -98,10 +84,10 @@ def kill_all(process: subprocess.Popen) -> None:
 def disturb(fault: str, process: subprocess.Popen, run: Path, step: int, victim: int) -> str:
     """Wait for the moment and do it; what was done, in words."""
     if fault == "SIGKILL during a save":
-        seen = wait_for(lambda: step_of(run) >= step and (run / ".last.pt.partial").exists(), process)
+        seen = wait_for(lambda: steps_on_record(run) >= step and (run / ".last.pt.partial").exists(), process)
         kill_all(process)
         return "while .last.pt.partial was being written" if seen else "missed: after the run"
-    if not wait_for(lambda: step_of(run) >= step, process):
+    if not wait_for(lambda: steps_on_record(run) >= step, process):
         return "missed: after the run"
     if fault == "SIGKILL to all":
         kill_all(process)
@@ -127,40 +113,8 @@ def small_disk(folder: Path, megabytes: int):
 
 
 def difference(run: Path, reference: Path, tolerance: float = 0.0) -> str:
-    """The first thing in which a run differs from the undisturbed one; empty when it does not."""
-    for name in ("last.pt", "best.pt", "metrics.jsonl", "finished.json"):
-        one, other = (flat(read(folder / name)) for folder in (run, reference))
-        if one.keys() != other.keys():
-            return f"{name}: other keys"
-        for key in one:
-            if not same(one[key], other[key], tolerance):
-                return f"{name}: {key}"
-    return ""
-
-
-def read(path: Path) -> object:
-    if path.suffix == ".pt":
-        return torch.load(path, weights_only=True)
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def same(one, other, tolerance: float) -> bool:
-    """Equal; with a tolerance, numbers that differ relatively by no more, or by no more than a hundredth of it."""
-    if tolerance and isinstance(one, torch.Tensor | float):
-        one, other = (torch.as_tensor(value, dtype=torch.float64) for value in (one, other))
-        return torch.allclose(one, other, rtol=tolerance, atol=tolerance / 100)
-    return torch.equal(one, other) if torch.is_tensor(one) else one == other
-
-
-def flat(value, name: str = "") -> dict:
-    """The leaves of nested dicts and lists, without the configuration (its folder differs)."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {name: value}
-    return {k: v for key, part in items if key != "config" for k, v in flat(part, f"{name}/{key}").items()}
+    """Name the first thing in which a run differs from the undisturbed one; empty when nothing does."""
+    return next(iter(differences(run, reference, tolerance)), "")
 
 
 def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
@@ -171,7 +125,7 @@ def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
             run = disk / "run"
             filler = disk / "filler"
             process = case.start(run)
-            wait_for(lambda: (run / "last.pt").exists() and step_of(run) >= min(step, EVERY + 1), process)
+            wait_for(lambda: (run / "last.pt").exists() and steps_on_record(run) >= min(step, EVERY + 1), process)
             with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(1 << 16))
@@ -202,6 +156,14 @@ def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
     }  # fmt: skip
 
 
+def nanosem_arguments(pictures: Path, run: Path, *more: object) -> list[object]:
+    """Options of a pre-training; where `more` gives one of them again, it wins."""
+    return [
+        "--experiment", "NanoSEM", "--model", "unet_small", "--pretraining", "random", "--data", pictures,
+        "--run-dir", run, "--amp", "off", *more,
+    ]  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=25)
@@ -212,22 +174,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stores, pictures = draw_domains(folder / "domains"), folder / "pictures"
-        prepare("data.synthetic_nanosem", "--out", pictures, "--images", 60)
-        prepare("data.nanosem", pictures, "--size", 64)
-        supervised = ["--experiment", "demo.supervised", "--data", stores]
-        uda = ["--experiment", "demo.uda", "--target", "labelled", "--data", stores]
-        nanosem = ["--experiment", "NanoSEM", "--model", "unet_small", "--pretraining", "random", "--data", pictures]
-        cases = [
-            Case("train_supervised", supervised, folder),
-            Case("train_uda", [*uda, "--amp", "bf16"], folder),
-            Case("pretrain_nanosem", [*nanosem, "--amp", "off"], folder),
-        ]
+        run("-m", "data.synthetic_nanosem", "--out", pictures, "--images", 60)
+        run("-m", "data.nanosem", pictures, "--size", 64)
+        supervised = ("train_supervised", partial(supervised_arguments, stores))
+        uda = ("train_uda", partial(uda_arguments, stores))
+        nanosem = ("pretrain_nanosem", partial(nanosem_arguments, pictures))
+        cases = [Case(*supervised, [], folder), Case(*uda, ["--amp", "bf16"], folder), Case(*nanosem, [], folder)]
         # With frozen batch norm and equal parts of the batch the arithmetic does not depend on the number of processes.
         parts = ["--micro-batch", 2]
         alike = [
-            Case("train_supervised", [*supervised, "--batch-norm", "frozen", *parts], folder, "parts"),
-            Case("train_uda", [*uda, "--batch-norm", "frozen", *parts], folder, "parts"),
-            Case("pretrain_nanosem", [*nanosem, "--amp", "off", *parts], folder, "parts"),
+            Case(*supervised, ["--batch-norm", "frozen", *parts], folder, "parts"),
+            Case(*uda, ["--batch-norm", "frozen", *parts], folder, "parts"),
+            Case(*nanosem, parts, folder, "parts"),
         ]
         rows = []
         for number in range(options.cases):
