@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import tifffile
 import torch
-from conftest import ROOT
+from conftest import ROOT, annotated, domains_toml, unannotated
 
 import evaluate
 import train_supervised
@@ -24,31 +24,11 @@ from data import prepare, verify
 from data.store import StoreWriter
 from evaluation import selection, tables
 
-DOMAINS = """
-[options]
-reference = "source"
-scale = 1.0
-tile = 48
-overlap = 8
-
-[domains.source]
-images = "source/images"
-masks = "source/masks"
-foreground = [255]
-pixel_size_nm = 50
-folds = 3
-
-[domains.labelled]
-images = "target/images"
-masks = "target/masks"
-foreground = [255]
-pixel_size_nm = 50
-test = ["m2", "m3"]
-
-[domains.plain]
-images = "plain/images"
-pixel_size_nm = 50
-"""
+DOMAINS = domains_toml(
+    source=annotated("source", folds=3),
+    labelled=annotated("target", test=["m2", "m3"]),
+    plain=unannotated("plain"),
+)
 _PROGRAMS = {
     "prepare": prepare.main,
     "verify": verify.main,

@@ -1,5 +1,6 @@
 """Stores of small micrographs that went the same road as a user's: image files, domains.toml, data.prepare."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,31 +15,26 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and two processes 
 os.environ["WANDB_MODE"] = "disabled"  # tests that read its files ask for them
 ROOT = Path(__file__).parent.parent
 
-_TOML = """
-[options]
-reference = "source"
-scale = 1.0
-tile = 48
-overlap = 8
+SMALL = {"reference": "source", "scale": 1.0, "tile": 48, "overlap": 8}
 
-[domains.source]
-images = "source/images"
-masks = "source/masks"
-foreground = [255]
-pixel_size_nm = 50
-folds = 3
 
-[domains.labelled]
-images = "target/images"
-masks = "target/masks"
-foreground = [255]
-pixel_size_nm = 50
-test = ["m4", "m5"]
+def annotated(folder: str, **more: object) -> dict:
+    """Entry of a domain whose micrographs and masks `draw` has drawn in a folder."""
+    return {"images": f"{folder}/images", "masks": f"{folder}/masks", "foreground": [255], "pixel_size_nm": 50} | more
 
-[domains.unlabelled]
-images = "target/images"
-pixel_size_nm = 50
-"""
+
+def unannotated(folder: str, **more: object) -> dict:
+    """Entry of a domain of the same micrographs without the masks."""
+    return {"images": f"{folder}/images", "pixel_size_nm": 50} | more
+
+
+def domains_toml(options: dict = SMALL, **domains: dict) -> str:
+    """Render a domains.toml: its options, and an entry for each domain. The values are those of JSON."""
+    tables = {"options": options} | {f"domains.{name}": entry for name, entry in domains.items()}
+    return "\n".join(
+        "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""])
+        for name, table in tables.items()
+    )
 
 
 def draw(folder: Path, count: int, seed: int, contrast: float, size: tuple[int, int] = (100, 90)) -> None:
@@ -58,7 +54,12 @@ def draw_domains(folder: Path) -> Path:
     """Draw and prepare `source`, `labelled` and `unlabelled`, the last two of the same images; the folder of stores."""
     draw(folder / "source", 6, seed=1, contrast=1.0)
     draw(folder / "target", 6, seed=2, contrast=0.5)
-    (folder / "domains.toml").write_text(_TOML)
+    text = domains_toml(
+        source=annotated("source", folds=3),
+        labelled=annotated("target", test=["m4", "m5"]),
+        unlabelled=unannotated("target"),
+    )
+    (folder / "domains.toml").write_text(text)
     run("-m", "data.prepare", folder / "domains.toml", "--out", folder / "stores")
     return folder / "stores"
 

@@ -5,30 +5,18 @@ import resource
 import sys
 
 import torch
-from conftest import draw, run
-
-_TOML = """
-[options]
-reference = "source"
-
-[domains.source]
-images = "source/images"
-masks = "source/masks"
-foreground = [255]
-pixel_size_nm = 27.7
-folds = 2
-
-[domains.t3]
-images = "t3/images"
-pixel_size_nm = 126.6
-invert = true
-"""
+from conftest import annotated, domains_toml, draw, run, unannotated
 
 
 def test_one_step_at_the_studys_size(tmp_path):
     draw(tmp_path / "source", 2, seed=1, contrast=1.0, size=(1433, 2048))
     draw(tmp_path / "t3", 1, seed=2, contrast=0.5, size=(336, 448))
-    (tmp_path / "domains.toml").write_text(_TOML)
+    text = domains_toml(
+        {"reference": "source"},
+        source=annotated("source", pixel_size_nm=27.7, folds=2),
+        t3=unannotated("t3", pixel_size_nm=126.6, invert=True),
+    )
+    (tmp_path / "domains.toml").write_text(text)
     run("-m", "data.prepare", tmp_path / "domains.toml", "--out", tmp_path / "stores")
     run(
         "train_uda.py", "--target", "t3", "--model", "deeplabv2_resnet101", "--pretraining", "random", "--amp", "off",
