@@ -12,52 +12,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run
-from short_runs import assert_same_weights, metrics, uda, uda_here, weights
+from short_runs import metrics, uda, weights
 
 import data.store
-import train_uda
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
-from training import run as run_module
-
-# Nothing but LOOK_EVERY and the end asks for the values.
-RARELY = (
-    "--steps", 10, "--batch-size", 2, "--log-every", 100, "--validate-every", 100, "--checkpoint-every", 100,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("every", [1, 4])
-def test_looking_at_the_values_rarely_changes_nothing(stores, tmp_path, monkeypatch, every):
-    """As on a GPU, where a look waits for the device."""
-    uda_here(stores, tmp_path / "whole", *RARELY)
-    monkeypatch.setitem(run_module.LOOK_EVERY, "cpu", every)
-    uda_here(stores, tmp_path / "run", *RARELY, "--log-every", 5)
-    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "run"))
-    assert [line["step"] for line in metrics(tmp_path / "run") if "loss_seg_main" in line] == [5, 10]
-
-
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_weights(
-    stores, tmp_path, monkeypatch, amp
-):
-    monkeypatch.setitem(run_module.LOOK_EVERY, "cpu", 4)
-    own_loss, own_build, calls, models = train_uda.segmentation_loss, train_uda.build_model, [], []
-
-    def loss(logits, masks):
-        calls.append(logits)
-        return own_loss(logits, masks) * (float("nan") if len(calls) in (11, 12) else 1)  # both heads in step 6
-
-    def build(*arguments):
-        models.append(own_build(*arguments))
-        return models[0]
-
-    monkeypatch.setattr(train_uda, "segmentation_loss", loss)
-    monkeypatch.setattr(train_uda, "build_model", build)
-    with pytest.raises(run_module.NonFiniteLoss, match=r"loss_seg_main, .*gradient_norm is not finite in step 6,"):
-        uda_here(stores, tmp_path / "run", *RARELY, "--amp", amp)
-    assert len(calls) == 2 * 8, "found by the look at step 8"
-    assert all(parameter.isfinite().all() for parameter in models[0][0].parameters())
-    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_tiles_held_in_memory_are_the_tiles_of_the_file(stores, monkeypatch):
