@@ -76,10 +76,15 @@ def command(*arguments: object, processes: int = 0) -> list[str]:
     return [sys.executable, *launcher, *map(str, arguments)]
 
 
-def run(*arguments: object, processes: int = 0, ok: bool = True, timeout: int = 300) -> subprocess.CompletedProcess:
-    """Run a script of the project, under torchrun when `processes` is given; its output is captured."""
+def run(
+    *arguments: object, processes: int = 0, ok: bool = True, timeout: int = 300, code: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Run a script of the project, under torchrun when `processes` is given; its output is captured.
+
+    code: the folder of the script, where it is not this project's.
+    """
     line = command(*arguments, processes=processes)
-    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    result = subprocess.run(line, cwd=code, capture_output=True, text=True, timeout=timeout, check=False)
     assert (result.returncode == 0) == ok, result.stdout + result.stderr
     return result
 
