@@ -89,36 +89,21 @@ def run(
     return result
 
 
-def adapt_arguments(stores: Path, trained: Path, folder: Path, *more: object) -> list[str]:
-    """Options of a short adaptation from a trained model. The rates are low, so that rounding does not grow."""
-    values = (
-        "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 4,
-        "--batch-size", 4, "--log-every", 1, "--validate-every", 1000, "--panels-every", 1000, "--batch-norm", "frozen",
-        "--workers", 0, "--wandb", "disabled", "--pretraining", trained / "last.pt", "--learning-rate", 5e-4,
-        "--discriminator-learning-rate", 1e-4, *more,
-    )  # fmt: skip
-    return [str(value) for value in values]
-
-
-def adapt(*arguments: object, processes: int = 0) -> None:
-    """Run the adaptation that adapt_arguments describes."""
-    run("train_uda.py", *adapt_arguments(*arguments), processes=processes)
-
-
 @pytest.fixture(scope="session")
 def supervised(stores, tmp_path_factory) -> Path:
     """A run that has learnt the source a little, in 40 steps."""
+    from short_runs import supervised_arguments  # which imports from here
+
     folder = tmp_path_factory.mktemp("runs") / "supervised"
-    run(
-        "train_supervised.py", "--experiment", "demo.supervised", "--run-dir", folder, "--data", stores,
-        "--steps", 40, "--batch-size", 4, "--workers", 0, "--panels-every", 1000, "--wandb", "disabled",
-    )  # fmt: skip
+    run("train_supervised.py", *supervised_arguments(stores, folder, "--steps", 40, "--validate-every", 500))
     return folder
 
 
 @pytest.fixture(scope="session")
 def adapted(stores, supervised, tmp_path_factory) -> Path:
     """The short adaptation of `supervised` with no other option."""
+    from short_runs import adapt
+
     folder = tmp_path_factory.mktemp("runs") / "adapted"
     adapt(stores, supervised, folder)
     return folder

@@ -46,6 +46,17 @@ def uda(
     return run("train_uda.py", *arguments, processes=processes, ok=ok)
 
 
+def adapt_arguments(trained: Path, *more: object) -> tuple:
+    """Options of an adaptation in 4 updates from a trained model. The rates are low, so that rounding does not grow."""
+    rates = ("--learning-rate", 5e-4, "--discriminator-learning-rate", 1e-4)
+    return ("--steps", 4, "--validate-every", 1000, "--pretraining", trained / "last.pt", *rates, *more)
+
+
+def adapt(stores: Path, trained: Path, folder: Path, *more: object, processes: int = 0) -> None:
+    """Run the adaptation that adapt_arguments describes."""
+    uda(stores, folder, *adapt_arguments(trained, *more), processes=processes)
+
+
 def uda_here(stores: Path, folder: Path, *more: object) -> None:
     """Adapt in this process, where a test may replace parts of the program."""
     config = parse("train_uda", "T3.2", "", uda_arguments(stores, folder, *more))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import adapt
+from short_runs import adapt
 
 from common.errors import InputError
 from data.store import Store

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw, draw_domains, run
+from short_runs import supervised_arguments, uda
 
 import evaluate
 import models
@@ -297,10 +298,8 @@ def test_what_does_not_fit_is_refused(tmp_path, stores, monkeypatch, capsys):
 def test_a_micrograph_that_was_trained_on_is_not_scored(tmp_path, monkeypatch, capsys):
     """Also when domains.toml calls it a test micrograph since; but for a transductive run, which is called so."""
     stores = draw_domains(tmp_path)
-    training = ("--data", stores, "--steps", 1, "--batch-size", 2, "--workers", 0, "--wandb", "disabled")
-    demo = ("train_uda.py", "--experiment", "demo.uda", "--target", "labelled", *training)
-    run(*demo, "--run-dir", tmp_path / "uda")
-    run(*demo, "--run-dir", tmp_path / "transductive", "--transductive")
+    uda(stores, tmp_path / "uda", "--steps", 1)
+    uda(stores, tmp_path / "transductive", "--steps", 1, "--transductive")
     domains = tmp_path / "domains.toml"
     domains.write_text(domains.read_text().replace('test = ["m4", "m5"]', 'test = ["m0", "m5"]'))
     run("-m", "data.prepare", domains, "--out", stores, "--force")
@@ -318,13 +317,9 @@ def test_a_micrograph_that_was_trained_on_is_not_scored(tmp_path, monkeypatch, c
 
 def test_starting_weights_bring_what_they_were_trained_on(stores, tmp_path, monkeypatch, capsys):
     """A model of fold 0 goes on in fold 1: what fold 1 holds out, it has seen."""
-    train = (
-        "train_supervised.py", "--experiment", "demo.supervised", "--data", stores, "--steps", 1, "--batch-size", 2,
-        "--workers", 0,
-    )  # fmt: skip
-    run(*train, "--run-dir", tmp_path / "first")
-    run(*train, "--run-dir", tmp_path / "same", "--pretraining", tmp_path / "first" / "last.pt")
-    run(*train, "--run-dir", tmp_path / "other", "--pretraining", tmp_path / "first" / "last.pt", "--fold", 1)
+    first = ("--pretraining", tmp_path / "first" / "last.pt")
+    for name, more in (("first", ()), ("same", first), ("other", (*first, "--fold", 1))):
+        run("train_supervised.py", *supervised_arguments(stores, tmp_path / name, "--steps", 1, *more))
     score = ("--data", stores, "--domain", "source")
     assert call(monkeypatch, tmp_path / "same", *score) == 0
     assert call(monkeypatch, tmp_path / "other", *score) == 2

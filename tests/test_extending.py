@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, run
+from short_runs import uda_arguments
 
 import models
 from common.errors import InputError
@@ -41,11 +42,8 @@ def with_option(scripts, default):
 
 
 def resolved(stores, folder, *more, script="train_uda", experiments=METHODS):
-    words = [
-        "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 4,
-        "--batch-size", 2, "--workers", 0, "--wandb", "disabled", "--experiments", experiments, *more,
-    ]  # fmt: skip
-    return parse(script, "T3.2", "", list(map(str, words)))
+    words = uda_arguments(stores, folder, "--batch-size", 2, "--experiments", experiments, *more)
+    return parse(script, "T3.2", "", words)
 
 
 @pytest.mark.parametrize("default", [0.0, 0.5])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run
+from short_runs import supervised_arguments
 from test_evaluate import call, make_run
 
 import models
@@ -21,11 +22,7 @@ from training import checkpoint
 def trained(stores, tmp_path_factory):
     """A run long enough to tell foreground from background on these stores."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    run(
-        "train_supervised.py", "--experiment", "demo.supervised", "--run-dir", folder, "--data", stores,
-        "--steps", 60, "--batch-size", 4, "--workers", 0, "--wandb", "disabled", "--validate-every", 1000,
-        "--panels-every", 1000,
-    )  # fmt: skip
+    run("train_supervised.py", *supervised_arguments(stores, folder, "--steps", 60, "--validate-every", 1000))
     return folder
 
 

@@ -7,18 +7,17 @@ import io
 import json
 import math
 import sys
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from conftest import ROOT, run
+from short_runs import uda_here
 
 import evaluate
-import train_uda
 from common import arguments
 from common.errors import InputError
-from training import checkpoint, distributed
+from training import checkpoint
 from training.configuration import parse
 from training.experiments import read_experiments
 from training.health import Health
@@ -46,11 +45,7 @@ def dry_run(script, *arguments):
 
 def adapted(stores, folder, *arguments):
     """Weights after two steps of the demonstration's adaptation with these options."""
-    config = resolve(
-        "--experiment", "demo.uda", "--target", "labelled", "--data", stores, "--run-dir", folder, "--steps", 2,
-        "--batch-size", 2, "--workers", 0, "--wandb", "disabled", *arguments,
-    )  # fmt: skip
-    distributed.together(train_uda.train, SimpleNamespace(**config))
+    uda_here(stores, folder, "--steps", 2, "--batch-size", 2, *arguments)
     return checkpoint.load(folder)["model"]
 
 

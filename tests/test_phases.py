@@ -1,12 +1,12 @@
 """How many phases there are is known at two gates; a network with one level of output adapts on that level."""
 
 import ast
-import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT
+from short_runs import metrics, uda_here
 
 from models import classes, probabilities
 from training import checkpoint
@@ -47,13 +47,8 @@ def test_a_network_with_one_level_adapts_on_it(stores, tmp_path):
     weights = []
     for weight in (0, 0.5):
         folder = tmp_path / f"run{weight}"
-        run(
-            "train_uda.py", "--experiment", "demo.uda", "--model", "unet_small", "--target", "labelled",
-            "--data", stores, "--run-dir", folder, "--steps", 2, "--batch-size", 2, "--log-every", 1, "--workers", 0,
-            "--lambda-adv-main", weight, "--wandb", "disabled",
-        )  # fmt: skip
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        losses = {name for line in lines for name in line if name.startswith("loss")}
+        uda_here(stores, folder, "--model", "unet_small", "--steps", 2, "--batch-size", 2, "--lambda-adv-main", weight)
+        losses = {name for line in metrics(folder) for name in line if name.startswith("loss")}
         assert losses == {"loss_seg_main", "loss_adv_main", "loss_D_main"}
         model, state = checkpoint.load_model(folder)
         assert {key.split(".")[1] for key in state["discriminators"]} == {"main"}

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, adapt, adapt_arguments, run
+from conftest import ROOT, run
+from short_runs import adapt, adapt_arguments, uda_arguments
 
 from common.errors import InputError
 from data.sealed import _USER_BLOCK, _block_of
@@ -213,7 +214,7 @@ def test_training_reads_the_selected_tiles_only(stores, supervised, selection, a
     assert config["selection"] == str(selection)
     assert config["selection_digest"] == read_selection(selection, Store(stores / "labelled.h5")).digest
     moved = selection.rename(tmp_path / "moved.json")
-    again = adapt_arguments(stores, supervised, tmp_path / "run", "--selection", moved)
+    again = uda_arguments(stores, tmp_path / "run", *adapt_arguments(supervised, "--selection", moved))
     open_run(parse("train_uda", "T3.2", "", again))
     moved.write_text(moved.read_text() + " ")
     with pytest.raises(InputError, match=r"another configuration .*selection-digest"):
@@ -230,7 +231,7 @@ def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
 
     assert planned(tmp_path / "none.json")["selection_digest"] is None
     assert planned(selection)["selection_digest"] == read_selection(selection, Store(stores / "labelled.h5")).digest
-    asked = adapt_arguments(stores, supervised, tmp_path / "run", "--selection", tmp_path / "none.json")
+    asked = uda_arguments(stores, tmp_path / "run", *adapt_arguments(supervised, "--selection", tmp_path / "none.json"))
     monkeypatch.setattr(sys, "argv", ["train_uda.py", *asked])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "train_uda.py"), run_name="__main__")
