@@ -779,7 +779,6 @@ def _options() -> Iterator[Fault]:
     yield bad("learning rate infinite", "--learning-rate inf", "--learning-rate", "inf")
     yield bad("negative learning rate", "--learning-rate -1", "--learning-rate", "-1")
     yield bad("unknown model", "--model resnet", "--model", "resnet", "deeplabv2_small")
-    yield bad("model without the second head", "--model unet_vgg16", "--model unet_vgg16", "deeplabv2")
     yield bad("unknown augmentation", "--augmentation all", "--augmentation", "all", "basic")
     yield bad("unknown experiment", "--experiment S.99", "--experiment S.99", "There are")
     yield bad("experiment of another script", "--experiment S.10", "--experiment S.10", "train_supervised.py")
