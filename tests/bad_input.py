@@ -68,9 +68,12 @@ def call(command: str) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Fault:
-    """What `spoil` does to the laboratory (in whose folder it runs), the commands then given, fragments of what the
-    last one says, whether it is no fault and must `work`, below which new files it may leave something, and whether
-    it is about permissions, which do not bind root."""
+    """A fault of the input, and what the project has to say to it.
+
+    `spoil` makes the fault in the laboratory's folder. `commands` are then given; `says` are fragments of what the last
+    one prints. works: it is no fault, and the last command succeeds. leaves: below it a command may leave new files.
+    permissions: the fault is about them; they do not bind root.
+    """
 
     area: str
     name: str
@@ -106,7 +109,7 @@ def replace(old: str, new: str, content=None) -> Callable[[], None]:
 
 
 def image(name: str, content) -> Callable[[], None]:
-    """The second micrograph of the source, in another format or damaged."""
+    """Put the source's second micrograph in another format, or damage it."""
     return replace("source/images/m1.png", f"source/images/{name}", content)
 
 
@@ -177,7 +180,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, kind: int, *chunks: bytes) -> bytes:
-    """A PNG of chosen header and chunks; kind: 0 grey, 2 RGB, 3 palette."""
+    """Make a PNG of chosen header and chunks; kind: 0 grey, 2 RGB, 3 palette."""
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, kind, 0, 0, 0])
     parts = (png_chunk(b"IHDR", header), *chunks, png_chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -196,7 +199,7 @@ def animated_png() -> bytes:
 
 
 def with_number(content: bytes, place: int, kind: str, *values: int) -> bytes:
-    """The bytes with little-endian (or, kind '>H', big-endian) numbers written at a place."""
+    """Return the bytes with little-endian (or, kind '>H', big-endian) numbers written at a place."""
     number = np.array(values, kind).tobytes()
     return content[:place] + number + content[place + len(number) :]
 
@@ -213,7 +216,7 @@ def huge_jpeg() -> bytes:
 
 
 class Payload:
-    """What an attacker would put into a checkpoint: a file appears as soon as it is unpickled."""
+    """An attacker's object in a checkpoint: a file appears as soon as it is unpickled."""
 
     def __reduce__(self):
         return open, (str(Path("executed").resolve()), "w")
@@ -224,7 +227,7 @@ def seal_of(schema: int) -> Callable[[bytes], bytes]:
 
 
 def forged(path: str, rename: Callable[[dict], None]) -> Callable[[], None]:
-    """A store, sealed like any other, whose metadata say what `rename` makes of them."""
+    """Put in place a store, sealed like any other, whose metadata say what `rename` makes of them."""
 
     def spoil():
         metadata = {"sources": [_SOURCE | {"name": "a"}], "micrographs": [{"name": "a", "parent": "a"}]}
@@ -252,7 +255,7 @@ _PARAMETERS = {
 
 
 def smaller_tiles(domain: str) -> Callable[[], None]:
-    """The domain's store, prepared with other tiles than the rest."""
+    """Prepare the domain's store with other tiles than the rest."""
 
     def spoil():
         toml("tile = 48", "tile = 32")()
@@ -263,7 +266,7 @@ def smaller_tiles(domain: str) -> Callable[[], None]:
 
 
 def being_written() -> None:
-    """The store as it is found while data.prepare is at work."""
+    """Leave the store as it is found while data.prepare is at work."""
     with StoreWriter(Path("other.h5"), 48, 8) as writer:
         writer.add(GREY, None, name="a", parent="a")
         shutil.copy(writer.partial, "stores/source.h5")
@@ -377,7 +380,7 @@ def _images() -> Iterator[Fault]:
 
 
 def huge_tiff() -> bytes:
-    """60,000 x 60,000 px by its header, one strip of a few bytes."""
+    """Write a TIFF of 60,000 x 60,000 px by its header, with one strip of a few bytes."""
     content = tiff_bytes(np.zeros((8, 8), np.uint8), compression="deflate")
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         tags = file.pages[0].tags
@@ -554,7 +557,7 @@ def _tomls() -> Iterator[Fault]:
         PREPARE,
         ("domains.toml", "not valid TOML", "mend"),
     )
-    yield bad("damaged syntax", "scale = 1.0", "scale = ", "not valid TOML", "line 4", "mend")
+    yield bad("damaged syntax", "scale = 1.0", "scale = ", "not valid TOML", "line 3", "mend")
     yield bad("nested without end", "scale = 1.0", "scale = " + "[" * 5000, "not valid TOML", "mend")
     yield bad("a number of 5,000 digits", "tile = 48", "tile = " + "9" * 5000, "not valid TOML", "mend")
     yield bad(
@@ -740,12 +743,12 @@ def forged_list() -> None:
 
 
 def prepared_with(old: str, new: str) -> Callable[[], None]:
-    """Stores of another domains.toml."""
+    """Replace the stores by those of another domains.toml."""
     return together(toml(old, new), lambda: call(PREPARE))
 
 
 def damaged_mask() -> None:
-    """A flipped byte in each compressed mask of the source's store, its seal as if that were right."""
+    """Flip a byte in each compressed mask of the source's store, and seal it as if that were right."""
     import h5py
 
     path = Path("stores/source.h5")

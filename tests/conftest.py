@@ -19,12 +19,12 @@ SMALL = {"reference": "source", "scale": 1.0, "tile": 48, "overlap": 8}
 
 
 def annotated(folder: str, **more: object) -> dict:
-    """Entry of a domain whose micrographs and masks `draw` has drawn in a folder."""
+    """Return the entry of a domain whose micrographs and masks `draw` has drawn in a folder."""
     return {"images": f"{folder}/images", "masks": f"{folder}/masks", "foreground": [255], "pixel_size_nm": 50} | more
 
 
 def unannotated(folder: str, **more: object) -> dict:
-    """Entry of a domain of the same micrographs without the masks."""
+    """Return the entry of a domain of the same micrographs without the masks."""
     return {"images": f"{folder}/images", "pixel_size_nm": 50} | more
 
 
@@ -38,7 +38,7 @@ def domains_toml(options: dict = SMALL, **domains: dict) -> str:
 
 
 def draw(folder: Path, count: int, seed: int, contrast: float, size: tuple[int, int] = (100, 90)) -> None:
-    """Blobs of streaks on smooth ground, with masks."""
+    """Draw micrographs, blobs of streaks on smooth ground, with masks."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
@@ -51,7 +51,10 @@ def draw(folder: Path, count: int, seed: int, contrast: float, size: tuple[int, 
 
 
 def draw_domains(folder: Path) -> Path:
-    """Draw and prepare `source`, `labelled` and `unlabelled`, the last two of the same images; the folder of stores."""
+    """Draw and prepare `source`, `labelled` and `unlabelled`, the last two of the same images.
+
+    Returns the folder of the stores.
+    """
     draw(folder / "source", 6, seed=1, contrast=1.0)
     draw(folder / "target", 6, seed=2, contrast=0.5)
     text = domains_toml(
@@ -71,7 +74,7 @@ def stores(tmp_path_factory) -> Path:
 
 
 def command(*arguments: object, processes: int = 0) -> list[str]:
-    """Command line of a script of the project, under torchrun when `processes` is given."""
+    """Return the command line of a script of the project, under torchrun when `processes` is given."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes else []
     return [sys.executable, *launcher, *map(str, arguments)]
 

@@ -18,12 +18,12 @@ STEPS = 20
 
 
 def uda_arguments(stores: Path, folder: Path, *more: object, target: str = "labelled") -> list[str]:
-    """Options of an adaptation in STEPS updates; where `more` gives one of them again, it wins."""
+    """Return the options of an adaptation in STEPS updates; where `more` gives one of them again, it wins."""
     return ["--experiment", "demo.uda", "--target", target, *_arguments(stores, folder, more)]
 
 
 def supervised_arguments(stores: Path, folder: Path, *more: object) -> list[str]:
-    """The same of a training on the source alone."""
+    """Return the same of a training on the source alone."""
     return ["--experiment", "demo.supervised", *_arguments(stores, folder, more)]
 
 
@@ -64,7 +64,7 @@ def uda_here(stores: Path, folder: Path, *more: object) -> None:
 
 
 def metrics(folder: Path) -> list[dict]:
-    """Lines of a run's metrics.jsonl."""
+    """Read the lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -77,7 +77,7 @@ def steps_on_record(folder: Path) -> int:
 def stopped_after(
     line: list[str], folder: Path, step: int, number: int, code: Path = ROOT, seconds: float = 120
 ) -> tuple[str, int]:
-    """Start a command line, send a signal to rank 0 (or the only process) when so many steps are on record.
+    """Start a command line, and send a signal to rank 0 (or the only process) when so many steps are on record.
 
     Returns what was printed and the exit status. code: the folder that the command is started in.
     """
@@ -93,7 +93,7 @@ def stopped_after(
 
 
 def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    """Weights of the model and the discriminators in one of a run's checkpoints."""
+    """Read the weights of model and discriminators from one of a run's checkpoints."""
     state = torch.load(folder / name, weights_only=True)
     return {**state["model"], **{f"D.{k}": v for k, v in state.get("discriminators", {}).items()}}
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> object:
 
 
 def _leaves(value: object, name: str = "") -> dict:
-    """Leaves of nested dicts and lists by their path."""
+    """List the leaves of nested dicts and lists by their path."""
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list | tuple):

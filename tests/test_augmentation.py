@@ -39,7 +39,7 @@ def test_none_changes_nothing(pair):
 
 
 def test_basic_is_any_of_the_eight_symmetries(pair):
-    """All eight, so flips and turns are drawn independently (a seed shared by all transforms gives only two)."""
+    """All eight come, so flips and turns are drawn independently: a seed shared by all transforms gives only two."""
     image, _ = pair
     symmetries = {np.ascontiguousarray(np.rot90(m, k)).tobytes() for m in (image, image.T) for k in range(4)}
     seen = {Augmentation("basic")(*pair, generator(0, "x", n))[0].tobytes() for n in range(100)}

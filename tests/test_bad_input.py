@@ -43,7 +43,7 @@ def template(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[dict[Fault, str]]:
-    """What was said to each fault; written where FAULT_TABLE asks for it."""
+    """Messages by fault; they are written where FAULT_TABLE asks for it."""
     messages = {}
     yield messages
     if path := os.environ.get("FAULT_TABLE"):
@@ -75,7 +75,7 @@ def test_one_message_and_nothing_changed(template, table, tmp_path, monkeypatch,
 
 
 def contents() -> dict[str, str]:
-    """SHA-256 of every file below the current folder, and a mark for what is no file."""
+    """Return the SHA-256 of every file below the current folder, and a mark for what is no file."""
     found = {}
     for path in sorted(Path().rglob("*")):
         if path.is_file() and os.access(path, os.R_OK):
@@ -87,7 +87,7 @@ def contents() -> dict[str, str]:
 
 @contextlib.contextmanager
 def as_anybody(folder: Path) -> Iterator[None]:
-    """Root, who may read everything, becomes user 65534 meanwhile, to whom all that is in the folder belongs."""
+    """Let root, who may read everything, be user 65534 meanwhile, to whom all that is in the folder belongs."""
     if os.geteuid() != 0:
         yield
         return
@@ -104,7 +104,7 @@ def as_anybody(folder: Path) -> Iterator[None]:
 
 
 def said(printed: str, works: bool) -> str:
-    """The message: what stands after `error: `, or where it works what was printed."""
+    """Return the message: what stands after `error: `, or where it works what was printed."""
     printed = re.sub(r"[^\r\n]*\d+%\|[^\r\n]*?\](?=error|[\r\n])", "", printed)  # progress bars
     lines = [line.rstrip() for line in re.split(r"[\r\n]", printed) if line.strip()]
     if works:
@@ -115,7 +115,7 @@ def said(printed: str, works: bool) -> str:
 
 
 def page(messages: dict[Fault, str]) -> str:
-    """The Markdown page: fault -> message, area by area."""
+    """Write the Markdown page: fault -> message, area by area."""
     lines = [
         "# What is said to bad input",
         "",

@@ -132,7 +132,7 @@ def damaged(content: bytes, steps) -> bytes:
 
 
 def with_checksums(content: bytes) -> bytes:
-    """A PNG with its chunks' checksums made right again, so that what was damaged is read."""
+    """Make the checksums of a PNG's chunks right again, so that what was damaged is read."""
     if not content.startswith(b"\x89PNG"):
         return content
     parts, at = [content[:8]], 8
@@ -174,7 +174,7 @@ def domain_files(draw) -> bytes:
 
 
 def peak() -> int:
-    """KiB of memory that this process had at most since /proc/self/clear_refs was told 5 (Linux)."""
+    """Return the KiB of memory that this process had at most since /proc/self/clear_refs was told 5 (Linux)."""
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_mask_is_an_array_or_an_error(tmp_path, content, background):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where a domains.toml finds its folders: three images with masks."""
+    """A folder where a domains.toml finds its own: three images with masks."""
     path = tmp_path_factory.mktemp("domains")
     for part, ending in (("images", ""), ("masks", "_mask")):
         (path / part).mkdir()

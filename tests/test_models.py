@@ -35,7 +35,7 @@ def domain_norms(model):
 
 
 def statistics(model, domain=None):
-    """Copies of the running means of a model's norms, of one domain's where it has several."""
+    """Copy the running means of a model's norms, those of one domain where it has several."""
     if domain is not None:
         return [norm.norms[domain].running_mean.clone() for norm in domain_norms(model)]
     return [module.running_mean.clone() for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

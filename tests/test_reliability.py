@@ -19,12 +19,12 @@ from training.precision import Precision
 
 
 def adaptation(stores, folder, *more, processes=0):
-    """Command line of a short adaptation, its batch norm in training."""
+    """Return the command line of a short adaptation with batch norm in training."""
     return command("train_uda.py", *uda_arguments(stores, folder, *more), processes=processes)
 
 
 def adapt(stores, folder, *more, processes=0, ok=True):
-    """Run it to its end."""
+    """Run that adaptation to its end."""
     return run("train_uda.py", *uda_arguments(stores, folder, *more), processes=processes, ok=ok)
 
 
@@ -138,7 +138,7 @@ def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
 
 
 def test_moments_saved_in_another_memory_format_are_the_same_moments(stores, undisturbed, tmp_path):
-    """As a checkpoint of a version that kept its networks in torch's default format has them."""
+    """A version that kept its networks in torch's default memory format wrote such moments."""
     folder = tmp_path / "run"
     stopped_after(adaptation(stores, folder, processes=2), folder, 9, signal.SIGUSR1)
     state = checkpoint.load(folder)
@@ -162,7 +162,7 @@ def test_a_first_update_that_is_left_out_leaves_no_trace_in_sgd():
 
 
 def test_damage_that_a_loader_process_meets_is_one_message(stores, tmp_path, monkeypatch):
-    """Of tiles that take too much memory to be held. In a process of its own: a fork of one with threads may hang."""
+    """The tiles are not held in memory. The run has a process of its own: a fork of one with threads may hang."""
     shutil.copytree(stores, tmp_path / "stores")
     monkeypatch.chdir(tmp_path)
     damaged_mask()

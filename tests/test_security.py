@@ -157,7 +157,7 @@ def test_domains_that_lead_out_do_not_name_a_run():
 
 
 class Tags(HTMLParser):
-    """The tags of a page and what their attributes load."""
+    """Tags of a page and what their attributes load."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -171,7 +171,7 @@ class Tags(HTMLParser):
 
 
 def evil_scores(folder: Path) -> None:
-    """Runs with scores in which every name is markup and leads out of the folder."""
+    """Write runs with scores in which every name is markup and leads out of the folder."""
     evil = f"../../{MARKUP}"
     for number, name in enumerate(("S.10", "<b>run")):
         run = folder / name / "fold0"

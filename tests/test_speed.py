@@ -1,4 +1,4 @@
-"""What makes training fast changes nothing of it, and the benchmarks run."""
+"""Nothing that makes training fast changes it, and the benchmarks run."""
 
 import importlib
 import json

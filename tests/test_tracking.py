@@ -1,4 +1,4 @@
-"""What Weights & Biases gets, read back from the files of offline runs (docs/tracking.md has the names)."""
+"""The records that Weights & Biases gets, read back from the files of offline runs (docs/tracking.md has the names)."""
 
 import json
 import struct
@@ -12,7 +12,7 @@ BLOCK, HEADER = 32768, 7
 
 
 def records(path):
-    """The records of a .wandb file: a LevelDB log (blocks of 32 KiB, records in fragments) after 7 bytes of its own."""
+    """Yield the records of a .wandb file: 7 bytes of its own, then a LevelDB log (blocks of 32 KiB, with fragments)."""
     content = path.read_bytes()
     position, parts = HEADER, b""
     while position + HEADER <= len(content):
@@ -30,7 +30,7 @@ def records(path):
 
 
 def contents(folder):
-    """(run, history, summary) of the only offline run in a folder."""
+    """Return (run, history, summary) of the only offline run in a folder."""
     (path,) = folder.rglob("*.wandb")
     meta, history, summary = None, [], {}
     for record in records(path):

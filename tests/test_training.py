@@ -55,7 +55,7 @@ def assert_same_losses(one, other, tolerance=1e-4, steps=STEPS):
 
 
 def test_two_processes_equal_one(stores, tmp_path):
-    """At the demonstration's own rates: one process takes the parts of the batch that two would share."""
+    """This holds at the demonstration's own rates: one process takes the parts of the batch that two would share."""
     for processes in (0, 2):
         uda(stores, tmp_path / f"{processes}", "--micro-batch", 2, processes=processes)
     assert_same_losses(tmp_path / "0", tmp_path / "2")
@@ -174,7 +174,7 @@ def test_the_stream_of_batches_depends_on_nothing_but_the_step():
 
 @pytest.mark.parametrize("gan", ["vanilla", "least_squares"])
 def test_an_update_equals_the_published_recipe(stores, supervised, tmp_path, gan):
-    """Two steps of the script against the recipe written out: separate backward passes, requires_grad switched."""
+    """Two steps of the script are those of the recipe: separate backward passes, requires_grad switched."""
     settings = {"lambda_aux": 0.1, "adv": {"main": 0.05, "aux": 0.01}}
     uda(stores, tmp_path / "run", "--steps", 2, "--gan", gan, "--optimizer", "sgd", "--schedule", "constant",
         "--augmentation", "basic", "--discriminator-learning-rate", 1e-3, "--lambda-adv-main", settings["adv"]["main"],

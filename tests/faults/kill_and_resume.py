@@ -44,7 +44,7 @@ class Case:
     """A script's command and what an undisturbed run of it leaves."""
 
     def __init__(self, script: str, arguments: Callable[..., list], options: list, folder: Path, name="reference"):
-        """`arguments(run, *more)`: those of a run in that folder, to which `options` are added."""
+        """`arguments(run, *more)` are those of a run in that folder; `options` are added to them."""
         self.script, self.arguments, self.options, self.folder = script, arguments, [*COMMON, *options], folder
         self.reference = folder / f"{script}.{name}"
         outcome = self.start(self.reference).wait()
@@ -59,7 +59,7 @@ class Case:
 
 
 def ranks(process: subprocess.Popen) -> list[psutil.Process]:
-    """The training processes below torchrun, without loader workers."""
+    """Return the training processes below torchrun, without loader workers."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process.pid).children()
     return []
@@ -82,7 +82,7 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 def disturb(fault: str, process: subprocess.Popen, run: Path, step: int, victim: int) -> str:
-    """Wait for the moment and do it; what was done, in words."""
+    """Wait for the moment and do it; return what was done, in words."""
     if fault == "SIGKILL during a save":
         seen = wait_for(lambda: steps_on_record(run) >= step and (run / ".last.pt.partial").exists(), process)
         kill_all(process)
@@ -103,7 +103,7 @@ def disturb(fault: str, process: subprocess.Popen, run: Path, step: int, victim:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int):
-    """A file system of a few megabytes; needs root."""
+    """Mount a file system of a few megabytes; it needs root."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], check=True)
     try:
@@ -157,7 +157,7 @@ def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
 
 
 def nanosem_arguments(pictures: Path, run: Path, *more: object) -> list[object]:
-    """Options of a pre-training; where `more` gives one of them again, it wins."""
+    """Return the options of a pre-training; where `more` gives one of them again, it wins."""
     return [
         "--experiment", "NanoSEM", "--model", "unet_small", "--pretraining", "random", "--data", pictures,
         "--run-dir", run, "--amp", "off", *more,

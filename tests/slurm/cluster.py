@@ -57,7 +57,7 @@ CPUS = 32  # of a node, as the sbatch files ask for, so that a job fills a node;
 
 
 class Cluster:
-    """Started by `with`; everything that it started has ended when the block ends."""
+    """A cluster that `with` starts; everything that it started has ended when the block ends."""
 
     def __enter__(self) -> "Cluster":
         self.folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: the daemons' sockets have paths of 108 characters
@@ -100,7 +100,7 @@ class Cluster:
         return self.run("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N", check=False).split()
 
     def run(self, *command: object, check: bool = True, **environment: str) -> str:
-        """The output of a SLURM command or a launcher, started in the repository."""
+        """Return the output of a SLURM command or a launcher, started in the repository."""
         result = subprocess.run(
             [str(word) for word in command], cwd=ROOT, env={**self.environment, **environment}, capture_output=True,
             text=True, timeout=60, check=False,
@@ -109,16 +109,16 @@ class Cluster:
         return result.stdout.strip()
 
     def show(self, job: str) -> dict[str, str]:
-        """The facts of `scontrol show job`, of one task where `job` is that of an array (12_0)."""
+        """Return the facts of `scontrol show job`, of one task where `job` is that of an array (12_0)."""
         return self.tasks(job)[0]
 
     def tasks(self, array: str) -> list[dict[str, str]]:
-        """The same of all tasks of an array; those that have not started yet share one entry."""
+        """Return the same of all tasks of an array; those that have not started yet share one entry."""
         lines = self.run("scontrol", "--oneliner", "show", "job", array).splitlines()
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
 
     def log(self) -> str:
-        """The controller's log so far."""
+        """Return the controller's log so far."""
         return (self.folder / "slurmctld.log").read_text(errors="replace")
 
     def __exit__(self, *_) -> None:
@@ -147,7 +147,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait(done, seconds: float, what: str | None) -> None:
-    """Until `done()`, or AssertionError naming `what` did not come (nothing where it is None)."""
+    """Wait until `done()`. AssertionError names `what` did not come; nothing is said where that is None."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:

@@ -20,7 +20,7 @@ OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
 
 
 def options(stores: Path, run: Path, steps: int = STEPS) -> list[str]:
-    """Options of a short adaptation whose result depends on nothing but the number of processes."""
+    """Return the options of a short adaptation whose result depends on nothing but the number of processes."""
     more = ("--steps", steps, "--validate-every", 30, "--checkpoint-every", 10, "--batch-norm", "frozen")
     return ["train_uda.py", *uda_arguments(stores, run, *more)]
 
@@ -41,13 +41,13 @@ def cancelled(job: "Job") -> None:
 
 
 def preempted(job: "Job") -> None:
-    """A job of a partition of higher priority wants both nodes."""
+    """Submit a job of a partition of higher priority that wants both nodes."""
     log = job.log.with_suffix(".urgent")
     job.cluster.run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", f"--output={log}", "--wrap=sleep 1")
 
 
 def one_process_killed(job: "Job") -> None:
-    """SIGKILL to the training process of rank 1, as the kernel does where memory runs out."""
+    """Send SIGKILL to the training process of rank 1, as the kernel does where memory runs out."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -61,7 +61,7 @@ def one_process_killed(job: "Job") -> None:
 
 
 def left_alone(job: "Job") -> None:
-    """The time limit comes by itself, a failure too."""
+    """Do nothing: the time limit comes by itself, a failure too."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ LISTS = ROOT / "runs" / "jobs"
 
 
 def follow_array(cluster: Cluster, stores: Path, folder: Path) -> dict[int, tuple[Path, dict, bool]]:
-    """Folds 0 and 1 by train.sbatch; one is told to stop. fold -> (run, facts, whether it was told)."""
+    """Train folds 0 and 1 by train.sbatch, and tell one to stop; fold -> (run, facts, True where it was told)."""
     study = folder / "array.toml"  # runs go where an experiments file says, one folder a fold
     study.write_text(f'base = "{ROOT}/launch/experiments.toml"\nruns = "{folder}"\n[array]\nextends = "demo.uda"\n')
     arguments = options(stores, folder)
@@ -179,7 +179,7 @@ def follow_array(cluster: Cluster, stores: Path, folder: Path) -> dict[int, tupl
 
 
 def follow_family(cluster: Cluster, stores: Path, folder: Path) -> dict:
-    """A family submitted as an array, another that depends on it, and a task told to stop in between."""
+    """Submit a family as an array and another that depends on it, and tell a task to stop in between."""
     study = folder / "study.toml"
     study.write_text(STUDY.format(root=ROOT, folder=folder))
     environment = {

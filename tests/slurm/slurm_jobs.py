@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(stores, folder) -> dict[tuple[int, int], Path]:
-    """(steps, fold) -> a run of two processes that SLURM had nothing to do with."""
+    """Runs of two processes that SLURM had nothing to do with, by (steps, fold)."""
     runs = {}
     array = {(STEPS, 0), (STEPS, 1)} if "array" in CHOSEN else set()
     for steps, fold in sorted(array | {(job.steps, job.fold) for job in JOBS if job.state == "COMPLETED"}):
@@ -49,7 +49,7 @@ def undisturbed(stores, folder) -> dict[tuple[int, int], Path]:
 
 @pytest.fixture(scope="session")
 def jobs(cluster, stores, folder):
-    """All jobs, submitted together, disturbed, and over."""
+    """All jobs, when they were submitted together, were disturbed, and are over."""
     began = time.monotonic()
     for job in JOBS:
         job.start(cluster, stores, folder)
@@ -119,7 +119,7 @@ def test_one_fold_of_an_array_comes_back_alone(jobs, undisturbed):
 
 @pytest.mark.skipif("family" not in CHOSEN, reason="not in SLURM_JOBS")
 def test_a_family_is_submitted_with_what_it_needs(jobs):
-    """launch/family.sh as launch/study.sh calls it: an array, and another that waits also while a task is requeued."""
+    """launch/study.sh calls launch/family.sh so: an array, and another that waits also while a task is requeued."""
     outcome = jobs["family"]
     assert outcome["waiting"] == ("PENDING", "Dependency")
     assert outcome["states"] == {"COMPLETED"}
