@@ -12,6 +12,7 @@ again resumes an interrupted run.
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from common.errors import exits_cleanly
@@ -65,7 +66,9 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     run.close()
 
 
-def conclude(run: Run, model: torch.nn.Module, store: ImageStore, test, processes: distributed.Processes) -> None:
+def conclude(
+    run: Run, model: torch.nn.Module, store: ImageStore, test: np.ndarray, processes: distributed.Processes
+) -> None:
     """Report on the last and the best model class by class, and export the best one's encoder as encoder.pt."""
     best = copy.deepcopy(model)
     best.load_state_dict(checkpoint.load(run.folder, "best")["model"])

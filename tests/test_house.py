@@ -11,17 +11,8 @@ from conftest import ROOT
 
 FOLDERS = ("common", "data", "models", "losses", "training", "evaluation", "launch", "benchmarks")
 MODULES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-TYPED = (
-    "common",
-    "data",
-    "models",
-    "losses",
-    "training",
-    "launch",
-    "benchmarks",
-)  # folders whose functions all have type hints
-PLAIN = ("common", "data", "models", "losses", "training", "launch", "benchmarks")
-COMMANDS = [path for path in MODULES if '__name__ == "__main__"' in (ROOT / path).read_text()]
+MODULES += sorted(path.relative_to(ROOT) for path in ROOT.glob("*.py"))
+COMMANDS = [path for path in MODULES if len(path.parts) > 1 and '__name__ == "__main__"' in (ROOT / path).read_text()]
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=str)
@@ -34,17 +25,31 @@ def test_a_command_started_by_its_path_says_how(path: Path, tmp_path: Path):
         assert ended.stderr == f"error: start it in the project's folder: python -m {module}\n"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] in TYPED], ids=str)
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_every_function_has_type_hints(path: Path):
     functions = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)]
     assert [f"{path}:{f.lineno} {f.name}: {name}" for f in functions for name in _untyped(f)] == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] in PLAIN], ids=str)
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_docstrings_start_with_a_verb_or_a_noun(path: Path):
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     found = [ast.get_docstring(node) for node in ast.walk(_tree(path)) if isinstance(node, documented)]
     assert [text for text in filter(None, found) if re.match(r"(Whether|What|Those|Of)\b", text)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_folder_imports_from_those_before_it_only(path: Path):
+    """Scripts import from all folders, and nothing imports a script; benchmarks time the scripts' own loops."""
+    order = ("common", "data", "models", "losses", "training", "evaluation")
+    known, scripts = FOLDERS, {script.stem for script in ROOT.glob("*.py")}
+    place = order.index(path.parts[0]) if path.parts[0] in order else len(order)
+    for node in ast.walk(_tree(path)):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in getattr(node, "names", [])]
+        for name in (name.split(".")[0] for name in names if isinstance(node, ast.ImportFrom | ast.Import)):
+            assert name not in scripts or path.parts[0] == "benchmarks", f"{path} imports the script {name}"
+            if name in known and place < len(order):
+                assert name in order[: place + 1], f"{path} imports {name}"
 
 
 def _untyped(function: ast.FunctionDef) -> list[str]:
