@@ -44,12 +44,13 @@ def test_a_folder_imports_from_those_before_it_only(path: Path):
     order = ("common", "data", "models", "losses", "training", "evaluation")
     known, scripts = FOLDERS, {script.stem for script in ROOT.glob("*.py")}
     place = order.index(path.parts[0]) if path.parts[0] in order else len(order)
-    for node in ast.walk(_tree(path)):
-        names = [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in getattr(node, "names", [])]
-        for name in (name.split(".")[0] for name in names if isinstance(node, ast.ImportFrom | ast.Import)):
-            assert name not in scripts or path.parts[0] == "benchmarks", f"{path} imports the script {name}"
-            if name in known and place < len(order):
-                assert name in order[: place + 1], f"{path} imports {name}"
+    imports = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    for node in imports:
+        for name in [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]:
+            top = name.split(".")[0]
+            assert top not in scripts or path.parts[0] == "benchmarks", f"{path} imports the script {top}"
+            if top in known and place < len(order):
+                assert top in order[: place + 1], f"{path} imports {top}"
 
 
 def _untyped(function: ast.FunctionDef) -> list[str]:
