@@ -210,9 +210,9 @@ def test_the_smallest_picture_is_enough_for_the_networks():
             with torch.no_grad():
                 network(torch.zeros(1, 1, SMALLEST_INPUT, SMALLEST_INPUT))
     maps = torch.zeros(1, 2, SMALLEST_INPUT, SMALLEST_INPUT)
-    assert models.Discriminators(width=2)({"main": maps})[0]["main"].shape == (1, 1, 1, 1)
+    assert models.Discriminators(("main",), width=2)({"main": maps})[0]["main"].shape == (1, 1, 1, 1)
     with pytest.raises(InputError, match="at least 32 x 32"):
-        models.Discriminators(width=2)({"main": maps[..., 1:]})
+        models.Discriminators(("main",), width=2)({"main": maps[..., 1:]})
 
 
 def test_a_finished_run_has_its_encoder_and_reports(drawn, pretrained, capsys):
