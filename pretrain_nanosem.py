@@ -84,7 +84,7 @@ def conclude(
 
 @exits_cleanly
 def main() -> None:
-    distributed.together(train, SimpleNamespace(**parse("pretrain_nanosem", "NanoSEM", __doc__.splitlines()[0])))
+    distributed.together(train, SimpleNamespace(**parse("pretrain_nanosem", __doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
 
 @exits_cleanly
 def main() -> None:
-    distributed.together(train, SimpleNamespace(**parse("train_supervised", "S.10", __doc__.splitlines()[0])))
+    distributed.together(train, SimpleNamespace(**parse("train_supervised", __doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

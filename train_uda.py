@@ -92,7 +92,7 @@ def named(**losses: dict) -> dict:
 
 @exits_cleanly
 def main() -> None:
-    distributed.together(train, SimpleNamespace(**parse("train_uda", "T3.2", __doc__.splitlines()[0])))
+    distributed.together(train, SimpleNamespace(**parse("train_uda", __doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ def draw_stores(folder: Path, tile: int, overlap: int, micrographs: int = 8) -> 
 
 def drive(
     script: ModuleType,
-    experiment: str,
     arguments: list,
     processes: Processes,
     fixed: Sequence[Tensor] | None,
@@ -77,7 +76,7 @@ def drive(
     fixed: the batch of every step; None leaves the script its own loader. before(run) is called ahead of each block,
     off the clock; `watch()` is entered around each. Returns the run, with its clock's figures.
     """
-    options = SimpleNamespace(**parse(script.__name__, experiment, "", list(map(str, arguments))))
+    options = SimpleNamespace(**parse(script.__name__, "", list(map(str, arguments))))
     runs = []
 
     def timed(*given: object) -> TimedRun:

@@ -77,8 +77,12 @@ class PublishedStep:
 
     def _verdict(self, level: str, logits: Tensor, label: float) -> Tensor:
         p = torch.sigmoid(logits)
-        verdict = self.discriminators[level](torch.cat([1 - p, p], 1))
+        verdict = self.discriminators[level](self.shown(torch.cat([1 - p, p], 1)))
         return self.distance(verdict, torch.full_like(verdict, label))
+
+    def shown(self, maps: Tensor) -> Tensor:
+        """Probability maps (N, 2, H, W) as the discriminators see them; another method shows others."""
+        return maps
 
     def _train_discriminators(self, on: bool) -> None:
         for level in self.discriminators:

@@ -74,7 +74,7 @@ def one_process(options: argparse.Namespace, processes: distributed.Processes) -
         turn += 1
 
     blocks = 2 * (options.blocks + 1)
-    run = drive(train_uda, "T3.2", arguments, processes, fixed, blocks, options.steps, before)
+    run = drive(train_uda, arguments, processes, fixed, blocks, options.steps, before)
     seconds = [value / options.steps for value in run.seconds[2:]]  # the first of each kind warms up
     if processes.is_main:
         outcome = {"sharing": seconds[::2], "alone": seconds[1::2]}

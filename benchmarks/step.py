@@ -100,9 +100,8 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
         return traces[-1]
 
     given = None if options.loader else fixed
-    experiment = "T3.2" if adapting else "S.10"
     script = importlib.import_module(options.script)
-    run = drive(script, experiment, arguments, processes, given, blocks, options.steps, before, watch)
+    run = drive(script, arguments, processes, given, blocks, options.steps, before, watch)
     seconds["this"] = [value / options.steps for value in run.seconds]
 
     dtype = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.amp]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import exits_cleanly
+from common.errors import InputError, exits_cleanly
 from training.experiments import EXPERIMENTS, SELECTION, read_experiments, runs_root
 
 
@@ -33,14 +33,17 @@ class Study:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.entries = read_experiments(options.experiments)
+        for name in options.only or ():
+            if name not in self.entries:
+                raise InputError(f"{options.experiments}: no experiment {name}. There are: {', '.join(self.entries)}.")
         self.runs = runs_root(options.experiments)
         own = Path(options.experiments).resolve() == EXPERIMENTS.resolve()
         self.file = [] if own else ["--experiments", options.experiments]
 
     def trained(self, adapted: bool) -> dict[str, dict]:
-        """The study's experiments, those that say `study`: with a target to adapt to, or without one."""
-        study = {name: entry for name, entry in self.entries.items() if "study" in entry}
-        return {name: entry for name, entry in study.items() if ("target" in entry) == adapted}
+        """The study's experiments, those that say `study`, and others that --only names: with a target, or without."""
+        wanted = {n: entry for n, entry in self.entries.items() if "study" in entry or n in (self.options.only or ())}
+        return {n: entry for n, entry in wanted.items() if ("target" in entry) == adapted and "domain" not in entry}
 
     def folds(self, name: str) -> range:
         """The folds that an experiment is run in."""
@@ -147,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="launch.plan", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--experiments", default=EXPERIMENTS, help="file of experiments")
-    parser.add_argument("--only", nargs="*", help="these experiments only")
+    parser.add_argument("--only", nargs="*", help="these experiments only, the study's or not")
     parser.add_argument("--data", default="stores", help="folder of tile stores")
     parser.add_argument("--processes", type=int, default=4, help="of a training run")
     parser.add_argument("--rest", nargs=argparse.REMAINDER, default=[], help="options of the training scripts")

@@ -6,6 +6,7 @@ from common.errors import InputError
 from models.batchnorm import (
     SourceAndTarget,
     domain_batch_norm,
+    domain_in_use,
     freeze_batch_norm,
     reestimate_statistics,
     set_domain,
@@ -28,6 +29,7 @@ __all__ = [
     "build",
     "classes",
     "domain_batch_norm",
+    "domain_in_use",
     "freeze_batch_norm",
     "parameter_groups",
     "probabilities",

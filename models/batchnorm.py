@@ -62,6 +62,11 @@ def set_domain(model: nn.Module, domain: str) -> None:
             module.domain = domain
 
 
+def domain_in_use(model: nn.Module) -> str | None:
+    """Name of the domain that `set_domain` chose last; None for a model with only one set of statistics."""
+    return next((module.domain for module in model.modules() if isinstance(module, DomainBatchNorm)), None)
+
+
 def without_domains(state: dict[str, Tensor], domain: str = "source") -> dict[str, Tensor]:
     """The state dict for a model without per-domain statistics: `domain`'s are kept, others dropped."""
     plain = {}

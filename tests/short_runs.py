@@ -59,7 +59,7 @@ def adapt(stores: Path, trained: Path, folder: Path, *more: object, processes: i
 
 def uda_here(stores: Path, folder: Path, *more: object) -> None:
     """Adapt in this process, where a test may replace parts of the program."""
-    config = parse("train_uda", "T3.2", "", uda_arguments(stores, folder, *more))
+    config = parse("train_uda", "", uda_arguments(stores, folder, *more))
     distributed.together(train_uda.train, SimpleNamespace(**config))
 
 
@@ -93,9 +93,11 @@ def stopped_after(
 
 
 def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    """Read the weights of model and discriminators from one of a run's checkpoints."""
+    """Read the weights of every network from one of a run's checkpoints."""
     state = torch.load(folder / name, weights_only=True)
-    return {**state["model"], **{f"D.{k}": v for k, v in state.get("discriminators", {}).items()}}
+    networks = {key: value for key, value in state.items() if isinstance(value, dict)}
+    named = ((f"{key}.{name}", value) for key, network in networks.items() for name, value in network.items())
+    return {name: value for name, value in named if isinstance(value, torch.Tensor)}
 
 
 def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

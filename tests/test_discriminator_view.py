@@ -15,6 +15,7 @@ from evaluation.members import load_member
 from models import classes
 from training.discriminator_view import DiscriminatorView
 from training.distributed import Processes
+from training.options import defaults_of
 
 
 def metrics(folder):
@@ -37,7 +38,9 @@ def predicted(stores, supervised):
 
 def view_of(side, seed=0, rank=0, world=1):
     """View of a process on batches of 16 tiles of 64 px."""
-    options = SimpleNamespace(discriminator_patch=side, seed=seed, batch_size=16)
+    options = SimpleNamespace(
+        **defaults_of("train_uda") | {"discriminator_patch": side, "seed": seed, "batch_size": 16}
+    )
     return DiscriminatorView(options, SimpleNamespace(tile=48, overlap=8), Processes(rank, world, torch.device("cpu")))
 
 

@@ -37,13 +37,16 @@ def scripts(monkeypatch):
 
 def with_option(scripts, default):
     """Give train_uda.py an option --new."""
-    scripts["train_uda"] += (lambda parser: parser.add_argument("--new", type=float, default=default),)
+    own = scripts["train_uda"]
+    scripts["train_uda"] = own._replace(
+        groups=(*own.groups, lambda parser: parser.add_argument("--new", type=float, default=default))
+    )
     options.defaults_of.cache_clear()
 
 
 def resolved(stores, folder, *more, script="train_uda", experiments=METHODS):
     words = uda_arguments(stores, folder, "--batch-size", 2, "--experiments", experiments, *more)
-    return parse(script, "T3.2", "", words)
+    return parse(script, "", words)
 
 
 @pytest.mark.parametrize("default", [0.0, 0.5])
@@ -125,7 +128,7 @@ def test_domains_of_several_experiments_ask_which(tmp_path):
     words = ["--source", "sem", "--target", "lom", "--dry-run", "--steps", "5", "--experiments", str(file)]
     file.write_text(f'base = "{EXPERIMENTS}"\n{entries}')
     with pytest.raises(InputError, match="experiments one, two have these domains"):
-        parse("train_uda", "T3.2", "", words)
+        parse("train_uda", "", words)
     file.write_text(f'base = "{EXPERIMENTS}"\n{entries}default = true\n')
     assert json.loads(run("train_uda.py", *words).stdout)["experiment"] == "two"
 

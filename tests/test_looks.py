@@ -99,7 +99,7 @@ def train(stores, folder, *more, factors=None, after=lambda run, tally: None):
                 run.save()
         run.close()
 
-    distributed.together(loop, SimpleNamespace(**parse("train_supervised", "S.10", "", arguments)))
+    distributed.together(loop, SimpleNamespace(**parse("train_supervised", "", arguments)))
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 3, 5, 7])

@@ -63,7 +63,7 @@ def command(data, folder, *more):
 
 def pretrain(data, folder, *more):
     """The same in this process; returns what it logged."""
-    config = parse("pretrain_nanosem", "NanoSEM", "", command(data, folder, *more)[1:])
+    config = parse("pretrain_nanosem", "", command(data, folder, *more)[1:])
     pretrain_nanosem.train(SimpleNamespace(**config), ALONE)
     return metrics(folder)
 
@@ -314,7 +314,7 @@ def test_pretraining_nanosem_needs_no_path(pretrained, stores, tmp_path, capsys)
         "--model", "unet_small", "--steps", 1, "--batch-size", 2, "--amp", "off", "--workers", 0, "--wandb", "disabled",
     )  # fmt: skip
     with pytest.raises(SystemExit):
-        parse("train_supervised", "S.10", "", [*map(str, words[1:]), "--dry-run"])
+        parse("train_supervised", "", [*map(str, words[1:]), "--dry-run"])
     config = json.loads(capsys.readouterr().out)
     encoder = pretrained / "runs" / "NanoSEM" / "encoder.pt"
     assert (config["pretraining"], config["pretraining_file"]) == ("nanosem", str(encoder))
@@ -327,12 +327,12 @@ def test_pretraining_nanosem_needs_no_path(pretrained, stores, tmp_path, capsys)
     (tmp_path / "study.toml").write_text(f'base = "{ROOT / "launch" / "experiments.toml"}"\nruns = "{tmp_path}"\n')
     words = [str(tmp_path / "study.toml") if word == pretrained / "study.toml" else str(word) for word in words[1:]]
     with pytest.raises(InputError, match=r"NanoSEM/encoder\.pt.*STUDY=.*launch/pretrain\.sh"):
-        parse("train_supervised", "S.10", "", words)
+        parse("train_supervised", "", words)
 
 
 def test_the_experiment_of_the_study_resolves_to_the_study(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        parse("pretrain_nanosem", "NanoSEM", "", ["--dry-run", "--data", str(tmp_path / "nanosem")])
+        parse("pretrain_nanosem", "", ["--dry-run", "--data", str(tmp_path / "nanosem")])
     config = json.loads(capsys.readouterr().out)
     expected = {
         "experiment": "NanoSEM", "run_dir": "runs/NanoSEM", "model": "unet_vgg16", "pretraining": "imagenet",

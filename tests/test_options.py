@@ -19,14 +19,14 @@ from common import arguments
 from common.errors import InputError
 from training import checkpoint
 from training.configuration import parse
-from training.experiments import read_experiments
+from training.experiments import METHODS, read_experiments
 from training.health import Health
 from training.options import SCRIPTS, parser_of
 from training.schedule import factor
 
 
-def resolve(*arguments, script="train_uda", base="T3.2"):
-    return parse(script, base, "", [*map(str, arguments)])
+def resolve(*arguments, script="train_uda"):
+    return parse(script, "", [*map(str, arguments)])
 
 
 def dry_run(script, *arguments):
@@ -37,8 +37,7 @@ def dry_run(script, *arguments):
             with mock.patch.object(sys, "argv", ["evaluate.py", *arguments]):
                 evaluate.parse()
         else:
-            base = {"train_uda": "T3.2", "train_supervised": "S.10", "pretrain_nanosem": "NanoSEM"}[script]
-            parse(script, base, "", arguments)
+            parse(script, "", arguments)
     assert stopped.value.code == 0
     return json.loads(printed.getvalue())
 
@@ -61,7 +60,8 @@ def plain(stores, tmp_path_factory):
     return adapted(stores, tmp_path_factory.mktemp("plain") / "run")
 
 
-# Another value of every option that decides what a run computes.
+# Another value of every option that decides what a run of train_uda.py computes. A list: the value, then options that
+# it needs to have an effect. An option of another script is in ELSEWHERE.
 ARITHMETIC = {
     "seed": 1, "fold": 1, "augmentation": "none", "model": "deeplabv2_resnet18", "batch_norm": "frozen", "steps": 1,
     "batch_size": 4, "micro_batch": 1, "learning_rate": 1e-3, "schedule": "constant", "power": 2, "amp": "bf16",
@@ -102,8 +102,11 @@ def options_of(script):
 
 @pytest.mark.parametrize("option", sorted(ARITHMETIC))
 def test_every_option_of_the_arithmetic_changes_the_weights(stores, plain, tmp_path, option):
-    value = ARITHMETIC[option]
-    changed = adapted(stores, tmp_path / "run", f"--{option.replace('_', '-')}", *([] if value is None else [value]))
+    value, *needed = ARITHMETIC[option] if isinstance(ARITHMETIC[option], list) else [ARITHMETIC[option]]
+    if needed:
+        plain = adapted(stores, tmp_path / "plain", *needed)
+    words = [f"--{option.replace('_', '-')}", *([] if value is None else [value])]
+    changed = adapted(stores, tmp_path / "run", *words, *needed)
     assert plain.keys() != changed.keys() or any(not torch.equal(plain[key], changed[key]) for key in plain)
 
 
@@ -116,18 +119,13 @@ def test_no_option_is_without_a_test_that_shows_what_it_changes(script):
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_help_shows_the_value_of_every_option_in_the_experiment(script, capsys):
-    words = {
-        "train_uda": ("--experiment", "demo.uda"),
-        "train_supervised": ("--experiment", "demo.supervised"),
-        "pretrain_nanosem": (),
-    }[script]
-    base = {"train_uda": "T3.2", "train_supervised": "S.10", "pretrain_nanosem": "NanoSEM"}[script]
+    name = {"train_uda": "demo.uda", "train_supervised": "demo.supervised"}.get(script, SCRIPTS[script].base)
     with pytest.raises(SystemExit) as stopped:
-        parse(script, base, "", [*words, "--help"])
+        parse(script, "", ["--experiment", name, "--help"])
     said = capsys.readouterr().out
     texts = {text.split()[0]: " ".join(text.split()) for text in said.split("\n  --")[1:]}
     assert stopped.value.code == 0
-    values = read_experiments()[words[1] if words else base]
+    values = read_experiments(METHODS)[name]
     for option in options_of(script):
         text = texts[option.replace("_", "-")]
         if option in values and option not in ("reference", "script"):
@@ -136,7 +134,7 @@ def test_help_shows_the_value_of_every_option_in_the_experiment(script, capsys):
             assert f"(default: {value})" in text, option
         else:
             assert "(default: " in text and "(default: )" not in text, option
-    place = "NanoSEM" if script == "pretrain_nanosem" else f"{words[1]}/fold0"
+    place = f"{name}/fold0" if "fold" in options_of(script) else name
     assert f"(default: runs/{place})" in texts["run-dir"]
 
 

@@ -150,7 +150,7 @@ def test_domains_that_lead_out_do_not_name_a_run():
     for domains in (("--source", "../../x"), ("--source", "/x"), ("--source", "a", "--target", "../x")):
         script = "train_uda" if "--target" in domains else "train_supervised"
         with pytest.raises(InputError, match="file name"):
-            parse(script, "T3.2" if script == "train_uda" else "S.10", "", [*domains, "--steps", "1"])
+            parse(script, "", [*domains, "--steps", "1"])
 
 
 # ---- reports ------------------------------------------------------------------------------------------------------
@@ -256,9 +256,9 @@ def test_tracking_is_offline_without_a_key(tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     arguments = ["--source", "mine", "--steps", "1"]
-    assert parse("train_supervised", "S.10", "", arguments)["wandb"] == "offline"
+    assert parse("train_supervised", "", arguments)["wandb"] == "offline"
     (tmp_path / ".netrc").write_text("machine example.org login me password secret\n")
     assert tracking.default_wandb_mode() == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert parse("train_supervised", "S.10", "", arguments)["wandb"] == "online"
-    assert parse("train_supervised", "S.10", "", [*arguments, "--wandb", "disabled"])["wandb"] == "disabled"
+    assert parse("train_supervised", "", arguments)["wandb"] == "online"
+    assert parse("train_supervised", "", [*arguments, "--wandb", "disabled"])["wandb"] == "disabled"

@@ -215,10 +215,10 @@ def test_training_reads_the_selected_tiles_only(stores, supervised, selection, a
     assert config["selection_digest"] == read_selection(selection, Store(stores / "labelled.h5")).digest
     moved = selection.rename(tmp_path / "moved.json")
     again = uda_arguments(stores, tmp_path / "run", *adapt_arguments(supervised, "--selection", moved))
-    open_run(parse("train_uda", "T3.2", "", again))
+    open_run(parse("train_uda", "", again))
     moved.write_text(moved.read_text() + " ")
     with pytest.raises(InputError, match=r"another configuration .*selection-digest"):
-        open_run(parse("train_uda", "T3.2", "", again))
+        open_run(parse("train_uda", "", again))
 
 
 def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
@@ -226,7 +226,7 @@ def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
 ):
     def planned(path):
         with pytest.raises(SystemExit):
-            parse("train_uda", "T3.2", "", ["--target", "t3", "--steps", "1", "--selection", str(path), "--dry-run"])
+            parse("train_uda", "", ["--target", "t3", "--steps", "1", "--selection", str(path), "--dry-run"])
         return json.loads(capsys.readouterr().out)
 
     assert planned(tmp_path / "none.json")["selection_digest"] is None
@@ -239,7 +239,7 @@ def test_a_selection_to_come_can_be_planned_with_but_not_trained_on(
     assert "none.json" in said and "python -m evaluation.selection" in said
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="--transductive"):
-        parse("train_uda", "T3.2", "", ["--target", "t3", "--selection", str(selection), "--transductive"])
+        parse("train_uda", "", ["--target", "t3", "--selection", str(selection), "--transductive"])
 
 
 def test_a_transductive_run_trains_on_held_out_images_and_reads_no_mask(stores, supervised, adapted, tmp_path):

@@ -20,7 +20,7 @@ from data.selection_file import selection_digest
 from data.store import Store, store_path
 from training.distributed import Processes
 from training.experiments import EXPERIMENTS, FACTS, METHODS, default_experiment, read_experiments, runs_root
-from training.options import defaults_of, parser_of
+from training.options import SCRIPTS, defaults_of, parser_of
 from training.tracking import default_wandb_mode
 from training.weights import weights_digest
 
@@ -42,15 +42,15 @@ EXCLUDES = {
 }
 
 
-def parse(script: str, base: str, description: str, argv: Sequence[str] | None = None) -> dict:
+def parse(script: str, description: str, argv: Sequence[str] | None = None) -> dict:
     """Resolve the configuration of a run: a flat dict, option names with underscores, plus `iterations`.
 
-    `script` names the calling script; `base` is the experiment whose values hold where none is asked for. With
-    --dry-run it is printed as one JSON object and the process exits. InputError on values that cannot be.
+    `script` names the calling script. With --dry-run the configuration is printed as one JSON object and the process
+    exits. InputError on values that cannot be.
     """
     parser = parser_of(script, description)
     asked, _ = parser.parse_known_args(argv)
-    name, values = _choose(script, base, asked)
+    name, values = _choose(script, asked)
     parser.set_defaults(**_values(parser, values, f"{asked.experiments}: {name!r}"))
     if "help" in asked:
         _help(parser, asked, name, values)
@@ -155,9 +155,9 @@ def digest_of(config: dict) -> str:
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:6]
 
 
-def _choose(script: str, base: str, asked: argparse.Namespace) -> tuple[str, dict]:
+def _choose(script: str, asked: argparse.Namespace) -> tuple[str, dict]:
     """The experiment asked for; else the one that these domains have; else the base's values for new domains."""
-    experiments = read_experiments(asked.experiments)
+    experiments, base = read_experiments(asked.experiments), SCRIPTS[script].base
     if asked.experiment:
         if asked.experiment not in experiments:
             raise InputError(f"--experiment {asked.experiment}: unknown. There are: {', '.join(experiments)}.")

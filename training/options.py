@@ -1,10 +1,13 @@
 """The options of the training scripts: typed and grouped. Which script has which stands in SCRIPTS."""
 
 import argparse
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import models
 from common.arguments import fraction, not_negative, positive, whole
+from common.errors import InputError
 from data.augmentation import POLICIES
 from training.experiments import METHODS
 from training.precision import PRECISIONS
@@ -26,12 +29,17 @@ class _WithDefaults(argparse.HelpFormatter):
 
 
 def parser_of(script: str, description: str = "") -> argparse.ArgumentParser:
-    """Build the command line of a training script. Its --help is a value: training.configuration prints the text."""
+    """Build the command line of a training script. Its --help is a value: training.configuration prints the text.
+
+    InputError for a script that is not in SCRIPTS.
+    """
+    if script not in SCRIPTS:
+        raise InputError(f"{script}.py: its options are unknown. Give it an entry in SCRIPTS of training/options.py.")
     parser = argparse.ArgumentParser(
         prog=f"{script}.py", description=description, allow_abbrev=False, add_help=False, formatter_class=_WithDefaults
     )
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="show this and stop")
-    for add in SCRIPTS[script]:
+    for add in SCRIPTS[script].groups:
         add(parser)
     return parser
 
@@ -169,8 +177,15 @@ def _record_of_tiles(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--panels-every", type=positive, default=2000, help="steps between pictures of predictions")
 
 
+class Script(NamedTuple):
+    """A training script: the experiment whose values hold where none is asked for, and the groups of its options."""
+
+    base: str
+    groups: tuple[Callable[[argparse.ArgumentParser], None], ...]
+
+
 SCRIPTS = {
-    "train_supervised": (_run, _source, _model, _segmentation, _record_of_tiles),
-    "train_uda": (_run, _source, _target, _model, _segmentation, _adversary, _record_of_tiles),
-    "pretrain_nanosem": (_run, _pictures, _classifier, _optimisation, _record),
+    "train_supervised": Script("S.10", (_run, _source, _model, _segmentation, _record_of_tiles)),
+    "train_uda": Script("T3.2", (_run, _source, _target, _model, _segmentation, _adversary, _record_of_tiles)),
+    "pretrain_nanosem": Script("NanoSEM", (_run, _pictures, _classifier, _optimisation, _record)),
 }

@@ -73,6 +73,8 @@ class Run:
             return
         if processes.is_main:
             print(summary(options, datasets, processes), flush=True)
+            if self.step:
+                print(f"  goes on from step {self.step}", flush=True)
         self.stop_request, self.stopping = StopRequest(), False
         self.tracker = Tracker(self.folder, vars(options), self.step, processes)
 
@@ -215,8 +217,14 @@ class Run:
         return {**self.networks, "optimizers": self.optimizers, "scaler": self.scaler}
 
     def _save(self, name: str, state: dict[str, object], keep: Path | None = None) -> None:
-        """Metrics first, so that no checkpoint is ahead of them. A full disk stops all processes."""
+        """Metrics first, so that no checkpoint is ahead of them. A full disk stops all processes.
+
+        All processes take the main one's buffers, as they will when they go on from the checkpoint: a network that
+        predicts by its running statistics, such as a teacher, then does what it would do after a stop.
+        """
         self._look(self.step)
+        for network in self.networks.values():
+            distributed.broadcast_buffers(network, self.processes)
 
         def write() -> None:
             self.tracker.flush()
