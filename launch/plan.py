@@ -43,7 +43,7 @@ class Study:
     def trained(self, adapted: bool) -> dict[str, dict]:
         """The study's experiments, those that say `study`, and others that --only names: with a target, or without."""
         wanted = {n: entry for n, entry in self.entries.items() if "study" in entry or n in (self.options.only or ())}
-        return {n: entry for n, entry in wanted.items() if ("target" in entry) == adapted and "domain" not in entry}
+        return {n: entry for n, entry in wanted.items() if ("target" in entry) == adapted and "folds" in entry}
 
     def folds(self, name: str) -> range:
         """The folds that an experiment is run in."""

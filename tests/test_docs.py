@@ -1,7 +1,9 @@
 """The pages: short lines, short sentences, links that lead somewhere, commands that exist."""
 
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +144,24 @@ def test_every_check_can_fail():
     assert missing_commands("`python -m data.gone`\n\n```diff\n+ python -m data.new\n```\n", files) == [
         "python -m data.gone"
     ]
+
+
+def test_the_change_that_extending_shows_is_all_it_takes(tmp_path):
+    """Applied to a copy: lint is content, the new option has its test and changes the weights."""
+    copied = tmp_path / "copy"
+    for name in (name for name in tracked() if (ROOT / name).is_file()):
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copied / name)
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (tmp_path / "change.diff").write_text(page.partition("```diff\n")[2].partition("```")[0])
+    python = [sys.executable, "-m"]
+    for command in (
+        ["git", "apply", str(tmp_path / "change.diff")],
+        [*python, "ruff", "check", "."],
+        [*python, "ruff", "format", "--check", "."],
+        [*python, "pytest", "-q", "tests/test_discriminator_view.py", "-k", "balance or parts"],
+        [*python, "pytest", "-q", "tests/test_options.py", "-k", "discriminators_see or no_option_is_without"],
+    ):
+        ended = subprocess.run(command, cwd=copied, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "self_information" in (copied / "training" / "discriminator_view.py").read_text()
