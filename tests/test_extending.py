@@ -26,12 +26,12 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture
-def scripts(monkeypatch):
+def scripts():
     """The scripts and their options, which a test may add to."""
-    scripts = dict(options.SCRIPTS)
-    monkeypatch.setattr(options, "SCRIPTS", scripts)
-    options.defaults_of.cache_clear()
-    yield scripts
+    before = dict(options.SCRIPTS)
+    yield options.SCRIPTS
+    options.SCRIPTS.clear()
+    options.SCRIPTS.update(before)
     options.defaults_of.cache_clear()
 
 

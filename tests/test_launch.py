@@ -27,7 +27,7 @@ def launch(script, *arguments, ok=True, **environment):
 
 
 def jobs(study):
-    options = Namespace(experiments=ROOT / study, data="stores", processes=4, rest=[])
+    options = Namespace(only=None, experiments=ROOT / study, data="stores", processes=4, rest=[])
     return [job for family in FAMILIES for job in getattr(Study(options), family)()]
 
 
@@ -100,7 +100,7 @@ def test_submission_makes_an_array_a_family_with_its_dependencies(tmp_path):
     assert needs["pretrain"] == [] and needs["supervised"] == [number["pretrain"]]
     assert needs["uda"] == [number["supervised"]] and needs["shifted"] == [number["selection"]]
     for name, call in by_family.items():
-        options = Namespace(experiments=EXPERIMENTS, data="stores", processes=4, rest=[])
+        options = Namespace(only=None, experiments=EXPERIMENTS, data="stores", processes=4, rest=[])
         count = len(list(getattr(Study(options), name)()))
         assert f"--array=0-{count - 1}" in call
         listed = (ROOT / call.split()[-1]).read_text().splitlines()
