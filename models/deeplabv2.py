@@ -55,7 +55,7 @@ class DilatedHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         # Four convolutions to one channel would read a thousand channels four times. One product makes the 36 maps of
         # all their taps; each branch's nine are then moved into place and added. float32, as the sums inside a
-        # convolution are.
+        # convolution are. Gains 5 to 7 % of a step on the CPU (benchmarks.clever).
         taps = torch.cat([branch.weight[0].flatten(1).T for branch in self.branches])
         maps = F.conv2d(features, taps[..., None, None]).float()
         logits = sum(branch.bias for branch in self.branches).view(1, 1, 1, 1)
