@@ -15,8 +15,13 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def autocast(self) -> torch.autocast:
-        """The context in which losses are computed."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+        """Context in which losses are computed.
+
+        No cast of a weight is kept for the next pass. A kept one would collect the gradients of both domains in low
+        precision, where the adversary's, a thousandth of the supervised loss's, is rounded away.
+        """
+        enabled = self.dtype is not None
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled, cache_enabled=False)
 
     def backward(self, loss: torch.Tensor, module: torch.nn.Module, again: bool = False) -> None:
         """Add the gradients of a loss to those of a module's parameters, and of no others.
