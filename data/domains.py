@@ -22,6 +22,12 @@ _DOMAIN = {
 }  # fmt: skip
 
 
+TOO_FEW_ANNOTATED = (
+    "annotated micrographs outside the test set: {count}. One is held out and others are trained on, so it takes two. "
+    "Annotate another, or crop one and its mask into two files, and prepare the domain with folds = 2"
+)
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of cutting tile stores: px at working scale, except field_of_view (width, height) in reference px."""
@@ -65,7 +71,7 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
     """Parse a domains.toml and list its folders. InputError names file, key, value and remedy."""
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a mark
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml") from error
     except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
@@ -196,6 +202,8 @@ def _domain(name: str, table: _Table, seed: int) -> Domain:
             raise table.error("test", sorted(missing)[0], f"{problem} of this name; correct or remove it")
     folds = table.take("folds", int, "2 or more", 0, lambda value: value >= 2)
     candidates = sorted(set(masks) - test)
+    if folds and len(candidates) < 2:
+        raise table.error("folds", folds, TOO_FEW_ANNOTATED.format(count=len(candidates)))
     if len(candidates) < folds:
         raise table.error(
             "folds", folds, f"only {len(candidates)} annotated micrographs outside the test set; lower it"

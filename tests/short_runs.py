@@ -49,7 +49,8 @@ def uda(
 def adapt_arguments(trained: Path, *more: object) -> tuple:
     """Options of an adaptation in 4 updates from a trained model. The rates are low, so that rounding does not grow."""
     rates = ("--learning-rate", 5e-4, "--discriminator-learning-rate", 1e-4)
-    return ("--steps", 4, "--validate-every", 1000, "--pretraining", trained / "last.pt", *rates, *more)
+    short = ("--steps", 4, "--validate-every", 1000, "--batch-norm", "frozen")
+    return (*short, "--pretraining", trained / "last.pt", *rates, *more)
 
 
 def adapt(stores: Path, trained: Path, folder: Path, *more: object, processes: int = 0) -> None:

@@ -68,6 +68,8 @@ def load(path_or_run: Path | str, which: str = "last") -> dict:
             raise zipfile.BadZipFile(f"checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the parsers raise whatever they meet
+        if hindrance := _hindrance(error):
+            raise InputError(f"{path}: cannot be read ({hindrance}). It is left as it is; start again then.") from error
         raise DamagedCheckpoint(
             f"{path}: not a readable checkpoint ({reason_of(error)}). Give "
             f"another one, such as {path.with_name('previous.pt')}."
@@ -79,6 +81,15 @@ def load(path_or_run: Path | str, which: str = "last") -> dict:
             f"{path}: checkpoint version {state['version']}, this code reads version {VERSION}. Use the matching code."
         )
     return state
+
+
+def _hindrance(error: Exception) -> str | None:
+    """Reason why a file could not be read that is not its content: permission, disk, memory. Else None."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a damaged table of contents leads to
+        return f"{error.strerror}; mend permission or disk"
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():  # torch's allocator raises a RuntimeError
+        return "too little memory; free some"
+    return None
 
 
 def _file(path_or_run: Path | str, which: str) -> Path:

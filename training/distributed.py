@@ -40,7 +40,13 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
     InputError when the global `batch_size` cannot be divided equally among the processes, or a process's tiles into
     micro-batches of `micro_batch`, which would change the gradients.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = _number("WORLD_SIZE", 1)
+    lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if world > 1 and lacking:
+        raise InputError(
+            f"WORLD_SIZE={world} is set, and {', '.join(lacking)} not. Start the script by torchrun, which sets them, "
+            "or unset WORLD_SIZE for one process."
+        )
     if batch_size % world:
         raise InputError(
             f"--batch-size {batch_size}: is global and cannot be shared by {world} processes. Give a multiple of "
@@ -52,9 +58,9 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
             f"--micro-batch {micro_batch}: does not divide the {local} tiles of a process (--batch-size {batch_size} "
             f"over {world}). Give a divisor of {local}."
         )
-    rank = int(os.environ.get("RANK", 0))
+    rank = _number("RANK", 0) if world > 1 else 0
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", _number("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
     else:
         if os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0":
@@ -64,12 +70,23 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
             )
         device = torch.device("cpu")
         # As torchrun does for several processes, so that one process computes what two do.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+        torch.set_num_threads(_number("OMP_NUM_THREADS", 1))
     if world > 1:
         # The longest silence of a healthy run is the validation of one process; ten minutes bound a hang.
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
     return Processes(rank, world, device)
+
+
+def _number(name: str, default: int) -> int:
+    """Number in an environment variable; of a list such as OMP_NUM_THREADS=4,2 the first. `default` where it is empty.
+
+    InputError where it is no number.
+    """
+    text = os.environ.get(name, "").partition(",")[0].strip() or str(default)
+    if not text.isdecimal():
+        raise InputError(f"{name}={os.environ[name]}: is no whole number. Set it to one, or unset it.")
+    return int(text)
 
 
 def together(train: Callable, options: SimpleNamespace) -> None:

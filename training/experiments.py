@@ -72,6 +72,6 @@ def _read(path: Path) -> dict[str, dict]:
 
 def _load(path: Path) -> dict:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no readable file of experiments ({error}). Give another --experiments.") from error

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from common.errors import InputError
+from data.domains import TOO_FEW_ANNOTATED
 from data.selection_file import read_selection
 from data.store import Store, store_path
 from data.tiles import LabelledTiles, UnlabelledTiles
@@ -46,6 +47,13 @@ def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:
     }
 
 
+def _remedy(store: Store) -> str:
+    """Remedy where a store has nothing to train on."""
+    if not store.labels and all(one.test for one in store.micrographs):
+        return "All its micrographs are in `test`. Give --transductive to adapt to them, without labels, or add others."
+    return "Add micrographs to the domain."
+
+
 def _trained_on(options: SimpleNamespace, stores: Sequence[Store]) -> dict[str, list[str]]:
     seen = {domain: set(digests) for domain, digests in trained_on(options.pretraining).items()}
     for store in stores:
@@ -71,7 +79,10 @@ def _check(options: SimpleNamespace, stores: Sequence[Store]) -> None:
                 "Prepare it with larger tiles."
             )
         if not len(store.training_tiles(options.fold, labelled=store.labels)):
-            raise InputError(f"{store.path}: no training tile in fold {options.fold}. Add micrographs to the domain.")
+            raise InputError(f"{store.path}: no training tile in fold {options.fold}. {_remedy(store)}")
+    annotated = [one for one in source.micrographs if one.labelled and not one.test]
+    if len(annotated) < 2:
+        raise InputError(f"{source.path}: {TOO_FEW_ANNOTATED.format(count=len(annotated))}")
     if not source.validation_micrographs(options.fold):
         raise InputError(
             f"{source.path}: holds out no annotated micrograph in fold {options.fold}. Give the domain `folds` in "

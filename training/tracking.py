@@ -116,7 +116,7 @@ def default_wandb_mode() -> str:
     """W&B's own WANDB_MODE where it is set; else online where a key is configured, offline otherwise."""
     if mode := os.environ.get("WANDB_MODE"):
         return mode
-    netrc = Path.home() / ".netrc"
+    netrc = Path(os.path.expanduser("~/.netrc"))  # which stays as it is where nobody has a home
     has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text())
     return "online" if has_key else "offline"
 

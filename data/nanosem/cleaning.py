@@ -150,7 +150,7 @@ def score(rows: list[dict], truth_file: Path | str, many: int) -> dict[str, floa
     where there is none, none may be found.
     """
     try:
-        with Path(truth_file).open(newline="", encoding="utf-8") as file:
+        with Path(truth_file).open(newline="", encoding="utf-8-sig") as file:
             truth = {row["file"]: row for row in csv.DictReader(file)}
         pairs = [(row, truth[row["file"]]) for row in rows if "marks" in row]
     except (OSError, KeyError) as error:

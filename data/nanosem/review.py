@@ -30,7 +30,7 @@ def read_corrections(path: Path | str, files: list[str]) -> Corrections:
     """
     decisions, bars, known = {}, {}, set(files)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no readable file of corrections ({error})") from error
     for number, line in enumerate(lines, start=1):
