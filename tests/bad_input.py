@@ -717,7 +717,7 @@ def _stores() -> Iterator[Fault]:
         "as target without training tiles",
         prepared_with('"m2", "m3"', '"m0", "m1", "m2", "m3"'),
         "no training tile",
-        "Add micrographs",
+        "--transductive",
         commands=ADAPT,
         path=labelled,
     )

@@ -41,12 +41,6 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
     micro-batches of `micro_batch`, which would change the gradients.
     """
     world = _number("WORLD_SIZE", 1)
-    lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if world > 1 and lacking:
-        raise InputError(
-            f"WORLD_SIZE={world} is set, and {', '.join(lacking)} not. Start the script by torchrun, which sets them, "
-            "or unset WORLD_SIZE for one process."
-        )
     if batch_size % world:
         raise InputError(
             f"--batch-size {batch_size}: is global and cannot be shared by {world} processes. Give a multiple of "
@@ -57,6 +51,12 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
         raise InputError(
             f"--micro-batch {micro_batch}: does not divide the {local} tiles of a process (--batch-size {batch_size} "
             f"over {world}). Give a divisor of {local}."
+        )
+    lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if world > 1 and lacking:
+        raise InputError(
+            f"WORLD_SIZE={world} is set, and {', '.join(lacking)} not. Start the script by torchrun, which sets them, "
+            "or unset WORLD_SIZE for one process."
         )
     rank = _number("RANK", 0) if world > 1 else 0
     if torch.cuda.is_available():
