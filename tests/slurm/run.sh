@@ -7,7 +7,11 @@ cd "$(dirname "$0")/../.."
 skip() { echo "test-slurm skipped: $1" && exit 0; }
 
 ((EUID == 0)) || skip "slurmd and munged want root"
-if ! command -v slurmctld slurmd munged setsid > /dev/null; then
+have() { # each of these commands: `command -v` with several names is content with one
+    local name
+    for name; do command -v "$name" > /dev/null || return 1; done
+}
+if ! have slurmctld slurmd munged scancel setsid; then
     command -v apt-get > /dev/null || skip "no SLURM here, and no apt-get to install slurm-wlm and munge with"
     echo "installing slurm-wlm and munge"
     export DEBIAN_FRONTEND=noninteractive
