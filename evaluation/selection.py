@@ -201,7 +201,7 @@ def select(options: argparse.Namespace) -> None:
 
 def _choose_test(store: Store, options: argparse.Namespace) -> list[str]:
     """Choose test micrographs, by name, by the phase fraction of their labels. They are only ever scored on."""
-    test = [micrograph.index for micrograph in store.micrographs if micrograph.test]
+    test = store.test_micrographs()
     if not test:
         raise InputError(f"{store.path}: has no test micrograph. Name some in domains.toml, or leave --test-mean out.")
     fractions = np.array([store.mask(index).mean() for index in test])
