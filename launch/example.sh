@@ -15,7 +15,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 python -m data.verify "$stores"
 for seed in ${SEEDS:-0 1 2}; do
     folder=runs/$name/seed$seed
-    common=(--data "$stores" --seed "$seed" --fold "$seed" --workers 0 --micro-batch 8)
+    common=(--data "$stores" --seed "$seed" --fold "$seed" --workers 0)
     uda=(--experiment demo.uda --target target "${common[@]}" --reference "$folder/supervised")
     train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --run-dir "$folder/supervised"
     train train_uda.py "${uda[@]}" --steps 600 --run-dir "$folder/uda"

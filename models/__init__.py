@@ -10,6 +10,7 @@ from models.batchnorm import (
     freeze_batch_norm,
     reestimate_statistics,
     set_domain,
+    synchronise_batch_norm,
     without_domains,
 )
 from models.classifier import Classifier
@@ -35,6 +36,7 @@ __all__ = [
     "probabilities",
     "reestimate_statistics",
     "set_domain",
+    "synchronise_batch_norm",
     "without_domains",
 ]
 

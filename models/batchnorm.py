@@ -1,4 +1,4 @@
-"""Batch norm between domains: statistics for each domain, frozen statistics, re-estimated statistics.
+"""Batch norm between domains and processes: statistics for each domain, of all processes, frozen, re-estimated.
 
 Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li et al., 2016.
 """
@@ -9,7 +9,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+from models.synchronised import SynchronisedBatchNorm
 
 
 class DomainBatchNorm(nn.Module):
@@ -45,8 +45,8 @@ class SourceAndTarget(nn.Module):
 def domain_batch_norm(model: nn.Module, domains: tuple[str, ...] = ("source", "target")) -> nn.Module:
     """Give every batch norm of `model` running statistics for each domain, in place; returns the model.
 
-    The affine part stays shared: the same Parameter objects, also after conversion to nn.SyncBatchNorm.
-    All domains start from the present statistics; the first domain is set.
+    The affine part stays shared: the same Parameter objects. All domains start from the present statistics; the
+    first domain is set.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -80,13 +80,25 @@ def without_domains(state: dict[str, Tensor], domain: str = "source") -> dict[st
     return plain
 
 
+def synchronise_batch_norm(model: nn.Module, group: torch.distributed.ProcessGroup) -> None:
+    """Make every batch norm of `model`, in place, take its statistics over the batches of all processes of a group.
+
+    Every process must give equally many tiles of equal size. Call it after the conversion to per-domain statistics.
+    Parameters, statistics and the state dict stay what they are.
+    """
+    SynchronisedBatchNorm.group = group
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SynchronisedBatchNorm
+
+
 def freeze_batch_norm(model: nn.Module) -> None:
     """Use running statistics and never update them, whatever model.train() says; weight and bias still learn.
 
-    Call it after conversions (per-domain, synchronised), which build new modules.
+    Call it after the conversion to per-domain statistics, which builds new modules.
     """
     for module in model.modules():
-        if isinstance(module, NORMS):
+        if isinstance(module, nn.BatchNorm2d):
             module.train = MethodType(_stay_in_evaluation, module)
             module.eval()
 
@@ -121,7 +133,7 @@ def _norms_in_use(model: nn.Module) -> list[nn.Module]:
         for domain, norm in module.norms.items()
         if domain != module.domain
     }
-    return [module for module in model.modules() if isinstance(module, NORMS) and id(module) not in idle]
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and id(module) not in idle]
 
 
 def _twin(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

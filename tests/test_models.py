@@ -183,19 +183,6 @@ def test_source_and_target_run_under_their_own_statistics():
         assert torch.equal(model(images(seed=3))["main"], logits["main"])
 
 
-def test_synchronised_norms_keep_the_sharing_and_the_freeze():
-    model = small(domains=True)
-    keys = model.state_dict().keys()
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    assert model.state_dict().keys() == keys
-    for norm in domain_norms(model):
-        assert isinstance(norm.norms["source"], nn.SyncBatchNorm)
-        assert norm.norms["source"].weight is norm.norms["target"].weight
-        assert norm.norms["source"].bias is norm.norms["target"].bias
-    models.freeze_batch_norm(model)
-    scalar(*models.SourceAndTarget(model.train())(images(), images())).backward()
-
-
 @pytest.mark.parametrize("domains", [False, True])
 def test_frozen_norms_survive_train_and_still_learn(domains):
     model = small(domains)

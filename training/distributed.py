@@ -17,6 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from common.errors import InputError, report
 from training.preemption import STOP_SIGNALS
 
+# The longest silence of a healthy run is the validation of one process; ten minutes bound a hang.
+_TIMEOUT = timedelta(minutes=10)
+
 # Of the errors that gloo and nccl raise when a peer is gone or silent for too long.
 _LOST = ("Connection", "connection", "gloo", "NCCL", "Timed out", "timed out")
 
@@ -72,9 +75,8 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
         # As torchrun does for several processes, so that one process computes what two do.
         torch.set_num_threads(_number("OMP_NUM_THREADS", 1))
     if world > 1:
-        # The longest silence of a healthy run is the validation of one process; ten minutes bound a hang.
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     return Processes(rank, world, device)
 
 
@@ -156,6 +158,11 @@ def parallel(module: torch.nn.Module, processes: Processes) -> torch.nn.Module:
     ids = [processes.device.index] if processes.device.type == "cuda" else None
     # Statistics are shared where they are used (broadcast_buffers), not before every step.
     return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+def new_group() -> dist.ProcessGroup:
+    """Make a second group of all processes, whose small messages do not queue behind those of the gradients."""
+    return dist.new_group(timeout=_TIMEOUT)
 
 
 def broadcast_buffers(module: torch.nn.Module, processes: Processes) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import models
-from common.errors import InputError
+from training import distributed
 from training.distributed import Processes, on_main_process
 from training.weights import load_pretraining
 
@@ -26,13 +26,8 @@ def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Modu
         models.domain_batch_norm(model)
     if options.batch_norm == "frozen":
         models.freeze_batch_norm(model)
-    elif options.batch_norm == "sync" and processes.world > 1 and processes.device.type == "cuda":
-        if options.compile:
-            raise InputError(
-                "--compile: torch cannot compile synchronised batch norm. Leave it out, or give --batch-norm local or "
-                "frozen, each of which is another method."
-            )
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    elif options.batch_norm == "sync" and processes.world > 1:
+        models.synchronise_batch_norm(model, distributed.new_group())
     model = _placed(model, processes).train()
     groups = models.parameter_groups(model, options.learning_rate, options.backbone_factor)
     if options.optimizer == "adam":

@@ -95,7 +95,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
         "--batch-norm",
         choices=("sync", "local", "frozen"),
         default="sync",
-        help="statistics over all processes (on the CPU: of each process), of each process, or never updated",
+        help="statistics of all processes together, of each process, or never updated",
     )
 
 

@@ -40,7 +40,7 @@ class Precision:
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        optimizer.found_inf = (~norm.isfinite()).float()
+        optimizer.found_inf = (~norm.isfinite()).to(torch.float32)
         return norm
 
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
