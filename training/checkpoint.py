@@ -1,6 +1,7 @@
 """Checkpoints: one plain dict, written so that a killed process never leaves a half-written one."""
 
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -97,21 +98,44 @@ def _file(path_or_run: Path | str, which: str) -> Path:
     return path / f"{which}.pt" if path.is_dir() else path
 
 
-def load_newest(folder: Path) -> dict | None:
+def load_newest(folder: Path, set_aside: bool = True) -> dict | None:
     """Load what a run goes on from: last.pt, or previous.pt where that is missing or damaged; None in a new folder.
 
-    A damaged last.pt is set aside as last.pt.damaged, with a message.
+    A damaged last.pt is set aside as last.pt.damaged, with a message; DamagedCheckpoint where it may not be.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
     try:
         if last.exists():
             return load(last)
     except DamagedCheckpoint as error:
-        if not previous.exists():
+        if not (set_aside and previous.exists()):
             raise
         print(f"warning: {error} Set aside as {last.name}.damaged; going on from {previous.name}.", file=sys.stderr)
         os.replace(last, last.with_name("last.pt.damaged"))
     return load(previous) if previous.exists() else None
+
+
+def digest_of(state: object) -> str:
+    """SHA-256 of nested dicts and lists of tensors and plain values, each in its order."""
+    digest = hashlib.sha256()
+
+    def add(part: object) -> None:
+        if isinstance(part, torch.Tensor):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(part.contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(part, dict):
+            for key, value in part.items():
+                digest.update(f"{key!r}:".encode())
+                add(value)
+        elif isinstance(part, list | tuple):
+            digest.update(f"{len(part)}:".encode())
+            for value in part:
+                add(value)
+        else:
+            digest.update(f"{part!r};".encode())
+
+    add(state)
+    return digest.hexdigest()
 
 
 def load_model(path_or_run: Path | str, which: str = "last", network: str = "model") -> tuple[torch.nn.Module, dict]:

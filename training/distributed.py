@@ -188,6 +188,14 @@ def total(counts: list[int], processes: Processes) -> list[int]:
     return tensor.tolist()
 
 
+def gather(value: object, processes: Processes) -> list:
+    """List a small object of every process, in the order of their ranks."""
+    values = [value] * processes.world
+    if processes.world > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def on_main_process(action: Callable, processes: Processes) -> None:
     """Run `action` on the main process while the others wait; its InputError is raised on all of them."""
     error = None

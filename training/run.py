@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.files import write_file
 from data.tiles import batches, names_of_batch
 from training import checkpoint, distributed
+from training.agreement import refuse_differences, standing
 from training.configuration import open_run, refuse_changes, summary
 from training.distributed import Processes, mean, on_main_process
 from training.precision import Precision
@@ -236,12 +237,23 @@ class Run:
         on_main_process(write, self.processes)
 
     def _resume(self) -> None:
+        """Take up the last checkpoint, on all processes the same one. InputError on all where one cannot."""
         # The main process alone sets a damaged checkpoint aside; the others then read what it read.
-        found = []
+        found, error, at = [], None, None
         on_main_process(lambda: found.append(checkpoint.load_newest(self.folder)), self.processes)
-        saved = found[0] if found else checkpoint.load_newest(self.folder)
-        if saved is None:
-            return
+        try:
+            saved = found[0] if found else checkpoint.load_newest(self.folder, set_aside=False)
+            if saved:
+                self._take_up(saved)
+                state = {key: value for key, value in saved.items() if key not in ("config", "preparation")}
+                at = f"step {self.step}, state {checkpoint.digest_of(state)[:8]}" if self.processes.world > 1 else None
+        except InputError as caught:
+            error = caught
+        own = standing(vars(self.options), checkpoint.digest_of(self.facts), at, error)
+        refuse_differences(self.folder, distributed.gather(own, self.processes), self.processes.rank)
+
+    def _take_up(self, saved: dict) -> None:
+        """Load a checkpoint's state. InputError where it belongs to another run."""
         refuse_changes(self.folder, saved["config"], vars(self.options))
         lacking = [key for key in self._state() if key not in saved]
         if lacking:
