@@ -40,6 +40,7 @@ from evaluation.members import (
 from evaluation.metrics import rdt
 from evaluation.scoring import Predictor
 from evaluation.segment_folder import segment_folder
+from training.device import choose_device
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
 
@@ -75,7 +76,7 @@ EXCLUDES = {
 pixel_size = number(float, lambda value: 0 < value < 1e6, "a positive number of nm below a million")
 
 
-def score_members(members: list[Member], domain: str, options: argparse.Namespace, device: str) -> None:
+def score_members(members: list[Member], domain: str, options: argparse.Namespace, device: torch.device) -> None:
     """Score each member on the domain, or all as one ensemble, and print the outcome."""
     path = store_path(options.data, domain)
     store, unlabelled = Store(path), Store(path, labels=False)
@@ -229,13 +230,7 @@ def _require(parser: argparse.ArgumentParser, options: argparse.Namespace) -> No
 @exits_cleanly
 def main() -> None:
     options = parse()
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: cannot be used ({str(error).splitlines()[0]})") from error
+    device = choose_device(options.device)
     for domain in options.domain or [None]:
         # Loaded anew for each domain, because --adabn changes the models.
         members = [load_member(path, options.checkpoint, device) for path in options.runs]

@@ -35,6 +35,7 @@ from evaluation.inference import for_inference, predict
 from evaluation.members import Member
 from evaluation.segment_folder import segment_folder
 from models.deeplabv2 import DilatedHead
+from training.device import choose_device
 
 
 @exits_cleanly
@@ -183,8 +184,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", help="where the micrographs are written (default: a temporary folder)")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.device = str(choose_device(options.device))
     return options
 
 

@@ -31,6 +31,7 @@ from common.arguments import positive, whole
 from common.errors import exits_cleanly
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
+from training.device import choose_device
 from training.distributed import Processes
 from training.precision import PRECISIONS
 
@@ -41,8 +42,7 @@ WARM_UP = 5  # steps, until the allocators have the memory they need, cuDNN has 
 @exits_cleanly
 def main() -> None:
     options = parse()
-    cuda = torch.cuda.is_available()
-    processes = Processes(0, 1, torch.device("cuda" if cuda else "cpu"))
+    processes = Processes(0, 1, choose_device())
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = True  # as in training
     with tempfile.TemporaryDirectory() as name:

@@ -17,7 +17,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -29,6 +28,7 @@ from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
 from evaluation.scoring import Predictor, ensemble
 from models import classes
+from training.device import choose_device
 
 CLOSE = 0.005  # a mean that is this near to the wanted one needs no further exchange
 REACHED = 0.02  # one that is not even this near is an error
@@ -168,7 +168,7 @@ def draw_histogram(path: Path, fractions: np.ndarray, chosen: np.ndarray, wanted
 def select(options: argparse.Namespace) -> None:
     """Write the selection that the options ask for, and print the means reached."""
     path, out = store_path(options.data, options.domain), Path(options.out)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(options.device)
     store = Store(path, labels=False)
     tiles = store.training_tiles(options.fold, labelled=False)
     if not len(tiles):
@@ -238,6 +238,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-mean", type=float, help="choose test micrographs of this mean, by their labels")
     parser.add_argument("--test-images", type=int, help="how many of them (default: as many as possible)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--out", required=True, metavar="FILE.json", help="the selection file to write")
     options = parser.parse_args()
     if any(mean is not None and not 0 <= mean <= 1 for mean in (options.mean, options.test_mean)):

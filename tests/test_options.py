@@ -74,6 +74,7 @@ ELSEWHERE = {
     "experiment": "test_explicit_options_win_over_the_experiment_and_it_over_the_defaults",
     "experiments": "test_methods_stand_in_a_file_of_their_own_and_the_study_stays_the_study",
     "dry_run": "test_the_command_of_the_study_resolves_to_the_study",
+    "device": "test_no_program_computes_on_the_cpu_in_place_of_a_gpu_that_is_asked_for",
     "run_dir": "test_supervised_training_leaves_its_record_and_feeds_uda",
     "data": "test_wrong_options_are_named",
     "source": "test_explicit_options_win_over_the_experiment_and_it_over_the_defaults",

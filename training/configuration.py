@@ -18,6 +18,7 @@ from common.files import write_file
 from data.nanosem.image_store import ImageStore, image_store_path
 from data.selection_file import selection_digest
 from data.store import Store, store_path
+from training.device import name_of
 from training.distributed import Processes
 from training.experiments import EXPERIMENTS, FACTS, METHODS, default_experiment, read_experiments, runs_root
 from training.options import SCRIPTS, defaults_of, parser_of
@@ -28,7 +29,7 @@ NANOSEM_IMAGES = 15_000  # the study's for training (paper Section 2.4.2): --dry
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
 OPERATIONAL = {
     "data", "run_dir", "workers", "wandb", "wandb_project", "checkpoint_every", "panels_every", "log_every",
-    "milestones", "milestone_steps",
+    "milestones", "milestone_steps", "device",
     "selection", "pretraining_file",  # what counts of these is their digest
 }  # fmt: skip
 # What may differ between repeats of one configuration: `milestone_steps` counts in the fold's own tiles.
@@ -97,7 +98,7 @@ def summary(options: SimpleNamespace, datasets: Sequence[Dataset], processes: Pr
         f"{options.experiment} -> {options.run_dir}\n"
         f"  not the default: {differing}\n"
         f"  {options.iterations} iterations over {examples}; {processes.world} process"
-        f"{'es' if processes.world > 1 else ''} on {processes.device.type} with {batch} a step, "
+        f"{'es' if processes.world > 1 else ''} on {name_of(processes.device)} with {batch} a step, "
         f"{'float32' if options.amp == 'off' else options.amp}"
     )
 

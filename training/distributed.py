@@ -15,7 +15,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, report
+from training.device import choose_device
 from training.preemption import STOP_SIGNALS
+from training.weights import imagenet_file
 
 # The longest silence of a healthy run is the validation of one process; ten minutes bound a hang.
 _TIMEOUT = timedelta(minutes=10)
@@ -37,11 +39,11 @@ class Processes:
         return self.rank == 0
 
 
-def start(batch_size: int, micro_batch: int | None = None) -> Processes:
-    """Join the process group that torchrun describes (nccl on GPUs, gloo without), or be alone without torchrun.
+def start(batch_size: int, micro_batch: int | None = None, device: str = "auto") -> Processes:
+    """Find this process's place among those that torchrun describes, and its device; alone without torchrun.
 
-    InputError when the global `batch_size` cannot be divided equally among the processes, or a process's tiles into
-    micro-batches of `micro_batch`, which would change the gradients.
+    device: as `choose_device` takes it. InputError as there, and when the global `batch_size` cannot be divided equally
+    among the processes, or a process's tiles into micro-batches of `micro_batch`, which would change the gradients.
     """
     world = _number("WORLD_SIZE", 1)
     if batch_size % world:
@@ -62,22 +64,21 @@ def start(batch_size: int, micro_batch: int | None = None) -> Processes:
             "or unset WORLD_SIZE for one process."
         )
     rank = _number("RANK", 0) if world > 1 else 0
-    if torch.cuda.is_available():
-        device = torch.device("cuda", _number("LOCAL_RANK", 0))
-        torch.cuda.set_device(device)
+    place = _number("LOCAL_RANK", 0) if world > 1 else 0
+    chosen = choose_device(device, place, _number("LOCAL_WORLD_SIZE", place + 1) if world > 1 else 1)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     else:
-        if os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0":
-            raise InputError(
-                f"SLURM_GPUS_ON_NODE={os.environ['SLURM_GPUS_ON_NODE']}, but torch {torch.__version__} finds no GPU. "
-                "Install the build of torch that fits the driver, or ask for no GPU."
-            )
-        device = torch.device("cpu")
         # As torchrun does for several processes, so that one process computes what two do.
         torch.set_num_threads(_number("OMP_NUM_THREADS", 1))
-    if world > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
+    return Processes(rank, world, chosen)
+
+
+def join(processes: Processes) -> None:
+    """Join the process group: nccl on GPUs, gloo without. One process needs none."""
+    if processes.world > 1:
+        backend = "nccl" if processes.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
-    return Processes(rank, world, device)
 
 
 def _number(name: str, default: int) -> int:
@@ -94,7 +95,10 @@ def _number(name: str, default: int) -> int:
 def together(train: Callable, options: SimpleNamespace) -> None:
     """Run `train(options, processes)` in the process group. Exits with a message when another process is lost."""
     _choose_algorithms(options.deterministic, options.amp)
-    processes = start(options.batch_size, options.micro_batch)
+    processes = start(options.batch_size, options.micro_batch, getattr(options, "device", "auto"))
+    if getattr(options, "pretraining", None) == "imagenet":
+        imagenet_file(options.model)  # downloaded before the group is joined: its timeout knows no slow network
+    join(processes)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         train(options, processes)

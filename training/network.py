@@ -82,7 +82,7 @@ def _placed(module: nn.Module, processes: Processes) -> nn.Module:
 
 def _pretrain(model: nn.Module, options: SimpleNamespace, processes: Processes) -> None:
     load = partial(load_pretraining, model, options.model, options.pretraining_file or options.pretraining)
-    # The main process downloads weights, the others then find them.
+    # The main process says for all what is wrong with a file of weights.
     on_main_process(load, processes)
     if not processes.is_main:
         load()

@@ -57,6 +57,9 @@ def _run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
     group.add_argument("--seed", type=whole, default=0, help="of initialisation, batches and augmentation")
     group.add_argument("--run-dir", help="folder of the run; by default named after the experiment, and the fold")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU for each process where there are"
+    )
 
 
 def _pictures(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,9 @@
 
 import torch
 
+from common.errors import InputError
+from training.device import name_of
+
 PRECISIONS = ("bf16", "fp16", "off")
 
 
@@ -9,7 +12,12 @@ class Precision:
     """Autocast, and gradient scaling where fp16 needs it."""
 
     def __init__(self, amp: str, device: torch.device):
-        """`amp`: one of PRECISIONS; fp16 is scaled, bf16 has the range of fp32 and is not."""
+        """`amp`: one of PRECISIONS; fp16 is scaled, bf16 has the range of fp32 and is not.
+
+        InputError for bf16 on a GPU that would only imitate it: those before compute capability 8.0.
+        """
+        if amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise InputError(f"--amp bf16: {name_of(device)} has no bf16, torch imitates it slowly. Give --amp fp16.")
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")

@@ -1,5 +1,7 @@
 """Starting weights: ImageNet's from torchvision, or a file of the user's (paper 2.3)."""
 
+import fcntl
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -34,7 +36,7 @@ def load_pretraining(model: Network, name: str, pretraining: str) -> None:
     if pretraining == "random":
         return
     if pretraining == "imagenet":
-        _load_backbone(model, _imagenet(name), f"the ImageNet weights of {name}")
+        _load_backbone(model, _read(imagenet_file(name)), f"the ImageNet weights of {name}")
         return
     state = _read(Path(pretraining))
     if "model" in state:
@@ -58,7 +60,11 @@ def weights_digest(path: Path | str, maker: str) -> str:
         raise InputError(f"{path}: no such file of weights ({error.strerror}). Make it with {maker}") from error
 
 
-def _imagenet(name: str) -> dict:
+def imagenet_file(name: str) -> Path:
+    """Path of the ImageNet weights of the network called `name`, in torch's cache; downloaded where they are missing.
+
+    Processes that share the cache take turns, so that one downloads. InputError: no such weights, or no way to them.
+    """
     if name not in IMAGENET_WEIGHTS:
         raise InputError(
             f"--pretraining imagenet: there are no ImageNet weights for {name}; "
@@ -66,16 +72,22 @@ def _imagenet(name: str) -> dict:
         )
     url = IMAGENET_WEIGHTS[name].url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    if not path.exists():
+    if path.exists():
+        return path
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"--pretraining imagenet: cannot download {url} ({error}). On a machine with internet, "
-                f"download {path.name} and put it into {path.parent}"
-            ) from error
-    return _read(path)
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
+            with suppress(OSError):  # a file system without locks: all download, each under a name of its own
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                prefix = path.stem.rpartition("-")[2]
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"--pretraining imagenet: cannot download {url} ({error}). On a machine with internet, "
+            f"download {path.name} and put it into {path.parent}"
+        ) from error
+    return path
 
 
 def _read(path: Path) -> dict:
