@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # From nothing to a scored adaptation on drawn micrographs; `make demo` calls it.
 #   SEEDS="0 1 2"   one whole demonstration a seed (drawing, initialisation, batches), then the means
-#   PROCESSES=1     so many processes a training, by default one a GPU, or two without GPUs
+#   PROCESSES=1     so many processes a training; by default one on a GPU, two without
 #   CONTROL=1       trains a control without adversary (lambda_adv = 0) too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SEEDS=${SEEDS:-0}
-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-processes=${PROCESSES:-$((gpus > 0 ? gpus : 2))}
+gpus=$(python -m common.gpus | wc -w)
+processes=${PROCESSES:-$((gpus > 0 ? 1 : 2))} # one GPU does
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 train() { torchrun --standalone --nproc_per_node="$processes" "$@"; }
 

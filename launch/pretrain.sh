@@ -2,7 +2,7 @@
 # The NanoSEM pre-training: what is finished is skipped, what was broken off is continued.
 #   launch/pretrain.sh [--dry-run | --submit] [-- options of pretrain_nanosem.py]        more: launch/family.sh
 #   launch/pretrain.sh --sweep [--dry-run] [-- options]   the learning rates (Section 2.4.2), then their test accuracies
-# STUDY=launch/experiments.toml   PROCESSES=4   RATES="1e-5 3e-5 1e-4 3e-4 1e-3"
+# STUDY=launch/experiments.toml   PROCESSES=4 (1: on one GPU)   RATES="1e-5 3e-5 1e-4 3e-4 1e-3"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ ${1:-} == --sweep ]] || exec launch/family.sh pretrain "$@"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole study, dependencies first: what is finished is skipped, what was broken off is continued.
 #   launch/study.sh --dry-run        every command that is left, once, in order
-#   launch/study.sh                  run them here       JOBS=2 PROCESSES=1 STUDY=launch/small.toml DATA=...
-#   launch/study.sh --submit         one sbatch array a family, each after what it needs
+#   PROCESSES=1 JOBS=4 launch/study.sh    run them here, four at once, each on a GPU of its own
+#   launch/study.sh                  run them here, one after the other on four GPUs    STUDY=launch/small.toml DATA=...
+#   launch/study.sh --submit         one sbatch array a family, each after what it needs; PROCESSES=1: a GPU a job
 set -euo pipefail
 cd "$(dirname "$0")/.."
 study=${STUDY:-launch/experiments.toml}

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The study's complete matrix on drawn micrographs, with small networks and few steps: launch/small.toml. `make study-small`
 # calls it; called again it goes on where it was stopped.
-#   JOBS=2    runs at once, one process each (default: one for each core)
+#   JOBS=2    runs at once, one process each (default: one for each GPU, without GPUs one for each core)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=runs/small
 began=$SECONDS
-jobs=${JOBS:-$(nproc)} # before OMP_NUM_THREADS is set, which nproc would heed
+gpus=$(python -m common.gpus | wc -w)
+jobs=${JOBS:-$((gpus > 0 ? gpus : $(nproc)))} # before OMP_NUM_THREADS is set, which nproc would heed
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} WANDB_MODE=${WANDB_MODE:-disabled}
 
 [[ -f $folder/micrographs/domains.toml ]] ||

@@ -85,10 +85,70 @@ def test_options_after_the_dashes_reach_the_training_scripts():
     assert "--wrong" in launch("uda.sh", "--wrong", ok=False)
 
 
+# Stands in for python and torchrun where a job is meant: it leaves who ran when, on which GPUs.
+RECORDER = """#!/bin/bash
+case "$*" in -m\\ launch.plan*|-m\\ common.gpus*) exec {python} "$@" ;; esac
+began=$(date +%s.%N)
+sleep 0.4
+echo "$began $(date +%s.%N) ${{CUDA_VISIBLE_DEVICES-unset}} $*" >> {folder}/calls
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Function that runs a launcher on a small study of its own: (began, ended, GPUs, command) of each job."""
+    (tmp_path / "study.toml").write_text(f'base = "{ROOT}/launch/small.toml"\nruns = "{tmp_path}/runs"\n')
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "torchrun"):
+        (tmp_path / "bin" / name).write_text(RECORDER.format(python=os.sys.executable, folder=tmp_path))
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def of(*arguments, ok=True, gpus="", **environment):
+        environment |= {"STUDY": str(tmp_path / "study.toml"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        said = launch(*arguments, ok=ok, CUDA_VISIBLE_DEVICES=gpus, **environment)
+        calls = tmp_path / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return [(float(a), float(b), c, d) for a, b, c, d in (line.split(" ", 3) for line in lines)] if ok else said
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("processes", "at_once", "gpus"),
+    [(1, 3, "GPU-6e0b,3,MIG-c738"), (2, 2, "7,5,3,1,0"), (1, 2, "0,0"), (1, 1, "4,5")],
+)
+def test_every_job_has_gpus_of_its_own(recorded, processes, at_once, gpus):
+    calls = recorded("supervised.sh", "S.10", gpus=gpus, PROCESSES=str(processes), JOBS=str(at_once))
+    names = gpus.split(",")
+    assert len(calls) == 2 * 5, "five folds, each trained and scored"
+    assert {call[2].count(",") for call in calls} == {processes - 1}
+    assert {name for call in calls for name in call[2].split(",")} == set(names[: processes * at_once])
+    for began, _, mine, _ in calls:
+        held = [name for a, b, own, _ in calls if a <= began < b for name in own.split(",")]
+        assert all(held.count(name) <= names.count(name) for name in held), (mine, held)
+    if at_once > 1:
+        assert any(a < began < b for began, *_ in calls for a, b, *_ in calls), "side by side"
+
+
+def test_more_jobs_than_gpus_are_refused_with_the_numbers(recorded):
+    said = recorded("supervised.sh", "S.10", ok=False, gpus="0,1,2,3", JOBS="4")
+    assert "JOBS=4 with PROCESSES=4 need 16 GPUs, and there are 4" in said
+    assert "PROCESSES=many" in recorded("supervised.sh", "S.10", ok=False, PROCESSES="many")
+    calls = recorded("generalization.sh", "S.10", gpus="2")
+    assert {call[2] for call in calls} == {"2"}, "scores need no more than one GPU"
+    assert recorded("supervised.sh", "S.10", "--dry-run", gpus="0", JOBS="9") == []
+
+
+def test_without_gpus_jobs_are_started_as_they_are(recorded):
+    calls = recorded("supervised.sh", "S.10", PROCESSES="2", JOBS="5")
+    assert {call[2] for call in calls} == {""} and len(calls) == 10
+
+
 def test_submission_makes_an_array_a_family_with_its_dependencies(tmp_path):
     """What is handed to sbatch; that a real SLURM runs it is another test's business."""
     sbatch = tmp_path / "sbatch"
-    sbatch.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\nwc -l < {tmp_path}/calls\n')
+    sbatch.write_text(f'#!/bin/bash\necho "$SBATCH_GRES $@" >> {tmp_path}/calls\nwc -l < {tmp_path}/calls\n')
     sbatch.chmod(0o755)
     path = f"{tmp_path}:{Path(os.sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(["bash", ROOT / "launch" / "study.sh", "--submit"], env={**os.environ, "PATH": path}, check=True)
@@ -103,6 +163,9 @@ def test_submission_makes_an_array_a_family_with_its_dependencies(tmp_path):
         options = Namespace(only=None, experiments=EXPERIMENTS, data="stores", processes=4, rest=[])
         count = len(list(getattr(Study(options), name)()))
         assert f"--array=0-{count - 1}" in call
+        trained = name in ("pretrain", "supervised", "uda", "shifted")
+        assert call.startswith("gpu:4 " if trained else "gpu:1 ")
+        assert f"--cpus-per-task={32 if trained else 8} " in call
         listed = (ROOT / call.split()[-1]).read_text().splitlines()
         assert len(listed) == count
         (ROOT / call.split()[-1]).unlink()

@@ -24,6 +24,8 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
 processes=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}} # of a node: one a GPU; without GPUs as many as PROCESSES says
+((${SLURM_GPUS_ON_NODE:-0} <= processes)) ||
+    echo "warning: PROCESSES=$processes of $SLURM_GPUS_ON_NODE GPUs: submit with --gres=gpu:$processes" >&2
 restarts=2                                       # by torchrun, where a process was killed; a wrong option fails thrice
 stop_code=75                                     # of training/preemption.py: start the same command again
 

@@ -183,7 +183,7 @@ def follow_family(cluster: Cluster, stores: Path, folder: Path) -> dict:
     study = folder / "study.toml"
     study.write_text(STUDY.format(root=ROOT, folder=folder))
     environment = {
-        "STUDY": str(study), "DATA": str(stores), "PROCESSES": "1", "SBATCH_GRES": "none",
+        "STUDY": str(study), "DATA": str(stores), "PROCESSES": "1", "SBATCH_GRES": "none", "CPUS": "32",
         "SBATCH_OUTPUT": f"{folder}/%x.%a.log", "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     }  # fmt: skip
     launcher = ("bash", ROOT / "launch" / "family.sh")
