@@ -2,6 +2,7 @@
 
     python train_uda.py --target t3                                # one process
     torchrun --nproc_per_node=4 train_uda.py --target t3           # one node, four GPUs: the study's experiment T3.2
+    PROCESSES=1 JOBS=4 launch/uda.sh T3.2                          # its five folds, each on a GPU of its own
     sbatch --array=0-4 launch/slurm/train.sbatch train_uda.py --target t3       # five folds on a cluster
 
 The segmentation model learns the annotated source and, at the same time, to make its predictions on the target look

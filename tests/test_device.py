@@ -154,6 +154,8 @@ def test_no_program_computes_on_the_cpu_in_place_of_a_gpu_that_is_asked_for(stor
         assert status == 2 and f"error: CUDA_VISIBLE_DEVICES={NOWHERE}, but torch" in said, said
     assert not (tmp_path / "run").exists()
     assert call(f"{train} --device cpu")[0] == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "nothing to do" in call(train)[1], "a run may go on where the device is another"
 
 
 MIG = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)

@@ -145,6 +145,18 @@ def test_without_gpus_jobs_are_started_as_they_are(recorded):
     assert {call[2] for call in calls} == {""} and len(calls) == 10
 
 
+@pytest.mark.parametrize(
+    ("processes", "gpus", "counted", "warns"), [("", "4", 4, False), ("1", "4", 1, True), ("2", "", 2, False)]
+)
+def test_a_batch_job_has_as_many_processes_as_gpus_or_says_that_some_are_idle(processes, gpus, counted, warns):
+    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "1", "SLURM_GPUS_ON_NODE": gpus, "PROCESSES": processes}
+    code = "source launch/slurm/common.sh && echo $processes"
+    said = subprocess.run(
+        ["bash", "-c", code], cwd=ROOT, env=os.environ | job, capture_output=True, text=True, check=True
+    )
+    assert int(said.stdout) == counted and ("submit with --gres=gpu:1" in said.stderr) == warns
+
+
 def test_submission_makes_an_array_a_family_with_its_dependencies(tmp_path):
     """What is handed to sbatch; that a real SLURM runs it is another test's business."""
     sbatch = tmp_path / "sbatch"
