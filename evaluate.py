@@ -40,7 +40,7 @@ from evaluation.members import (
 from evaluation.metrics import rdt
 from evaluation.scoring import Predictor
 from evaluation.segment_folder import segment_folder
-from training.device import choose_device
+from training.device import choose_algorithms, choose_device
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
 
@@ -230,6 +230,7 @@ def _require(parser: argparse.ArgumentParser, options: argparse.Namespace) -> No
 @exits_cleanly
 def main() -> None:
     options = parse()
+    choose_algorithms(deterministic=False, amp="off")  # inference is in float32
     device = choose_device(options.device)
     for domain in options.domain or [None]:
         # Loaded anew for each domain, because --adabn changes the models.

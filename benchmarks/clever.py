@@ -26,7 +26,7 @@ from common.arguments import positive
 from common.errors import exits_cleanly
 from evaluation.inference import for_inference, predict
 from losses import GanLoss, segmentation_loss
-from training.device import choose_device
+from training.device import choose_algorithms, choose_device
 from training.distributed import Processes
 from training.precision import PRECISIONS, Precision
 
@@ -36,6 +36,7 @@ def main() -> None:
     options = parse()
     processes = Processes(0, 1, choose_device())
     torch.set_num_threads(options.threads)
+    choose_algorithms(deterministic=False, amp=options.amp)
     network = drawn_model(options.model).to(processes.device, memory_format=torch.channels_last)
     plain = plain_heads(copy.deepcopy(network))
     rows = [

@@ -35,7 +35,7 @@ from evaluation.inference import for_inference, predict
 from evaluation.members import Member
 from evaluation.segment_folder import segment_folder
 from models.deeplabv2 import DilatedHead
-from training.device import choose_device
+from training.device import choose_algorithms, choose_device
 
 
 @exits_cleanly
@@ -52,6 +52,7 @@ def main() -> None:
 
 def compare(options: argparse.Namespace) -> dict:
     """A row: inference on a crop against the plain loop, the two by turns."""
+    choose_algorithms(deterministic=False, amp="off")
     device, cut, image = options.device, (options.tile, options.overlap), micrograph(options.crop)
     model = drawn_model(options.model).to(device)
     fast, plain = for_inference(model), plain_heads(model)
@@ -78,6 +79,7 @@ def compare(options: argparse.Namespace) -> dict:
 
 def whole(options: argparse.Namespace, side: int, colour: bool) -> dict:
     """A row: a micrograph from file to file. To be run in a fresh process: nothing else is resident in it."""
+    choose_algorithms(deterministic=False, amp="off")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         (folder / "images").mkdir()

@@ -31,7 +31,7 @@ from common.arguments import positive, whole
 from common.errors import exits_cleanly
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
-from training.device import choose_device
+from training.device import choose_algorithms, choose_device
 from training.distributed import Processes
 from training.precision import PRECISIONS
 
@@ -44,7 +44,7 @@ def main() -> None:
     options = parse()
     processes = Processes(0, 1, choose_device())
     torch.set_num_threads(options.threads)
-    torch.backends.cudnn.benchmark = True  # as in training
+    choose_algorithms(deterministic=False, amp=options.amp)
     with tempfile.TemporaryDirectory() as name:
         stores = draw_stores(Path(name), options.tile, options.overlap)
         measure(options, processes, stores, Path(name) / "run")
@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, processes: Processes, stores: Path, run
             memory.append(torch.cuda.max_memory_allocated())
             torch.cuda.reset_peak_memory_stats()
         if flops is None:
-            flops = arithmetic(copy.deepcopy(run.networks["model"]), run.networks.get("discriminators"), fixed)
+            flops = arithmetic(run.networks["model"], run.networks.get("discriminators"), fixed)
         if not options.published:
             return
         if published is None:
@@ -161,14 +161,18 @@ def published_step(model: torch.nn.Module, discriminators: torch.nn.Module) -> P
 
 
 def arithmetic(model: torch.nn.Module, discriminators: torch.nn.Module | None, fixed: list) -> int:
-    """FLOP of one step, counted by torch from the shapes: those of one tile of each domain, times the batch."""
-    one = [tensor[:1] for tensor in fixed]
+    """FLOP of the published step, counted by torch from the shapes: nothing is computed, and the networks stay.
+
+    Without discriminators: those of a forward and a backward pass.
+    """
+    shapes = [tensor.to("meta") for tensor in fixed]
+    model = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter:
         if discriminators is None:
-            sum(logits.mean() for logits in model(one[0]).values()).backward()
+            sum(logits.mean() for logits in model(shapes[0]).values()).backward()
         else:
-            published_step(model, discriminators)(*one)
-    return counter.get_total_flops() * len(fixed[0])
+            published_step(model, copy.deepcopy(discriminators).to("meta"))(*shapes)
+    return counter.get_total_flops()
 
 
 def resident() -> int:

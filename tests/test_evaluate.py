@@ -62,6 +62,13 @@ def call(monkeypatch, *arguments):
     return 0
 
 
+def test_inference_is_in_float32(monkeypatch, stores, tmp_path):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's own choice: 10 bits of a factor
+    folder = make_run(tmp_path / "run", stores)
+    assert call(monkeypatch, folder, "--data", stores, "--domain", "labelled", "--otsu") == 0
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def score_of(folder):
     return json.loads((folder / "score.json").read_text())
 

@@ -19,9 +19,11 @@ from common import arguments
 from common.errors import InputError
 from training import checkpoint
 from training.configuration import parse
+from training.device import choose_algorithms
 from training.experiments import METHODS, read_experiments
 from training.health import Health
 from training.options import SCRIPTS, parser_of
+from training.precision import PRECISIONS
 from training.schedule import factor
 
 
@@ -139,11 +141,26 @@ def test_help_shows_the_value_of_every_option_in_the_experiment(script, capsys):
     assert f"(default: runs/{place})" in texts["run-dir"]
 
 
+def test_deterministic_runs_are_equal_without_filling_memory_first(stores, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # torch's own choice
+    one, other = (adapted(stores, tmp_path / name, "--deterministic") for name in ("one", "other"))
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_deterministic_algorithms_are_asked_for(stores, tmp_path, wanted):
     """On the CPU there are no others, so the weights say nothing here."""
     adapted(stores, tmp_path / "run", *(["--deterministic"] if wanted else []))
     assert torch.are_deterministic_algorithms_enabled() == wanted != torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("amp", PRECISIONS)
+def test_float32_means_float32(monkeypatch, amp):
+    """TF32 keeps 10 bits of a convolution's factors."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", amp == "off")
+    choose_algorithms(deterministic=False, amp=amp)
+    assert torch.backends.cudnn.allow_tf32 == (amp != "off")
 
 
 def test_without_adversary_the_discriminators_do_not_touch_the_model(stores, tmp_path):

@@ -13,8 +13,10 @@ import pytest
 import torch
 from conftest import ROOT, run
 from short_runs import metrics, uda, weights
+from torch.utils.flop_counter import FlopCounterMode
 
 import data.store
+import models
 from data.store import Store
 from data.tiles import LabelledTiles, UnlabelledTiles
 
@@ -54,6 +56,23 @@ def test_the_benchmark_of_the_step_compares_like_with_like(tmp_path):
     assert 0 < row["waited for tiles"] < 1 and "times faster" not in row
 
 
+@pytest.mark.parametrize("adapting", [True, False])
+def test_the_arithmetic_of_a_step_is_counted_without_doing_it(monkeypatch, adapting):
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as below
+    step = importlib.import_module("benchmarks.step")
+    model = models.domain_batch_norm(models.build("deeplabv2_small")).train()
+    discriminators = models.Discriminators(model.levels) if adapting else None
+    batch = [torch.zeros(3, 1, side, side, dtype=torch.uint8) for side in (64, 48, 64)]
+    counted = step.arithmetic(model, discriminators, batch)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with FlopCounterMode(display=False) as done:
+        if adapting:
+            step.published_step(model, discriminators)(*batch)
+        else:
+            sum(logits.mean() for logits in model(batch[0]).values()).backward()
+    assert counted == done.get_total_flops() > 0
+
+
 def test_the_benchmark_of_the_step_knows_how_long_it_waited_for_tiles(tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")  # as the benchmarks set it for good on import, for this test alone
     step = importlib.import_module("benchmarks.step")
@@ -64,6 +83,7 @@ def test_the_benchmark_of_the_step_knows_how_long_it_waited_for_tiles(tmp_path, 
         return read(tiles, key)
 
     monkeypatch.setattr(UnlabelledTiles, "__getitem__", slow)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     written = tmp_path / "step.json"
     monkeypatch.setattr(sys, "argv", [
         "step", "--model", "deeplabv2_small", "--tile", "48", "--overlap", "8", "--amp", "off", "--steps", "3",
@@ -72,6 +92,7 @@ def test_the_benchmark_of_the_step_knows_how_long_it_waited_for_tiles(tmp_path, 
     step.main()
     (row,) = json.loads(written.read_text())["rows"]
     assert row["waited for tiles"] * row["seconds"]["median"] == pytest.approx(0.2, rel=0.5), "a tile a step"
+    assert not torch.backends.cudnn.allow_tf32, "--amp off, as in training"
 
 
 def test_the_benchmark_of_the_loader(tmp_path):
@@ -109,6 +130,7 @@ print("| read |")
     command = ["bash", "benchmarks/gpu.sh", str(tmp_path / "out")]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHON": str(stand_in)})
     parts = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    asked_for = re.findall(r"^ *part (\w+) \d+", (ROOT / "benchmarks" / "gpu.sh").read_text(), re.M)
+    asked_for = dict(re.findall(r"^ *part (\w+) (\d+)", (ROOT / "benchmarks" / "gpu.sh").read_text(), re.M))
     assert sorted(parts) == sorted(asked_for) != []
+    assert sum(int(limit) + 2 for limit in asked_for.values()) <= 9 * 60, "nine minutes, as it says"
     assert (tmp_path / "out" / "gpu.log").read_text().count("| read |") == len(parts)

@@ -1,5 +1,6 @@
-"""The device that a program computes on: training, evaluation and benchmarks all choose it here."""
+"""The device that a program computes on, and its algorithms: training, evaluation and benchmarks choose them here."""
 
+import os
 import warnings
 
 import torch
@@ -38,6 +39,18 @@ def choose_device(asked: str = "auto", place: int = 0, processes: int = 1) -> to
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {asked}: cannot be used ({reason}). Give another, such as --device cpu.") from error
     return device
+
+
+def choose_algorithms(deterministic: bool, amp: str) -> None:
+    """Choose those whose sums always have one order, as far as torch has them (it warns where not); else the fastest.
+
+    Without mixed precision float32 means float32: torch would take 10 bits of a convolution's factors (TF32).
+    """
+    torch.backends.cudnn.allow_tf32 = amp != "off"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; costs 24 MiB
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # what nobody reads before it is written
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def name_of(device: torch.device) -> str:

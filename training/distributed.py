@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, report
-from training.device import choose_device
+from training.device import choose_algorithms, choose_device
 from training.preemption import STOP_SIGNALS
 from training.weights import imagenet_file
 
@@ -94,7 +94,7 @@ def _number(name: str, default: int) -> int:
 
 def together(train: Callable, options: SimpleNamespace) -> None:
     """Run `train(options, processes)` in the process group. Exits with a message when another process is lost."""
-    _choose_algorithms(options.deterministic, options.amp)
+    choose_algorithms(options.deterministic, options.amp)
     processes = start(options.batch_size, options.micro_batch, getattr(options, "device", "auto"))
     if getattr(options, "pretraining", None) == "imagenet":
         imagenet_file(options.model)  # downloaded before the group is joined: its timeout knows no slow network
@@ -119,17 +119,6 @@ def together(train: Callable, options: SimpleNamespace) -> None:
         if dist.is_initialized():
             _release_all_else(sys.exception())
             dist.destroy_process_group()
-
-
-def _choose_algorithms(deterministic: bool, amp: str) -> None:
-    """Choose those whose sums always have one order, as far as torch has them (it warns where not); else the fastest.
-
-    Without mixed precision float32 means float32: torch would take 10 bits of a convolution's factors (TF32).
-    """
-    torch.backends.cudnn.allow_tf32 = amp != "off"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; costs 24 MiB
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not deterministic
 
 
 def _end_at_once(error: BaseException) -> None:
