@@ -14,6 +14,7 @@ import models
 import train_uda
 from evaluation import inference
 from losses import segmentation_loss
+from training.distributed import choose_algorithms
 from training.precision import PRECISIONS
 
 DEFAULTS = {"script": "train_uda", "model": "deeplabv2_small", "tile": 48, "overlap": 8, "batch_size": 2}
@@ -54,6 +55,15 @@ def test_every_tensor_of_a_step_is_on_the_gpu(peak, monkeypatch, script, model, 
     monkeypatch.setattr("training.run.mean", numbers)
     assert peak("--log-every", 1, script=script, model=model, amp=amp) > 0
     assert looked_at == ["cuda", "cuda"]
+
+
+def test_deterministic_algorithms_stay_on_the_gpu(peak):
+    """For `interpolate` and `pad` torch then has code of its own in Python."""
+    choose_algorithms(deterministic=True, amp="bf16")
+    try:
+        assert peak() > 0
+    finally:
+        choose_algorithms(deterministic=False, amp="bf16")
 
 
 PLANTED = {
