@@ -1,15 +1,16 @@
 """The one exception for bad input, and how a script reports it."""
 
 import functools
-import re
+import io
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P, T = ParamSpec("P"), TypeVar("T")
 
-_LONGEST_NAME = 200  # bytes; file systems allow 255, with the endings that files get
+LONGEST_NAME = 200  # bytes; file systems allow 255, with the endings that files get
 
 
 class InputError(Exception):
@@ -25,25 +26,47 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def require_file_name(name: object, where: str) -> None:
-    """Require that `name`, read from a file, is a plain name, which leads out of no folder. InputError otherwise.
+def require_file_name(name: object, where: str, longest: int = LONGEST_NAME, ending: str = "") -> None:
+    """Require that `name`, read from a file or a folder, is a plain name of up to `longest` bytes.
 
-    `where` says whose name it is, and in which file.
+    Such a name leads out of no folder, and every program can write and read it. InputError otherwise: `where` says
+    whose name it is, and in which file; `ending` is what the name has there besides.
     """
-    plain = isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f\x7f]", name)
-    if not plain or len(name.encode(errors="replace")) > _LONGEST_NAME:
-        shown = repr(name)[:_LONGEST_NAME]
-        raise InputError(f"{where}: {shown} becomes a file name; use a plain one of up to {_LONGEST_NAME} bytes")
+    if fault := _fault_of_name(name, longest):
+        shown = shown_name(f"{name}{ending}" if ending else name)
+        raise InputError(f"{where}: {shown} becomes a file name and {fault}; use a plain one of up to {longest} bytes")
+
+
+def shown_name(name: object) -> str:
+    """Show a name as a message does: in quotes, unprintable characters escaped, no longer than LONGEST_NAME."""
+    return (f"'{name}'" if isinstance(name, str) and name.isprintable() else repr(name))[:LONGEST_NAME]
+
+
+def _fault_of_name(name: object, longest: int) -> str | None:
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        return "is none"
+    kinds = {unicodedata.category(letter) for letter in name}
+    if "Cs" in kinds:  # Python's stand-in for a byte that it could not decode
+        return "has bytes that are no UTF-8"
+    if kinds & {"Cc", "Zl", "Zp"}:
+        return "has a control character"
+    if set(name) & {"/", "\\"}:
+        return "has a slash or backslash"
+    size = len(name.encode())
+    return f"has {size} bytes" if size > longest else None
 
 
 def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
     """Decorate a script's main(): an InputError becomes `error: <message>` on stderr and exit status 2.
 
-    So does an OSError that names a file: a missing permission, a folder that vanished.
+    So does an OSError that names a file: a missing permission, a folder that vanished. What the terminal's encoding
+    lacks is printed escaped, as on stderr: the names of files may hold anything.
     """
 
     @functools.wraps(main)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except InputError as error:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,11 +26,12 @@ def replacing(
 ) -> Iterator[Path]:
     """Yield a temporary path beside `path`: what the block writes there is renamed to `path` when the block ends well.
 
-    `partial`: another name for it. durable: the content is on the disk before it is renamed, so a machine that fails
-    leaves no empty file. `keep`: what was at `path` is renamed to this. After an error `path` is as it was and the
-    temporary file is gone. OSError where writing or renaming fails.
+    By default no other process has its name, on any machine that shares the disk. `partial`: another name for it, where
+    the caller knows that nobody else writes. durable: the content is on the disk before it is renamed, so a machine
+    that fails leaves no empty file. `keep`: what was at `path` is renamed to this. After an error `path` is as it was
+    and the temporary file is gone. OSError where writing or renaming fails.
     """
-    partial = partial or path.with_name(f".{path.name}.partial")
+    partial = partial or path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         yield partial
         if durable:

@@ -1,7 +1,9 @@
 """domains.toml: which folders make up a domain and how its micrographs are cut (docs/data_format.md)."""
 
 import re
+import sys
 import tomllib
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, require_file_name
 from data.images import SUFFIXES, MaskValue, list_images
 
 T = TypeVar("T")
@@ -195,8 +197,10 @@ def _domain(name: str, table: _Table, seed: int) -> Domain:
         for key in ("mask_suffix", "foreground", "background", "folds"):
             if key in table.entries:
                 raise table.error(key, table.entries[key], "there are no masks; add the key 'masks' or remove this one")
-    test = set(table.take("test", list, "a list of names (file names without suffix)", [],
-                          lambda names: all(isinstance(name, str) for name in names)))  # fmt: skip
+    stems = {_composed(stem): stem for stem in images}
+    test = table.take("test", list, "a list of names (file names without suffix)", [],
+                      lambda names: all(isinstance(name, str) for name in names))  # fmt: skip
+    test = {stems.get(_composed(name), name) for name in test}
     for missing, problem in ((test - set(images), "no image"), (test - set(masks), "no mask")):
         if missing:
             raise table.error("test", sorted(missing)[0], f"{problem} of this name; correct or remove it")
@@ -226,37 +230,63 @@ def _domain(name: str, table: _Table, seed: int) -> Domain:
 
 
 def _files(table: _Table) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images by stem, and masks by the stem of their image."""
+    """Images by stem, and masks by the stem of their image. InputError for names that a store cannot have.
+
+    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one.
+    """
     folder = table.folder("images")
     images = _listing(table, "images", folder)
     masks = {}
     if "masks" in table.entries:
         mask_folder = table.folder("masks")
-        suffix = table.take("mask_suffix", str, "the end of a mask's name", "")
+        suffix = _composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
         found = _listing(table, "masks", mask_folder)
         if mask_folder.resolve() == folder.resolve():
             if not suffix:
                 raise table.error("masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed")
-            found = {stem: file for stem, file in found.items() if stem.endswith(suffix)}
+            found = {stem: file for stem, file in found.items() if _composed(stem).endswith(suffix)}
             images = {stem: file for stem, file in images.items() if stem not in found}
+        names = {_composed(stem): stem for stem in images}
         for stem, file in found.items():
-            if not stem.endswith(suffix) or stem.removesuffix(suffix) not in images:
+            name = _composed(stem)
+            if not name.endswith(suffix) or name.removesuffix(suffix) not in names:
                 raise table.error(
                     "masks", file.name, f"no image in {folder} belongs to it; check names and mask_suffix"
                 )
-            masks[stem.removesuffix(suffix)] = file
+            masks[names[name.removesuffix(suffix)]] = file
         if not masks:
             raise table.error("masks", table.entries["masks"], f"no mask in {mask_folder}; add some or remove the key")
     if not images:
         raise table.error("images", table.entries["images"], f"no {' '.join(SUFFIXES)} file in {folder}; add some")
+    _check_names(table, images)
     return images, masks
 
 
+def _check_names(table: _Table, images: dict[str, Path]) -> None:
+    alike = {}
+    for stem, file in images.items():
+        require_file_name(stem, f"{table.path}: {table.where}.images", ending=file.suffix)
+        other = alike.setdefault(stem.casefold(), stem)
+        if other != stem:
+            print(
+                f"warning: {table.path}: {table.where}.images: '{other}' and '{stem}' differ in case only. On a disk "
+                "that does not tell them apart, the prediction of one replaces the other's. Rename one.",
+                file=sys.stderr,
+            )
+
+
+def _composed(name: str) -> str:
+    """A name with every letter and its accents as one character, where Unicode has it (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _listing(table: _Table, key: str, folder: Path) -> dict[str, Path]:
-    files = {}
+    files, names = {}, {}
     for file in list_images(folder):
-        if file.stem in files:
-            raise table.error(key, file.name, f"{files[file.stem].name} has the same name; rename or remove one")
+        other = names.setdefault(_composed(file.stem), file)
+        if other != file:
+            form = "" if other.stem == file.stem else ", written with other Unicode characters"
+            raise table.error(key, file.name, f"{other.name} has the same name{form}; rename or remove one")
         files[file.stem] = file
     return files
 

@@ -62,27 +62,26 @@ def prepare_domain(
     parameters = _parameters(options, domain)
     describing = ahead(partial(_provenance, root=domain.root), domain.micrographs, workers)
     provenance = [found.result() for found in describing]
-    if path.exists():
-        different = _differences(path, parameters, provenance)
-        if not different:
-            print(f"{domain.name}: {path} is up to date, kept")
-            return path
-        if not force:
-            raise InputError(f"{path}: differs in {', '.join(different)}; use another --out, or --force")
+    if _is_there(path, parameters, provenance, force):
+        return path
     factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
     reading = ahead(partial(read_native, domain=domain, factor=factor), domain.micrographs, workers)
+    names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
         for native, read in zip(domain.micrographs, progress, strict=True):
             image, mask = read.result()
             for suffix, field in fields_of_view(image.shape, options):
-                writer.add(
-                    image[field],
-                    None if mask is None else mask[field],
-                    name=native.name + suffix,
-                    parent=native.name,
-                )
+                name = native.name + suffix
+                if name in names:
+                    raise InputError(f"{native.image}: its field of view {name} is another's name too; rename the file")
+                names.add(name)
+                writer.add(image[field], None if mask is None else mask[field], name=name, parent=native.name)
         writer.finish(parameters, provenance)
+        Store(writer.partial, name=path.name)  # what would be refused later replaces nothing
+        if _is_there(path, parameters, provenance, force):  # by another process, meanwhile
+            return path
+        writer.place()
     _summarise(Store(path))
     return path
 
@@ -113,7 +112,8 @@ def fields_of_view(shape: tuple[int, int], options: Options) -> list[tuple[str, 
     """Crops of a working-scale micrograph: (name suffix, (rows, columns) slices), as many as fit, centred.
 
     The study crops its light-optical micrographs to the field of the electron-optical ones (Section 2.2).
-    A side that is smaller than the field is kept whole.
+    A side that is smaller than the field is kept whole. Suffixes are row and column in as many digits as the largest
+    number has, so no two are alike: _00 .. _11, or _0000 .. _1111.
     """
     if options.field_of_view is None:
         return [("", (slice(None), slice(None)))]
@@ -121,8 +121,11 @@ def fields_of_view(shape: tuple[int, int], options: Options) -> list[tuple[str, 
     rows, columns = _fields(shape[0], height), _fields(shape[1], width)
     if len(rows) == len(columns) == 1:
         return [("", (rows[0], columns[0]))]
+    digits = len(str(max(len(rows), len(columns)) - 1))
     return [
-        (f"_{row}{column}", (rows[row], columns[column])) for row in range(len(rows)) for column in range(len(columns))
+        (f"_{row:0{digits}}{column:0{digits}}", (rows[row], columns[column]))
+        for row in range(len(rows))
+        for column in range(len(columns))
     ]
 
 
@@ -161,14 +164,38 @@ def _provenance(native: NativeMicrograph, root: Path) -> dict:
     }
 
 
+def _is_there(path: Path, parameters: dict, provenance: list[dict], force: bool) -> bool:
+    """Tell if the store that is asked for is there. InputError where another one is, which only `force` replaces."""
+    if not path.exists():
+        return False
+    different = _differences(path, parameters, provenance)
+    if different and not force:
+        raise InputError(f"{path}: differs in {', '.join(different)}; use another --out, or --force")
+    if not different:
+        print(f"{path.stem}: {path} is up to date, kept")
+    return not different
+
+
 def _differences(path: Path, parameters: dict, provenance: list[dict]) -> list[str]:
-    """List what an existing store was prepared with otherwise than asked for now."""
+    """List what an existing store was prepared with otherwise than asked for now.
+
+    What counts of files is their content and their name without folder and ending: they may have been moved.
+    """
     try:
-        metadata = Store(path).metadata
-    except InputError:
+        store = Store(path)
+        parts = [_identities(sources) for sources in (store.metadata["sources"], provenance)]
+    except (InputError, KeyError):
         return ["its format, or it is damaged"]
-    different = [key for key, value in parameters.items() if metadata["parameters"].get(key) != value]
-    return different + ["the image or mask files or their split"] * (metadata["sources"] != provenance)
+    different = [key for key, value in parameters.items() if store.metadata["parameters"].get(key) != value]
+    different += ["the image or mask files or their split"] * (parts[0] != parts[1])
+    # As an older version named more than ten fields.
+    named_twice = len({micrograph.name for micrograph in store.micrographs}) < len(store.micrographs)
+    return different + ["the names of its fields of view, of which two are alike"] * named_twice
+
+
+def _identities(sources: list[dict]) -> list[tuple]:
+    keys = ("name", "sha256", "mask_sha256", "fold", "test")
+    return sorted(tuple(map(str, (source[key] for key in keys))) for source in sources)
 
 
 def _summarise(store: Store) -> None:

@@ -6,9 +6,12 @@ bytes, and a single flipped byte by the digest.
 """
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
@@ -69,21 +72,24 @@ class SealedReader:
 
 
 class SealedWriter:
-    """Writer of a file under a temporary name, which `_seal` renames; any failure before removes it.
+    """Writer of a file under a temporary name, `partial`, that `place` renames; any failure before removes it.
 
-    Use as a context manager. Space is reserved before HDF5 writes, because the library crashes when it closes a file
-    on a full disk.
+    Use as a context manager. Several processes, on one machine or on several, may write one file at the same time: each
+    has a `partial` of its own, with a lock on it, by which the others know that it is in use. Space is reserved before
+    HDF5 writes, because the library crashes when it closes a file on a full disk.
     """
 
     def __init__(self, path: Path | str, kind: Kind):
         self.path, self.kind = Path(path), kind
-        self.partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        self.file = None
+        self.partial = self.path.with_name(f".{self.path.name}.partial-{secrets.token_hex(8)}")
+        self.file, self.lock = None, None
 
     def __enter__(self) -> Self:
         with self._disk_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.path)
+            self.lock = self.partial.open("xb")
+            _lock(self.lock)
             self.file = h5py.File(self.partial, "w", userblock_size=_USER_BLOCK, locking=False)
             self._reserve(0)
         return self
@@ -91,12 +97,17 @@ class SealedWriter:
     def __exit__(self, *_: object) -> None:
         self._discard()
 
+    def place(self) -> None:
+        """Put the sealed file in its place. InputError where that fails."""
+        with self._disk_errors(), replacing(self.path, self.partial, durable=True):
+            pass
+
     def _seal(self) -> None:
-        """Close the file, seal it, and put it in its place."""
+        """Close the file and seal it, under its temporary name."""
         self.file.flush()
         size = self.file.id.get_filesize()
         self.file.close()
-        with replacing(self.path, self.partial, durable=True), self.partial.open("r+b") as file:
+        with self.partial.open("r+b") as file:
             file.truncate(size)
             block = _block_of(file, self.kind.schema)
             file.seek(0)
@@ -111,6 +122,8 @@ class SealedWriter:
             self.file.close()
         with contextlib.suppress(OSError):  # the folder itself may be the trouble
             self.partial.unlink()
+        if self.lock:
+            self.lock.close()
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -168,7 +181,20 @@ def _block_of(file: BinaryIO, schema: int | str) -> bytes:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete the partial files that killed runs left beside `path`."""
-    for leftover in path.parent.glob(f".{path.name}.partial-*"):
-        if not Path("/proc", leftover.name.rpartition("-")[2]).exists():
-            leftover.unlink(missing_ok=True)
+    """Delete the partial files that killed runs left beside `path`: those that nobody has locked.
+
+    An empty one may just have been begun.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size and _lock(file):
+                leftover.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file while it is open. False where another process has it, or the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -9,10 +9,11 @@ from typing import Self
 import h5py
 import numpy as np
 
-from common.errors import InputError, require_file_name
+from common.errors import LONGEST_NAME, InputError, require_file_name
 from data.images import cut_tiles
 from data.sealed import Kind, SealedReader, SealedWriter
 
+_LONGEST = LONGEST_NAME + len("_3276732767")  # bytes of a name, with the field of view of a largest micrograph
 TILE_STORE = Kind("tile store", schema=1, maker="data.prepare")
 _COMPRESSED = {
     "compression": "gzip",
@@ -51,10 +52,11 @@ class Store(SealedReader):
 
     labels=False makes every access to a mask an error: target training data must have no label path.
     transductive=True counts the images of the test set and of the fold among the training tiles; only without labels.
+    name: the name that the file is going to have, where it still has a temporary one.
     Raises InputError if the store is missing, half-written, truncated, damaged or of another schema.
     """
 
-    def __init__(self, path: Path | str, labels: bool = True, transductive: bool = False):
+    def __init__(self, path: Path | str, labels: bool = True, transductive: bool = False, name: str | None = None):
         if labels and transductive:
             raise ValueError("held-out micrographs are trained on without their labels only: Store(labels=False)")
         super().__init__(path, TILE_STORE)
@@ -75,10 +77,11 @@ class Store(SealedReader):
             self.folds: int = parameters["folds"]
         except Exception as error:  # damaged bytes make HDF5 and what reads the metadata raise anything
             raise InputError(f"{self.path}: damaged tile store ({error}); run data.prepare again") from error
-        if self.path.name != f"{self.domain}.h5":
+        if (name or self.path.name) != f"{self.domain}.h5":
             raise InputError(f"{self.path}: holds domain {self.domain!r}; give the file its name, or prepare it again")
         for micrograph in self.micrographs:
-            require_file_name(micrograph.name, f"{self.path}: not as data.prepare writes it, micrograph")
+            # A field of view's name is longer than its micrograph's.
+            require_file_name(micrograph.name, f"{self.path}: not as data.prepare writes it, micrograph", _LONGEST)
         self.fingerprint = hashlib.sha256(text).hexdigest()
 
     @property
@@ -164,7 +167,7 @@ class Store(SealedReader):
 
 
 class StoreWriter(SealedWriter):
-    """Writer of a store under a temporary name, which is renamed when `finish` was called; any failure removes it.
+    """Writer of a store under a temporary name, which `finish` completes and `place` renames; any failure removes it.
 
     Use as a context manager. An OSError on the way (disk full, no permission) becomes an InputError.
     """
@@ -204,7 +207,7 @@ class StoreWriter(SealedWriter):
         self.micrographs.append(description | own | {"mask_digest": None if mask is None else digest(mask)})
 
     def finish(self, parameters: dict, provenance: list[dict]) -> None:
-        """Write metadata and seal, and put the store in its place (arguments: docs/data_format.md)."""
+        """Write metadata and seal, under the temporary name (arguments: docs/data_format.md)."""
         positions = np.array(self.positions, np.int64)
         labelled = np.array([micrograph["labelled"] for micrograph in self.micrographs])
         text = json.dumps({"parameters": parameters, "sources": provenance, "micrographs": self.micrographs})

@@ -2,7 +2,8 @@
 
     python -m data.verify stores
 
-Prints a fingerprint of every domain and writes contact_sheet.png beside the stores. Fails if a check fails.
+Prints a fingerprint of every domain and draws contact_sheet.png beside the stores. Fails if a check fails. On a disk
+that cannot be written to, the sheet is left out with a remark; --out says where else to draw it.
 """
 
 if not __package__:
@@ -31,6 +32,7 @@ _OUTLINE, _FRAME = (255, 220, 0), (230, 30, 30)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m data.verify", description=__doc__.split("\n\n")[0])
     parser.add_argument("stores", type=Path, nargs="+", help="folders of stores, or stores")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the contact sheet; default: beside the first store")
     options = parser.parse_args(arguments)
 
     paths = _store_files(options.stores)
@@ -50,9 +52,15 @@ def main(arguments: list[str] | None = None) -> None:
     for failures, found in zip((problems, warnings), check_together(stores), strict=True):
         failures += found
     if stores:
-        sheet = paths[0].parent / "contact_sheet.png"
-        draw_contact_sheet(stores, sheet)
-        print(f"contact sheet: {sheet}")
+        sheet = options.out or paths[0].parent / "contact_sheet.png"
+        try:
+            draw_contact_sheet(stores, sheet)
+            print(f"contact sheet: {sheet}")
+        except InputError as error:
+            if options.out:
+                problems.append(str(error))
+            else:
+                print(f"remark: no contact sheet: {error} --out FILE draws it elsewhere.")
     for warning in warnings:
         print(f"warning: {warning}")
     if problems:

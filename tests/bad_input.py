@@ -237,6 +237,7 @@ def forged(path: str, rename: Callable[[dict], None]) -> Callable[[], None]:
             for entry in metadata["micrographs"]:
                 writer.add(GREY, MASK // 255, **entry)
             writer.finish(metadata["parameters"], metadata["sources"])
+            writer.place()
 
     return spoil
 
@@ -740,6 +741,7 @@ def forged_list() -> None:
     with StoreWriter("stores/labelled.h5", 48, 8) as writer:
         writer.add(GREY, None, name="a", parent="a")
         writer.finish([], [])
+        writer.place()
 
 
 def prepared_with(old: str, new: str) -> Callable[[], None]:

@@ -127,6 +127,7 @@ def test_names_that_lead_out_are_refused(stores, tmp_path, name):
             source = {"name": "a", "file": "a", "sha256": "0", "fold": -1, "test": False}
             cut = {"tile": 16, "overlap": 0, "scale": 1, "reference_pixel_size_nm": 1, "folds": 0}
             writer.finish({"domain": domain, **cut}, [source])
+            writer.place()
         with pytest.raises(InputError, match=r"a\.h5"):
             Store(tmp_path / "a.h5")
 

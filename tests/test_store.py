@@ -139,6 +139,7 @@ def test_verify_finds_contents_that_disagree(tmp_path, capsys):
             writer.add(image, np.full_like(image, value), name=name, parent=name)
         writer.tile_images[0] = 7
         writer.finish(parameters, provenance)
+        writer.place()
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path)])
     assert stopped.value.code == 2

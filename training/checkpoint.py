@@ -37,8 +37,10 @@ def save_weights(path: Path, module: torch.nn.Module) -> None:
 
 def _write(path: Path, content: dict, keep: Path | None = None) -> None:
     full = False
+    # Always the same name: what a killed run leaves is overwritten by the next, and a run's folder is locked.
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with replacing(path, durable=True, keep=keep) as temporary:
+        with replacing(path, partial, durable=True, keep=keep) as temporary:
             try:
                 with temporary.open("wb") as file:
                     torch.save(content, file)

@@ -125,6 +125,7 @@ def clean_folder(
                 "raise --many or correct with --corrections"
             )
         writer.finish(list(classes), {"size": size, "many": many})
+        writer.place()
     return review.rows
 
 

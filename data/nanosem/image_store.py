@@ -64,7 +64,7 @@ class ImageStore(SealedReader):
 
 
 class ImageStoreWriter(SealedWriter):
-    """Writer of a store under a temporary name, which is renamed when `finish` was called; any failure removes it."""
+    """Writer of a store under a temporary name, which `finish` completes and `place` renames. A failure removes it."""
 
     def __init__(self, path: Path | str, size: int):
         super().__init__(path, IMAGE_STORE)
@@ -91,7 +91,7 @@ class ImageStoreWriter(SealedWriter):
         self.pictures.append(description | {"image_digest": digest(image)})
 
     def finish(self, classes: list[str], parameters: dict) -> None:
-        """Write labels, metadata and seal, and put the store in its place."""
+        """Write labels, metadata and seal, under the temporary name."""
         text = json.dumps({"parameters": parameters, "classes": classes, "pictures": self.pictures})
         with self._disk_errors():
             self._reserve(len(text) + 8 * len(self.labels))
