@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 import models
-from common.errors import InputError, make_folder
+from common.errors import InputError, make_folder, require_file_name, shown_name
 from common.files import write_csv, write_image
 from common.parallel import ahead
 from data.images import SUFFIXES, list_images, prepare_micrograph, read_image
@@ -62,6 +62,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     def read(file: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         if file != first_of_name[file.stem]:
             raise InputError(f"{file}: another image has this name with another ending; rename one")
+        require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
         grey = read_image(file)
         return prepare_micrograph(grey, factor, invert, bar), _reduced(grey), grey.shape
 
@@ -92,7 +93,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             rows.append(writing.result())
         except InputError as error:
             message = str(error)
-            failures.append(message if file.name in message else f"{file}: {message}")
+            failures.append(message if shown_name(file.name)[1:-1] in message else f"{file}: {message}")
     write_csv(out / "phase_fractions.csv", rows)
     print(f"{len(rows)} of {len(files)} images segmented: {out}")
     if failures:
