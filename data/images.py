@@ -3,6 +3,7 @@
 import logging
 import re
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,8 @@ _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
 _SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
 _MOST_PAGES = 32
 _MOST = 3 << 29  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
+_ODDLY_ENLARGED, _MOST_ENLARGED = 4, 16  # times a side
+_BYTES_ENLARGED = 8  # of a micrograph and its mask, for each pixel at working scale
 _BAND = 1 << 24  # bytes of pixels that are converted at once
 
 
@@ -104,21 +107,38 @@ def crop_information_bar(pixels: np.ndarray, information_bar: int) -> np.ndarray
     return pixels[: pixels.shape[0] - information_bar]
 
 
-def prepare_micrograph(grey: np.ndarray, factor: float, invert: bool = False, information_bar: int = 0) -> np.ndarray:
+def prepare_micrograph(
+    grey: np.ndarray,
+    factor: float,
+    invert: bool = False,
+    information_bar: int = 0,
+    origin: str = "pixel_size_nm and scale",
+    memory: int = sys.maxsize,
+) -> np.ndarray:
     """Bring native grey uint8 (h, w) to the working scale: bar cropped, polarity, one resize by `factor`.
 
-    factor is pixel_size / reference_pixel_size * scale. Raises InputError if nothing usable is left.
+    factor is pixel_size / reference_pixel_size * scale; origin says what to check where it cannot be right; memory:
+    bytes that the micrograph may take. Raises InputError if nothing usable is left, or more than is sensible.
     """
     if information_bar >= grey.shape[0]:
         raise InputError(
             f"information_bar = {information_bar} px leaves nothing of an image {grey.shape[0]} px high; lower it"
         )
     grey = crop_information_bar(grey, information_bar)
+    _check_working_size(grey.shape, factor, origin, memory)
     return _resize(255 - grey if invert else grey, factor, cv2.INTER_CUBIC)
+
+
+def warn_of_enlargement(factor: float, origin: str) -> None:
+    """Print a warning where `factor` enlarges more than a microscope's pixels are good for; origin as above."""
+    if factor > _ODDLY_ENLARGED:
+        print(f"warning: micrographs are enlarged {factor:.4g} times; check {origin}", file=sys.stderr)
 
 
 def prepare_mask(mask: np.ndarray, factor: float) -> np.ndarray:
     """Bring a native mask uint8 (h, w) of 0 and 1 (bar cropped) to the working scale: 1 from half coverage."""
+    if _working_size(mask.shape, factor) == mask.shape:
+        return mask.copy()  # without the memory that float32 takes
     return (_resize(mask.astype(np.float32), factor, cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
 
 
@@ -304,13 +324,31 @@ def _code(value: MaskValue) -> int:
     return red << 16 | green << 8 | blue
 
 
-def _resize(pixels: np.ndarray, factor: float, enlarging: int) -> np.ndarray:
-    height, width = (round(side * factor) for side in pixels.shape)
-    if min(height, width) < _SMALLEST or max(height, width) > _LARGEST:
-        raise InputError(
-            f"{pixels.shape[1]} x {pixels.shape[0]} px times {factor:.4g} gives {width} x {height} px; "
-            f"sides must have {_SMALLEST} .. {_LARGEST} px; check pixel_size_nm and scale"
+def _check_working_size(shape: tuple[int, int], factor: float, origin: str, memory: int) -> None:
+    """InputError where a micrograph (h, w) = shape times `factor` cannot be meant or takes more than `memory` bytes."""
+    height, width = _working_size(shape, factor)
+    needed = height * width * _BYTES_ENLARGED
+    if factor > _MOST_ENLARGED:
+        problem = f"micrographs are enlarged up to {_MOST_ENLARGED} times"
+    elif min(height, width) < _SMALLEST or max(height, width) > _LARGEST:
+        problem = f"sides must have {_SMALLEST} .. {_LARGEST} px"
+    elif factor > 1 and needed > memory:  # what is not enlarged takes less than it took to read
+        problem = (
+            f"they take {needed / 1e9:.1f} GB of memory, and {memory / 1e9:.1f} are free for each that is read at once"
         )
+    else:
+        return
+    raise InputError(
+        f"{shape[1]} x {shape[0]} px times {factor:.4g} gives {width} x {height} px; {problem}; check {origin}"
+    )
+
+
+def _working_size(shape: tuple[int, int], factor: float) -> tuple[int, int]:
+    return tuple(round(side * factor) for side in shape)
+
+
+def _resize(pixels: np.ndarray, factor: float, enlarging: int) -> np.ndarray:
+    height, width = _working_size(pixels.shape, factor)
     if (height, width) == pixels.shape:
         return pixels.copy()
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else enlarging)

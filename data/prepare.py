@@ -22,9 +22,17 @@ from tqdm import tqdm
 from common.arguments import positive
 from common.errors import InputError, exits_cleanly
 from common.files import sha256_of
+from common.memory import free_memory
 from common.parallel import ahead
 from data.domains import Domain, NativeMicrograph, Options, read_domains
-from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, read_mask
+from data.images import (
+    crop_information_bar,
+    prepare_mask,
+    prepare_micrograph,
+    read_image,
+    read_mask,
+    warn_of_enlargement,
+)
 from data.store import Store, StoreWriter, store_path
 
 WORKERS = min(4, os.cpu_count())
@@ -55,7 +63,8 @@ def prepare_domain(
 ) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
-    `workers` micrographs are read at once, and one more is in memory; the store is the same for any number.
+    `workers` micrographs are read at once, and one more is in memory; the store is the same for any number. Where they
+    are enlarged, each has its share of the memory that is free now.
     Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
     """
     path = store_path(out, domain.name)
@@ -65,7 +74,14 @@ def prepare_domain(
     if _is_there(path, parameters, provenance, force):
         return path
     factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
-    reading = ahead(partial(read_native, domain=domain, factor=factor), domain.micrographs, workers)
+    origin = (
+        f"pixel_size_nm = {domain.pixel_size_nm:g} of {domain.name}, {options.reference_pixel_size_nm:g} of the "
+        f"reference {options.reference}, and scale = {options.scale:g}"
+    )
+    warn_of_enlargement(factor, origin)
+    share = free_memory() // min(workers, len(domain.micrographs))
+    reader = partial(read_native, domain=domain, factor=factor, origin=origin, memory=share)
+    reading = ahead(reader, domain.micrographs, workers)
     names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
@@ -86,11 +102,16 @@ def prepare_domain(
     return path
 
 
-def read_native(native: NativeMicrograph, domain: Domain, factor: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale."""
+def read_native(
+    native: NativeMicrograph, domain: Domain, factor: float, origin: str, memory: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale.
+
+    factor, origin, memory: as of prepare_micrograph.
+    """
     grey = read_image(native.image)
     try:
-        image = prepare_micrograph(grey, factor, domain.invert, domain.information_bar)
+        image = prepare_micrograph(grey, factor, domain.invert, domain.information_bar, origin, memory)
     except InputError as error:
         raise InputError(f"{native.image}: {error}") from error
     if native.mask is None:

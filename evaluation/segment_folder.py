@@ -12,8 +12,9 @@ from tqdm import tqdm
 import models
 from common.errors import InputError, make_folder, require_file_name, shown_name
 from common.files import write_csv, write_image
+from common.memory import free_memory
 from common.parallel import ahead
-from data.images import SUFFIXES, list_images, prepare_micrograph, read_image
+from data.images import SUFFIXES, list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.store import PREPARATION
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, segment
@@ -53,6 +54,11 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     print(f"{folder}: taken to have {pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off")
     reference = preparation["reference_pixel_size_nm"]
     factor = pixel_size / reference * preparation["scale"]
+    origin = (
+        f"--pixel-size {pixel_size:g} (nm), against {reference:g} of what the model has learnt, at scale "
+        f"{preparation['scale']:g}"
+    )
+    warn_of_enlargement(factor, origin)
     cut = (preparation["tile"], preparation["overlap"])
     make_folder(masks)
     make_folder(overlays)
@@ -64,7 +70,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             raise InputError(f"{file}: another image has this name with another ending; rename one")
         require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
         grey = read_image(file)
-        return prepare_micrograph(grey, factor, invert, bar), _reduced(grey), grey.shape
+        return prepare_micrograph(grey, factor, invert, bar, origin, free_memory()), _reduced(grey), grey.shape
 
     def segmented() -> Iterator[tuple | InputError]:
         for file, reading in zip(files, ahead(read, files, 1), strict=True):
