@@ -130,16 +130,25 @@ def refuse_changes(folder: Path, before: dict, config: dict) -> None:
     ignored = OPERATIONAL | ({"iterations"} if before.get("steps") != config.get("steps") else set())
     there, here = defaults | before, defaults | config
     names = sorted((before.keys() | config.keys()) - ignored)
-    changed = [
-        f"--{n.replace('_', '-')} {there.get(n)} -> {here.get(n)}"
-        for n in names
-        if (there.get(n) or None) != (here.get(n) or None)
-    ]
-    if changed:
+    names = [name for name in names if (there.get(name) or None) != (here.get(name) or None)]
+    if names:
+        changed = "; ".join(f"--{n.replace('_', '-')} {there.get(n)} -> {here.get(n)}" for n in names)
+        longer = _how_to_train_longer(folder, config["schedule"]) if {"steps", "epochs"} & {*names} else ""
         raise InputError(
-            f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Give the options of that run, or "
-            "another --run-dir."
+            f"{folder}: holds a run of another configuration ({changed}). Give the options of that run, or another "
+            f"--run-dir.{longer}"
         )
+
+
+def _how_to_train_longer(folder: Path, schedule: str) -> str:
+    reason = "" if schedule == "constant" else ", because the learning rate of every step follows it"
+    text = f" The length of a run is fixed when it begins{reason}."
+    if (folder / "last.pt").exists():
+        text += (
+            f" To train longer, begin another run with --pretraining {folder}/last.pt: it starts from these weights, "
+            "with learning rates and an optimizer of its own."
+        )
+    return text
 
 
 def digest_of(config: dict) -> str:
