@@ -19,6 +19,7 @@ from evaluation.scoring import Predictor
 from training.checkpoint import load_model
 from training.configuration import digest_of
 from training.experiments import FACTS, read_experiments, runs_root
+from training.network import SINGLE_VALUE
 
 Reference = tuple[Path | str | None, float | str | None]  # run and mIoU that RDT is relative to
 ADABN_BATCH = 16  # tiles
@@ -108,7 +109,15 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
         batches = np.array_split(tiles, -(-len(tiles) // ADABN_BATCH))
         progress = tqdm(batches, desc=f"statistics of {store.domain}", unit="batch")
         images = (np.stack([store.tile_image(i) for i in batch])[:, None] for batch in progress)
-        models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in images))
+        try:
+            models.reestimate_statistics(member.model, (torch.from_numpy(batch).to(device) for batch in images))
+        except ValueError as error:
+            if SINGLE_VALUE not in str(error):
+                raise
+            raise InputError(
+                f"{store.path}: --adabn needs more than its one training tile, of which batch norm gets a single value "
+                "a channel. Add micrographs, or prepare it and the source with larger tiles."
+            ) from error
 
 
 def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> None:

@@ -133,14 +133,14 @@ def refuse_changes(folder: Path, before: dict, config: dict) -> None:
     names = [name for name in names if (there.get(name) or None) != (here.get(name) or None)]
     if names:
         changed = "; ".join(f"--{n.replace('_', '-')} {there.get(n)} -> {here.get(n)}" for n in names)
-        longer = _how_to_train_longer(folder, config["schedule"]) if {"steps", "epochs"} & {*names} else ""
+        longer = _how_to_train_longer(folder, config.get("schedule")) if {"steps", "epochs"} & {*names} else ""
         raise InputError(
             f"{folder}: holds a run of another configuration ({changed}). Give the options of that run, or another "
             f"--run-dir.{longer}"
         )
 
 
-def _how_to_train_longer(folder: Path, schedule: str) -> str:
+def _how_to_train_longer(folder: Path, schedule: str | None) -> str:
     reason = "" if schedule == "constant" else ", because the learning rate of every step follows it"
     text = f" The length of a run is fixed when it begins{reason}."
     if (folder / "last.pt").exists():

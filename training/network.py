@@ -1,16 +1,20 @@
 """The networks and their optimizers as the options ask for them."""
 
+import copy
 from functools import partial
 from types import SimpleNamespace
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 import models
 from training import distributed
 from training.distributed import Processes, on_main_process
 from training.weights import load_pretraining
+
+SINGLE_VALUE = "more than 1 value per channel"  # of torch's error where batch norm has nothing to take a variance of
 
 
 def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Module, Optimizer]:
@@ -73,6 +77,31 @@ def _remembering(optimizer: Optimizer) -> Optimizer:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def require_batch_statistics(model: nn.Module, side: int, options: SimpleNamespace, processes: Processes) -> None:
+    """InputError where a pass takes one tile of `side` px, and a batch norm then gets one value a channel.
+
+    That has no variance. A trial of the model's shapes, without numbers, tells it.
+    """
+    local = options.batch_size // processes.world
+    norms = {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+    if min(options.micro_batch or local, local) > 1 or norms != {nn.BatchNorm2d}:  # others take values of all processes
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).to("meta")(torch.empty(1, 1, side, side, dtype=torch.uint8, device="meta"))
+    except ValueError as error:
+        if SINGLE_VALUE not in str(error):
+            raise
+        asked = f"--batch-size {options.batch_size} over {processes.world} processes"
+        if options.micro_batch and local > 1:
+            asked = f"--micro-batch {options.micro_batch}"
+        raise InputError(
+            f"{asked}: one tile of {side} px at a time, of which batch norm gets a single value a channel in the "
+            f"deepest map of {options.model}. Give {2 * processes.world} or more tiles (a --micro-batch of 2 or more), "
+            "larger tiles (data.prepare), or --batch-norm frozen."
+        ) from error
 
 
 def _placed(module: nn.Module, processes: Processes) -> nn.Module:

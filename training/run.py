@@ -20,6 +20,7 @@ from training import checkpoint, distributed
 from training.agreement import refuse_differences, standing
 from training.configuration import open_run, refuse_changes, summary
 from training.distributed import Processes, mean, on_main_process
+from training.network import require_batch_statistics
 from training.precision import Precision
 from training.preemption import Preempted, StopRequest
 from training.preparation import preparation
@@ -60,7 +61,10 @@ class Run:
         """
         self.options, self.processes, self.datasets = options, processes, datasets
         self.networks, self.optimizers, self.scaler = networks, list(optimizers), precision.scaler
-        self.facts = facts or preparation(options, [dataset.store for dataset in datasets])
+        if not facts:
+            facts, store = preparation(options, [dataset.store for dataset in datasets]), datasets[0].store
+            require_batch_statistics(networks["model"], store.tile + 2 * store.overlap, options, processes)
+        self.facts = facts
         self.measure, self.kind = measure, measure.partition("_")[0]
         self.step, self.best, self.overflows = 0, {"step": 0, self.kind: -1.0}, 0
         self._unseen, self._values = [], {}  # tallies that nobody has looked at yet; of the last one, what was seen
