@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, exits_cleanly, make_folder
-from common.files import write_image
+from common.files import read_grey, write_image
 from data.store import Store, store_path
 from evaluation.figures import CONTOUR, FOREGROUND, grid, side_by_side
 from evaluation.metrics import Confusion
@@ -64,7 +64,7 @@ def picture(before: Path, after: Path, store: Store, name: str | None = None) ->
     image, label = store.image(index), store.mask(index)
     predictions = []
     for when, score, of_run in zip(("before", "after"), scores, predicted, strict=True):
-        mask = cv2.imread(str(of_run[name]), cv2.IMREAD_GRAYSCALE)
+        mask = read_grey(of_run[name])
         if mask is None or mask.shape != label.shape:
             raise InputError(f"{of_run[name]}: no prediction of this micrograph; run evaluate.py again")
         own = 100 * Confusion.of(mask, label).miou

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.files import read_grey
 from data.store import Store, store_path
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, panel, side_by_side
 from evaluation.metrics import Confusion
@@ -146,7 +147,7 @@ def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
             predictions.append((name, None))
             continue
         path = methods[name][seed]["folder"] / "predictions" / f"{chosen[0].name}.png"
-        predicted = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        predicted = read_grey(path)
         title = "supervised" if domain == "source" and name == "generalization" else name
         predictions.append((caption(title, Confusion.of(predicted, label)), predicted))
     columns = side_by_side(f"micrograph {chosen[0].name}", image, label, predictions)

@@ -1,12 +1,15 @@
 """Files that programs leave behind: in one piece or not at all."""
 
+import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from common.errors import InputError
-from common.files import replacing, write_file
+from common.files import read_grey, replacing, write_file, write_image
 from training import checkpoint
 
 
@@ -20,6 +23,17 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_beside_it(tmp_path):
         assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match=r"a\.txt/b: cannot be written \(Not a directory\)"):
         write_file(path / "b", "new")
+
+
+def test_a_picture_is_read_back_from_any_path(tmp_path):
+    """Also from one that is no UTF-8, on which cv2.imread crashes."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gef\xfcge.png"))
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    write_image(path, picture)
+    np.testing.assert_array_equal(read_grey(path), picture)
+    for damage in (path.read_bytes()[:40], b""):
+        path.write_bytes(damage)
+        assert read_grey(path) is None
 
 
 def test_what_was_there_may_be_kept(tmp_path):

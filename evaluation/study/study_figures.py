@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.files import read_grey
 from data.store import Store, store_path
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, grid, heat, overlay
 from evaluation.metrics import Confusion
@@ -153,5 +154,5 @@ def _prediction(runs: published.StudyRuns, experiment: str, store: Store, fold: 
         return NO_RUN
     if score["store_fingerprint"] != store.fingerprint:
         return "of another version of the data"
-    predicted = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    predicted = read_grey(path)
     return "damaged" if predicted is None else predicted > 0
