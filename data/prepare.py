@@ -95,10 +95,11 @@ def prepare_domain(
                 writer.add(image[field], None if mask is None else mask[field], name=name, parent=native.name)
         writer.finish(parameters, provenance)
         Store(writer.partial, name=path.name)  # what would be refused later replaces nothing
-        if _is_there(path, parameters, provenance, force):  # by another process, meanwhile
-            return path
-        writer.place()
-    _summarise(Store(path))
+        placed = False
+        while not placed and not _is_there(path, parameters, provenance, force):  # by another process, meanwhile
+            placed = writer.place(replace=force)
+    if placed:
+        _summarise(Store(path))
     return path
 
 

@@ -97,10 +97,24 @@ class SealedWriter:
     def __exit__(self, *_: object) -> None:
         self._discard()
 
-    def place(self) -> None:
-        """Put the sealed file in its place. InputError where that fails."""
-        with self._disk_errors(), replacing(self.path, self.partial, durable=True):
-            pass
+    def place(self, replace: bool = True) -> bool:
+        """Put the sealed file in its place. InputError where that fails.
+
+        Without `replace` only where there is none: False where another process was faster.
+        """
+        with self._disk_errors():
+            if not replace:
+                with self.partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                try:
+                    os.link(self.partial, self.path)  # unlike a rename, it fails where there is a file
+                    return True
+                except FileExistsError:
+                    return False
+                except OSError:  # a file system without hard links
+                    pass
+            with replacing(self.path, self.partial, durable=True):
+                return True
 
     def _seal(self) -> None:
         """Close the file and seal it, under its temporary name."""

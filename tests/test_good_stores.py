@@ -40,13 +40,13 @@ def leftovers(folder: Path) -> list[str]:
 # ---- several processes --------------------------------------------------------------------------------------------
 
 
-def write(writer: StoreWriter, level: int) -> None:
+def write(writer: StoreWriter, level: int, replace: bool = True) -> bool:
     """Write and place a store of one uniform micrograph."""
     source = {"name": "a", "file": "a", "sha256": "0", "mask_sha256": None, "fold": -1, "test": False}
     cut = {"tile": 16, "overlap": 0, "scale": 1, "reference_pixel_size_nm": 1, "folds": 0}
     writer.add(np.full((40, 40), level, np.uint8), None, name="a", parent="a")
     writer.finish({"domain": "a"} | cut, [source])
-    writer.place()
+    return writer.place(replace)
 
 
 def test_two_writers_of_one_number_do_not_meet(tmp_path):
@@ -62,6 +62,8 @@ def test_two_writers_of_one_number_do_not_meet(tmp_path):
         assert one != two
         one.write_bytes(b"1")
         two.write_bytes(b"2")
+    with StoreWriter(path, 16, 0) as late:
+        assert not write(late, 3, replace=False)
     assert path.read_bytes() == b"1" and [file.name for file in tmp_path.iterdir()] == ["a.h5"]
 
 
