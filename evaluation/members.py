@@ -101,7 +101,7 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
     models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
     if adabn:
         tiles = store.training_tiles(member.config["fold"], labelled=False)
-        if not any(isinstance(module, models.batchnorm.NORMS) for module in member.model.modules()):
+        if not any(isinstance(module, torch.nn.BatchNorm2d) for module in member.model.modules()):
             raise InputError(f"{member.run}: {member.config['model']} has no batch norm, --adabn changes nothing")
         if not len(tiles):
             raise InputError(f"{store.path}: no training tiles outside the test set, which --adabn needs")

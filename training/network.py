@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 import models
+from common.errors import InputError
 from training import distributed
 from training.distributed import Processes, on_main_process
 from training.weights import load_pretraining
@@ -85,7 +85,7 @@ def require_batch_statistics(model: nn.Module, side: int, options: SimpleNamespa
     That has no variance. A trial of the model's shapes, without numbers, tells it.
     """
     local = options.batch_size // processes.world
-    norms = {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+    norms = {type(module) for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
     if min(options.micro_batch or local, local) > 1 or norms != {nn.BatchNorm2d}:  # others take values of all processes
         return
     try:
