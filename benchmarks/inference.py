@@ -30,6 +30,7 @@ from benchmarks.driver import report, spread
 from benchmarks.published import PlainHead
 from common.arguments import positive
 from common.errors import exits_cleanly
+from common.signals import serve
 from data.synthetic import micrographs
 from evaluation.inference import for_inference, predict
 from evaluation.members import Member
@@ -44,7 +45,7 @@ def main() -> None:
     rows = [compare(options)]
     for side in options.sides:
         for colour in (False, True) if options.rgb else (False,):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=serve) as fresh:
                 rows.append(fresh.submit(whole, options, side, colour).result())
     size = f"windows of {options.tile + 2 * options.overlap} px, {options.tile} apart"
     report(f"Inference with {options.model}, {size}, fp32", rows, options.json)

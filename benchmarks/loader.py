@@ -30,7 +30,7 @@ from common.arguments import positive, whole
 from common.errors import exits_cleanly
 from data.augmentation import POLICIES, Augmentation, Elastic
 from data.store import Store
-from data.tiles import LabelledTiles, batches
+from data.tiles import LabelledTiles, batches, require_sockets
 
 # As wide as Elastic's, to hundredths of a pixel in the standard deviation over a tile of 636.
 PLAIN_ELASTIC = A.ElasticTransform(alpha=600, sigma=20, border_mode=cv2.BORDER_REFLECT_101, p=0.3)
@@ -148,6 +148,7 @@ def draw(fields: dict, tile: np.ndarray, path: Path) -> None:
 @exits_cleanly
 def main() -> None:
     options = parse()
+    require_sockets(max(options.workers))
     cv2.setNumThreads(0)  # as in a loader worker
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

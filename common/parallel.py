@@ -3,9 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 from tqdm import tqdm
+
+from common.errors import InputError
+from common.signals import end_workers, serve
 
 
 def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]:
@@ -31,11 +35,22 @@ def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]
 def in_processes(function: Callable, items: Sequence, workers: int, activity: str) -> Iterator:
     """Yield function(item) for every item, from `workers` >= 1 processes, under a progress bar named `activity`.
 
-    The function and what it returns are pickled. Closing the generator drops what has not begun.
+    The function and what it returns are pickled. Closing the generator, or an error, ends the processes. InputError
+    where a process was killed.
     """
-    # OpenCV would start a pool of threads of its own in every process.
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_serve) as pool:
         try:
             yield from tqdm(pool.map(function, items), total=len(items), desc=activity, unit="image")
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{activity}: a worker process was killed, perhaps for want of memory. Give fewer --workers, or more "
+                "memory."
+            ) from error
+        except BaseException:
+            end_workers()
+            raise
+
+
+def _serve() -> None:
+    serve()
+    cv2.setNumThreads(0)  # OpenCV would start a pool of threads of its own in every process

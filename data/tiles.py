@@ -1,8 +1,9 @@
 """Tiles of a store as endless batches whose content depends on nothing but the seed and the step."""
 
-import signal
-import traceback
+import os
+import tempfile
 from collections.abc import Iterator
+from multiprocessing.connection import Listener
 from typing import Protocol
 
 import cv2
@@ -12,9 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import InputError
 from common.seeds import generator
-from common.signals import STOP_SIGNALS
+from common.signals import serve
 from data.augmentation import Augmentation
 from data.store import Store
+
+_LONGEST_SOCKET = 107  # bytes in the path of a Unix socket, man 7 unix
+# What an error says for want of something that loader processes need, in them or here.
+_LACKING = ("shared memory", "No space left", "allocate memory", "MemoryError", "Too many open files", "of ancdata")
 
 
 class Processes(Protocol):
@@ -110,7 +115,8 @@ class BatchStream(Sampler):
 def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int, processes: Processes) -> Iterator:
     """Yield this process's batches of steps `start` ... `stop - 1`, on its device: the items' tensors, stacked.
 
-    `batch_size` is global, over all processes; `processes` has rank, world and device.
+    `batch_size` is global, over all processes; `processes` has rank, world and device. InputError where loader
+    processes cannot start or go on. One that is killed may raise another error at any time: see `loader_failure`.
     """
     stream = BatchStream(
         len(tiles), batch_size, start, stop, tiles.seed, tiles.store.domain, processes.rank, processes.world
@@ -128,13 +134,47 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
             yield from _ahead(loader, processes.device)
         else:
             yield from loader
+    except InputError as error:  # from a worker it comes inside that process's traceback
+        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
     except Exception as error:
-        # The traceback holds the loader. Without it the workers end; else Python would wait for ever at its exit for
-        # processes that ignore the SIGTERM it sends them.
-        traceback.clear_frames(error.__traceback__)
-        if isinstance(error, InputError):  # from a worker it comes inside that process's traceback
-            raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
+        if workers and (failure := loader_failure(error, of_loader=True)):
+            raise failure from None
         raise
+
+
+def require_sockets(workers: int) -> None:
+    """InputError where loader processes cannot hand over a batch: they would die, and the run wait for ever."""
+    if not workers:
+        return
+    try:
+        Listener(family="AF_UNIX").close()  # as each of them will
+    except OSError as error:
+        name = tempfile.gettempdir()
+        longest = _LONGEST_SOCKET - len("/pymp-12345678/listener-12345678")
+        raise InputError(
+            f"TMPDIR={name}: loader processes cannot make their sockets there ({error}). Set a shorter TMPDIR, of up "
+            f"to {longest} bytes (it has {len(os.fsencode(name))}), or give --workers 0."
+        ) from error
+
+
+def loader_failure(error: Exception, of_loader: bool = False) -> InputError | None:
+    """Message for an error that says that a loader process was killed; None for another error.
+
+    torch raises it wherever the main thread happens to be, so it may be the cause of an InputError. `of_loader`: the
+    error came from the loader itself, so it may also be a connection that broke, or something that lacks.
+    """
+    error = error.__cause__ if isinstance(error, InputError) else error
+    said = str(error).strip().rpartition("\n")[2]
+    words = ("DataLoader worker (pid", *(_LACKING if of_loader else ()))
+    broken = of_loader and isinstance(error, OSError | EOFError) and "in DataLoader worker process" not in str(error)
+    if not broken and not any(word in said for word in words):
+        return None
+    said = said or type(error).__name__
+    return InputError(
+        f"a loader process was killed or failed ({said[:200]}). Memory may lack, or /dev/shm may be too small "
+        "(docker run --shm-size), or a limit too low (ulimit -a). Mend that, or give fewer --workers: --workers 0 "
+        "needs no such process. The same command goes on from the last checkpoint."
+    )
 
 
 def _ahead(loader: DataLoader, device: torch.device) -> Iterator[list[torch.Tensor]]:
@@ -164,9 +204,7 @@ def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
 
 
 def _start_worker(_: int) -> None:
-    # A scheduler signals every process of a job; a worker ends with the process that it serves.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    serve()
     cv2.setNumThreads(0)  # OpenCV would start a pool of its own in every worker
     torch.set_num_threads(1)
 

@@ -18,6 +18,7 @@ from common.files import write_file
 from data.nanosem.image_store import ImageStore, image_store_path
 from data.selection_file import selection_digest
 from data.store import Store, store_path
+from data.tiles import require_sockets
 from training.device import name_of
 from training.distributed import Processes
 from training.experiments import EXPERIMENTS, FACTS, METHODS, default_experiment, read_experiments, runs_root
@@ -69,6 +70,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> d
         if os.environ.get("RANK", "0") == "0":  # one object, whatever the number of processes
             print(json.dumps(config))
         sys.exit(0)
+    require_sockets(config["workers"])
     if nanosem:
         study = "" if file in (EXPERIMENTS, METHODS) else f"STUDY={file} "
         config["pretraining_digest"] = weights_digest(config["pretraining_file"], f"{study}launch/pretrain.sh")

@@ -1,5 +1,6 @@
 """The process group: one process is the same path as many."""
 
+import faulthandler
 import gc
 import os
 import signal
@@ -15,13 +16,16 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, report
+from common.signals import STOP_SIGNALS, end_workers
+from data.tiles import loader_failure
 from training.device import choose_algorithms, choose_device
-from training.preemption import STOP_SIGNALS
+from training.preemption import release
 from training.weights import imagenet_file
 
 # The longest silence of a healthy run is the validation of one process; ten minutes bound a hang.
 _TIMEOUT = timedelta(minutes=10)
 
+_PATIENCE = 8  # seconds to leave the process group after an error
 # Of the errors that gloo and nccl raise when a peer is gone or silent for too long.
 _LOST = ("Connection", "connection", "gloo", "NCCL", "Timed out", "timed out")
 
@@ -77,6 +81,7 @@ def start(batch_size: int, micro_batch: int | None = None, device: str = "auto")
 def join(processes: Processes) -> None:
     """Join the process group: nccl on GPUs, gloo without. One process needs none."""
     if processes.world > 1:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would wait until the others are there
         backend = "nccl" if processes.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
 
@@ -103,6 +108,7 @@ def together(train: Callable, options: SimpleNamespace) -> None:
     try:
         train(options, processes)
     except Exception as error:
+        error = loader_failure(error) or error
         if lost := processes.world > 1 and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST):
             error = InputError(
                 f"process {processes.rank}: another process of this run has gone ({str(error).splitlines()[0][:100]}). "
@@ -112,13 +118,18 @@ def together(train: Callable, options: SimpleNamespace) -> None:
             _end_at_once(error)
         if lost:  # said before anything else: torchrun has already sent the signal that ends this process
             sys.exit(report(error))
-        raise
+        raise error
     finally:
+        end_workers()
+        release()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if dist.is_initialized():
+            if sys.exception():
+                faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=2)  # it needs no interpreter's lock
             _release_all_else(sys.exception())
             dist.destroy_process_group()
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _end_at_once(error: BaseException) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,13 +23,13 @@ from training.configuration import open_run, refuse_changes, summary
 from training.distributed import Processes, mean, on_main_process
 from training.network import require_batch_statistics
 from training.precision import Precision
-from training.preemption import Preempted, StopRequest
+from training.preemption import Interrupted, Preempted, StopRequest
 from training.preparation import preparation
 from training.tracking import Tracker
 
 # After how many updates a process looks at what its device has computed. On a GPU it waits for that.
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
-_PATIENCE = 20  # seconds: longer than loader workers take to notice that the process they serve is gone
+_PATIENCE = 20  # seconds: longer than processes take to notice that the one they serve, or torchrun, is gone
 
 
 class NonFiniteLoss(InputError):
@@ -88,10 +89,24 @@ class Run:
         return distributed.parallel(module, self.processes)
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield this process's batch of each step to come: the tensors of all datasets, one after the other."""
+        """Yield this process's batch of each step to come: the tensors of all datasets, one after the other.
+
+        One process alone that is asked to stop saves and is Preempted without waiting for the batch, which may never
+        come. Several have to agree first, in the step.
+        """
         options = self.options
         span = (options.batch_size, self.step, options.iterations, options.workers, self.processes)
-        for batch in zip(*(batches(dataset, *span) for dataset in self.datasets), strict=True):
+        stream = zip(*(batches(dataset, *span) for dataset in self.datasets), strict=True)
+        alone = self.processes.world == 1
+        while True:
+            try:
+                with self.stop_request.interrupts() if alone else nullcontext():
+                    batch = next(stream, None)
+            except Interrupted:
+                self.stopping = True
+                self.save()
+            if batch is None:
+                return
             yield tuple(tensor for of_dataset in batch for tensor in of_dataset)
 
     def due(self, every: int) -> bool:
@@ -207,7 +222,7 @@ class Run:
         for _ in range(_PATIENCE):
             try:
                 return fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # perhaps by a loader worker of a run just killed
+            except BlockingIOError:  # perhaps by a process of a run just killed
                 time.sleep(1)
             except OSError:  # a file system without locks
                 return None
