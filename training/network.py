@@ -1,6 +1,9 @@
 """The networks and their optimizers as the options ask for them."""
 
 import copy
+import os
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -23,6 +26,7 @@ def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Modu
     A run that has a target gets batch-norm statistics for each domain. Every process draws the same initial weights
     from `options.seed`.
     """
+    _require_compiler(options, processes.device)
     torch.manual_seed(options.seed)
     model = models.build(options.model)
     _pretrain(model, options, processes)
@@ -50,6 +54,7 @@ def build_discriminators(
 
 def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> tuple[nn.Module, Optimizer]:
     """Build a classifier on the encoder of the network asked for, with its pre-trained weights, and its optimizer."""
+    _require_compiler(options, processes.device)
     torch.manual_seed(options.seed)
     model = models.Classifier(models.build(options.model), classes)
     _pretrain(model, options, processes)
@@ -71,6 +76,29 @@ def build_sgd(groups: list[dict], **settings: object) -> Optimizer:
     for group in optimizer.param_groups:  # torch leaves these uninitialised where the first update is skipped
         optimizer.state |= {p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]}
     return _remembering(optimizer)
+
+
+def _require_compiler(options: SimpleNamespace, device: torch.device) -> None:
+    """InputError where --compile lacks the compiler that torch calls, C++ for the CPU and C (Triton's) for a GPU."""
+    if not options.compile:
+        return
+    if device.type == "cuda":
+        language, variable, names = "C", "CC", ("gcc", "clang")
+    else:
+        language, variable, names = "C++", "CXX", ("clang++" if sys.platform == "darwin" else "g++",)
+    names = (os.environ[variable],) if variable in os.environ else names
+    if not any(_runs(name) for name in names):
+        raise InputError(
+            f"--compile: needs a {language} compiler, and {' and '.join(names)} cannot be run. Install one, set "
+            f"{variable} to it, or leave --compile out."
+        )
+
+
+def _runs(program: str) -> bool:
+    try:
+        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _remembering(optimizer: Optimizer) -> Optimizer:
