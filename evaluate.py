@@ -153,13 +153,14 @@ def score_one(
         pooled,
         rows,
     )
-    record_score(folder, score, options.wandb or default_wandb_mode(), options.wandb_project)
     iou = pooled.iou()
     print(
         f"{folder}: mIoU {100 * pooled.miou:.1f} % (background {100 * iou['background']:.1f}, foreground "
         f"{100 * iou['foreground']:.1f}), RDT {'unknown' if relative is None else f'{100 * relative:+.1f} %'}, phase "
-        f"fraction {100 * pooled.phase_fraction_predicted:.1f} % (label {100 * pooled.phase_fraction_label:.1f} %)"
+        f"fraction {100 * pooled.phase_fraction_predicted:.1f} % (label {100 * pooled.phase_fraction_label:.1f} %)",
+        flush=True,
     )
+    record_score(folder, score, options.wandb or default_wandb_mode(), options.wandb_project)
     return score
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ from training.distributed import Processes
 
 if TYPE_CHECKING:
     import wandb
+
+
+_PATIENCE = 10  # seconds for W&B's server to answer at the start, and to take what is left at the end
+_offline: list[Exception] = []  # why W&B could not be reached, in this process
 
 
 class Tracker:
@@ -36,7 +41,7 @@ class Tracker:
             total=config["iterations"], initial=step, desc=config["experiment"], dynamic_ncols=True, mininterval=1
         )
         if config["wandb"] != "disabled":
-            self.wandb = _start_wandb(folder, config)
+            self.wandb = _start_wandb(folder, config, self.say)
             sent = int(self.sent.read_text()) if self.sent.exists() else 0
             self.unsent = [line for line in kept if line["step"] > sent]
 
@@ -82,7 +87,7 @@ class Tracker:
         self.file.close()
         if self.wandb:
             self.wandb.summary.update(summary or {})
-            self.wandb.finish()
+            _finish(self.wandb, self.path.parent, self.say)
 
     def _write(self) -> str | None:
         """Append the unwritten lines, all or none; else say why not. They stay for the next time."""
@@ -139,37 +144,70 @@ def record_score(folder: Path, score: dict, mode: str, project: str) -> None:
     config = {name: score[name] for name in (*names, "checkpoint")} | {"method": method_of(score)}
     place = [] if score["fold"] is None else [f"fold{score['fold']}"]
     tags = [*place, f"domain:{score['domain']}", f"method:{config['method']}"]
-    run = _init_wandb(folder, mode, project, f"{score['experiment']}-{folder.name}", "evaluation", tags, config)
+    name = f"{score['experiment']}-{folder.name}"
+    run = _init_wandb(folder, mode, project, name, "evaluation", tags, config, print)
     run.summary.update({name: value for name, value in score.items() if isinstance(value, float)})
     run.summary.update({f"iou_{name}": value for name, value in score["iou"].items()})
-    run.finish()
+    _finish(run, folder, print)
 
 
-def _start_wandb(folder: Path, config: dict) -> "wandb.Run":
+def _start_wandb(folder: Path, config: dict, say: Callable[[str], None]) -> "wandb.Run":
     place = [f"fold{config['fold']}"] if "fold" in config else []
     tags = [*place, *([f"target:{config['target']}"] if config.get("target") else [])]
     name = "-".join([config["experiment"], *place])
-    return _init_wandb(folder, config["wandb"], config["wandb_project"], name, config["script"], tags, config)
+    return _init_wandb(folder, config["wandb"], config["wandb_project"], name, config["script"], tags, config, say)
 
 
 def _init_wandb(
-    folder: Path, mode: str, project: str, name: str, job_type: str, tags: list[str], config: dict
+    folder: Path,
+    mode: str,
+    project: str,
+    name: str,
+    job_type: str,
+    tags: list[str],
+    config: dict,
+    say: Callable[[str], None],
 ) -> "wandb.Run":
+    """Start a W&B run. Where the server cannot be reached it is offline, and so are all after it; `say` tells so."""
+    # Read at the import. The reports go to a server of their own, for which the process would wait at its exit.
+    os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
     import wandb  # slow to import, and not needed when disabled
 
     identity = folder / "wandb_id"
     if not identity.exists():
         write_file(identity, secrets.token_hex(4))
-    return wandb.init(
-        project=project,
-        id=identity.read_text(),
-        resume="allow",
-        mode=mode,
-        dir=str(folder),
-        name=name,
-        group=config["experiment"],
-        job_type=job_type,
-        tags=tags,
-        config=config,
-        settings=wandb.Settings(silent=True),
-    )
+
+    def start(mode: str) -> "wandb.Run":
+        return wandb.init(
+            project=project,
+            id=identity.read_text(),
+            resume="allow",
+            mode=mode,
+            dir=str(folder),
+            name=name,
+            group=config["experiment"],
+            job_type=job_type,
+            tags=tags,
+            config=config,
+            settings=wandb.Settings(
+                silent=True, init_timeout=_PATIENCE, finish_timeout=_PATIENCE, finish_timeout_raises=True
+            ),
+        )
+
+    if mode == "offline" or _offline:
+        return start("offline")
+    try:
+        return start(mode)
+    except Exception as error:  # of the network, of the key, of W&B itself: the record never ends a run
+        _offline.append(error)
+        wandb.teardown()  # it holds the identity
+        reason = str(error).strip().partition("\n")[0]
+        say(f"warning: W&B cannot be reached ({reason}). It goes on offline: wandb sync {folder}/wandb/offline-run-*")
+        return start("offline")
+
+
+def _finish(run: "wandb.Run", folder: Path, say: Callable[[str], None]) -> None:
+    try:
+        run.finish()
+    except TimeoutError:
+        say(f"warning: W&B has not taken all of it in {_PATIENCE} s. Send it with: wandb sync {folder}/wandb/run-*")
