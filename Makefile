@@ -1,7 +1,7 @@
 # make demo [SEEDS="0 1 2"]   from a bare clone to a scored adaptation
 # make test                   from a bare clone to a green test run
 # make study-small            the study's complete matrix on drawn micrographs, small networks
-# make test-faults            25 broken runs, each continued and compared with an undisturbed one
+# make test-faults [RUNS=200] broken runs, 25 by default, each continued and compared with an undisturbed one
 # make test-slurm             jobs of launch/slurm on a real SLURM (root on Debian; it installs SLURM), ten minutes
 # make fuzz                   10,000 damaged pictures, masks and domains.toml files each, five minutes
 # make lint                   ruff: rules and format
@@ -19,7 +19,7 @@ study-small: .venv/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/study_small.sh
 
 test-faults: .venv/.installed-dev
-	$(BIN)/python tests/faults/kill_and_resume.py
+	$(BIN)/python tests/faults/kill_and_resume.py $(RUNS)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

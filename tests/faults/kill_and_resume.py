@@ -1,10 +1,11 @@
 """Break runs at random moments in every way, start the same command again, and compare with an undisturbed run.
 
-    python tests/faults/kill_and_resume.py [--cases 25] [--seed 0] [--table runs/kills.md]
+    python tests/faults/kill_and_resume.py [RUNS] [--seed 0] [--jobs 2] [--table runs/kills.md]
 
-Two processes under torchrun, the three training scripts, real stores. Exit status 1 unless every run ends
-bit-identical: weights, discriminators, optimizers, scaler, best checkpoint and metrics. Where another number of
-processes goes on, equal to float tolerance is enough.
+The three training scripts with one process and with two under torchrun, without loader processes and with two for each
+domain, on real stores. Exit status 1 unless every run is gone in time after its disturbance, and the same command again
+ends with the bits of the undisturbed run: weights, discriminators, optimizers, scaler, best checkpoint and metrics.
+Where another number of processes goes on, equal to float tolerance is enough.
 """
 
 import argparse
@@ -12,12 +13,15 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -28,46 +32,67 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from conftest import command, draw_domains, run  # noqa: E402
 from short_runs import differences, steps_on_record, supervised_arguments, uda_arguments  # noqa: E402
 
-STEPS, EVERY = 30, 6
+STEPS, EVERY = 20, 4
 COMMON = [
     "--steps", STEPS, "--batch-size", 4, "--log-every", 1, "--validate-every", 10, "--checkpoint-every", EVERY,
-    "--workers", 2,
 ]  # fmt: skip
-FAULTS = (
-    "SIGKILL to all", "SIGTERM to torchrun", "SIGTERM to one rank", "SIGUSR1 to one rank", "SIGKILL to one rank",
-    "SIGKILL during a save", "full disk", "other number of workers", "other number of processes",
-)  # fmt: skip
+# A disturbance, and the seconds in which the whole program is gone after it on two busy cores: torchrun gives what it
+# stops 30.
+FAULTS = {
+    "SIGKILL to all": 10, "SIGTERM": 60, "loader process killed": 60, "two SIGTERM": 60, "SIGKILL to one process": 60,
+    "two Ctrl-C": 60, "SIGKILL during a save": 10, "loader processes stopped, two SIGTERM": 60, "SIGUSR1": 60,
+    "Ctrl-C": 60, "SIGKILL to torchrun": 60, "full disk": 60, "other number of workers": 10,
+    "other number of processes": 10,
+}  # fmt: skip
+LOADER = ("loader process killed", "loader processes stopped, two SIGTERM", "other number of workers")
+WHOLE = 600  # seconds for a run to its end, on a busy machine
 TOLERANCE, EQUAL = 1e-4, "equal to 1e-4"
 
 
-class Case:
-    """A script's command and what an undisturbed run of it leaves."""
+class Script:
+    """A training script's command, in a number of processes, and what an undisturbed run of it leaves."""
 
-    def __init__(self, script: str, arguments: Callable[..., list], options: list, folder: Path, name="reference"):
+    def __init__(self, name: str, arguments: Callable[..., list], options: list, folder: Path, processes: int):
         """`arguments(run, *more)` are those of a run in that folder; `options` are added to them."""
-        self.script, self.arguments, self.options, self.folder = script, arguments, [*COMMON, *options], folder
-        self.reference = folder / f"{script}.{name}"
-        outcome = self.start(self.reference).wait()
-        assert outcome == 0, Path(f"{self.reference}.log").read_text()
+        self.name, self.arguments, self.options, self.processes = name, arguments, [*COMMON, *options], processes
+        self.folder = folder / f"{name}.{processes}{'.parts' if '--micro-batch' in options else ''}"
+        self.folder.mkdir()
+        self.reference, self.seconds = self.folder / "reference", 0.0
 
-    def start(self, run: Path, *more: object, processes: int = 2) -> subprocess.Popen:
-        line = command(f"{self.script}.py", *self.arguments(run, *self.options, *more), processes=processes)
-        log = Path(f"{run}.log") if run.parent == self.folder else self.folder / "full_disk.log"
+    def run_reference(self) -> None:
+        began = time.monotonic()
+        outcome = self.start(self.reference, 0).wait(WHOLE)
+        assert outcome == 0, (self.folder / "reference.log").read_text()
+        self.seconds = time.monotonic() - began
+
+    def start(self, run: Path, workers: int, processes: int | None = None) -> subprocess.Popen:
+        processes = self.processes if processes is None else processes
+        arguments = self.arguments(run, *self.options, "--workers", workers)
+        line = command(f"{self.name}.py", *arguments, processes=processes if processes > 1 else 0)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-        with log.open("a") as file:
+        with (self.folder / f"{run.name}.log").open("a") as file:
             return subprocess.Popen(line, cwd=ROOT, stdout=file, stderr=file, env=environment, start_new_session=True)
 
 
-def ranks(process: subprocess.Popen) -> list[psutil.Process]:
-    """Return the training processes below torchrun, without loader workers."""
+def family(process: subprocess.Popen) -> list[list[psutil.Process]]:
+    """Return the generations of a run's processes: torchrun if there is one, training processes, loader processes."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(process.pid).children()
-    return []
+        me = psutil.Process(process.pid)
+        torchrun = [me] if "torch.distributed.run" in me.cmdline() else []
+        training = me.children() if torchrun else [me]
+        return [torchrun, training, [worker for one in training for worker in one.children()]]
+    return [[], [], []]
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> bool:
+def send(number: int, processes: list[psutil.Process]) -> None:
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
     """Wait for a condition; True where it came true while the process lived."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + WHOLE
     while time.monotonic() < end and process.poll() is None:
         if condition():
             return True
@@ -75,30 +100,58 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> bool
     return False
 
 
-def kill_all(process: subprocess.Popen) -> None:
-    for one in [*ranks(process), psutil.Process(process.pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+def disturb(fault: str, process: subprocess.Popen, run: Path, script: Script, rng: random.Random) -> tuple[str, list]:
+    """Wait for a random moment and do it. Returns the moment, in words, and who was there; nothing if it was too late.
 
-
-def disturb(fault: str, process: subprocess.Popen, run: Path, step: int, victim: int) -> str:
-    """Wait for the moment and do it; return what was done, in words."""
+    One moment in six is anywhere between the start of the command and the end; the others are some time after a step.
+    """
+    step, later = rng.randrange(STEPS), rng.uniform(0, 0.3)
     if fault == "SIGKILL during a save":
-        seen = wait_for(lambda: steps_on_record(run) >= step and (run / ".last.pt.partial").exists(), process)
-        kill_all(process)
-        return "while .last.pt.partial was being written" if seen else "missed: after the run"
-    if not wait_for(lambda: steps_on_record(run) >= step, process):
-        return "missed: after the run"
-    if fault == "SIGKILL to all":
-        kill_all(process)
-    elif fault == "SIGTERM to torchrun":
-        process.terminate()
+        reached = wait_for(lambda: steps_on_record(run) >= step and (run / ".last.pt.partial").exists(), process)
+        when = "while .last.pt.partial was being written"
+    elif rng.random() < 1 / 6 and fault not in (*LOADER, "full disk"):
+        moment = time.monotonic() + rng.uniform(0, script.seconds)
+        reached = wait_for(lambda: time.monotonic() >= moment, process)
+        when = f"after {steps_on_record(run)} steps, by the clock"
     else:
-        number = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1, "SIGKILL": signal.SIGKILL}[fault.split()[0]]
-        children = ranks(process)
-        if victim < len(children):
-            os.kill(children[victim].pid, number)
-    return f"after step {step}" + (f", rank {victim}" if "one rank" in fault else "")
+
+        def ready() -> bool:  # a loader can be disturbed when it is there
+            return steps_on_record(run) >= step and (run / "config.json").exists() and (
+                fault not in LOADER or bool(family(process)[2]))  # fmt: skip
+
+        reached = wait_for(ready, process)
+        time.sleep(later)
+        when = f"{later:.2f} s after step {step}"
+    torchrun, training, loaders = family(process)
+    everyone = [*torchrun, *training, *loaders]
+    if not reached or not training or (fault in LOADER and not loaders):
+        return "", everyone
+    chosen = [rng.choice(training)]
+    if fault.startswith(("SIGKILL to all", "SIGKILL during", "other")):
+        send(signal.SIGKILL, everyone)
+    elif fault == "SIGKILL to one process":
+        send(signal.SIGKILL, chosen)
+    elif fault == "SIGKILL to torchrun":
+        send(signal.SIGKILL, torchrun or training)
+    elif fault == "SIGUSR1":
+        send(signal.SIGUSR1, chosen)
+    elif fault == "loader process killed":
+        send(signal.SIGKILL, [rng.choice(loaders)])
+    elif fault == "Ctrl-C" or fault == "two Ctrl-C":  # a terminal signals all of them
+        send(signal.SIGINT, everyone)
+        if fault == "two Ctrl-C":
+            time.sleep(rng.uniform(0, 1))
+            send(signal.SIGINT, everyone)
+    else:  # SIGTERM, to torchrun or to one of its processes
+        chosen = rng.choice([torchrun or training, chosen])
+        if "stopped" in fault:
+            send(signal.SIGSTOP, loaders)
+            time.sleep(0.5)
+        send(signal.SIGTERM, chosen)
+        if "two" in fault:
+            time.sleep(rng.uniform(0.5 if "stopped" in fault else 0, 1))
+            send(signal.SIGTERM, training if "stopped" in fault else chosen)
+    return when, everyone
 
 
 @contextlib.contextmanager
@@ -112,48 +165,71 @@ def small_disk(folder: Path, megabytes: int):
         subprocess.run(["umount", "-l", folder], check=False)
 
 
-def difference(run: Path, reference: Path, tolerance: float = 0.0) -> str:
-    """Name the first thing in which a run differs from the undisturbed one; empty when nothing does."""
-    return next(iter(differences(run, reference, tolerance)), "")
+def fill(process: subprocess.Popen, run: Path, filler: Path) -> tuple[str, list]:
+    """Fill the run's disk after its first checkpoint. Returns what `disturb` does."""
+    if not wait_for((run / "last.pt").exists, process):
+        return "", []
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    return "after the first checkpoint", [one for generation in family(process) for one in generation]
 
 
-def run_case(number: int, case: Case, fault: str, rng: random.Random) -> dict:
-    run, step, victim = case.folder / f"case{number}", rng.randrange(1, STEPS - 1), rng.randrange(2)
+def gone(process: subprocess.Popen, everyone: list[psutil.Process], seconds: float) -> float | None:
+    """Wait until a program and all its processes are gone. Returns how long it took; None, and kills them, if too long.
+
+    A worker that was stopped ends with its parent too.
+    """
+    began = time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    _, alive = psutil.wait_procs(everyone, max(1, seconds - (time.monotonic() - began)))
+    if process.poll() is None or alive:
+        send(signal.SIGKILL, [*alive, *(one for generation in family(process) for one in generation)])
+        return None
+    return time.monotonic() - began
+
+
+def run_case(number: int, script: Script, fault: str, workers: int, seed: int) -> dict:
+    """Break a run and go on; the moments are drawn anew while the run is too fast for the disturbance."""
     with contextlib.ExitStack() as stack:
+        folder = script.folder
         if fault == "full disk":
-            disk = stack.enter_context(small_disk(case.folder / f"disk{number}", 64))
-            run = disk / "run"
-            filler = disk / "filler"
-            process = case.start(run)
-            wait_for(lambda: (run / "last.pt").exists() and steps_on_record(run) >= min(step, EVERY + 1), process)
-            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(1 << 16))
-            done, status = "filled after the first checkpoint", process.wait(timeout=300)
-            filler.unlink()
-        elif fault == "other number of workers":
-            process = case.start(run, "--workers", 0)
-            done = disturb("SIGKILL to all", process, run, step, victim) + ", workers 0 -> 2"
-            status = process.wait(timeout=300)
-        elif fault == "other number of processes":
-            process = case.start(run)
-            done = disturb("SIGKILL to all", process, run, step, victim) + ", processes 2 -> 1"
-            status = process.wait(timeout=300)
-        else:
-            process = case.start(run)
-            done = disturb(fault, process, run, step, victim)
-            status = process.wait(timeout=300)
-        time.sleep(0.5)
+            folder = stack.enter_context(small_disk(folder / f"disk{number}", 64))
+        for attempt in range(5):
+            rng = random.Random(f"{seed} {number} {attempt}")
+            run = folder / f"case{number}.{attempt}"
+            process = script.start(run, workers)
+            if fault == "full disk":
+                when, everyone = fill(process, run, folder / "filler")
+            else:
+                when, everyone = disturb(fault, process, run, script, rng)
+            seconds = gone(process, everyone, FAULTS[fault] if when else WHOLE)
+            if when:
+                break
+            shutil.rmtree(run, ignore_errors=True)
+        (folder / "filler").unlink(missing_ok=True)
         saved = (run / "last.pt").exists() or (run / "previous.pt").exists()
-        processes, more = (1 if "processes" in fault else 2), (["--workers", 2] if "workers" in fault else [])
-        again = case.start(run, *more, processes=processes).wait(timeout=600)
-        found = difference(run, case.reference) if again == 0 else f"the same command again ended with {again}"
-        if found and processes == 1 and again == 0:
-            found = difference(run, case.reference, TOLERANCE) or EQUAL
-    return {
-        "case": number, "script": case.script, "fault": fault, "when": done, "status": status,
-        "checkpoint": "yes" if saved else "none yet", "outcome": found or "bit-identical",
-    }  # fmt: skip
+        row = {
+            "case": number, "script": script.name, "processes": script.processes, "workers": workers, "fault": fault,
+            "when": when or "the run was too fast", "status": process.returncode,
+            "seconds": seconds if seconds is None else round(seconds, 1), "checkpoint": "yes" if saved else "none yet",
+        }  # fmt: skip
+        if seconds is None:
+            return row | {"outcome": f"not gone after {FAULTS[fault]} s"}
+        again = script.start(
+            run, 2 - workers if "workers" in fault else workers, 1 if "of processes" in fault else script.processes
+        )
+        if gone(again, [], WHOLE) is None:
+            return row | {"outcome": f"the same command again not finished after {WHOLE} s"}
+        if again.returncode:
+            return row | {"outcome": f"the same command again ended with {again.returncode}"}
+        found = next(iter(differences(run, script.reference)), "")
+        if found and "of processes" in fault:
+            found = next(iter(differences(run, script.reference, TOLERANCE)), EQUAL)
+        if not found:
+            shutil.rmtree(run)
+        return row | {"outcome": found or "bit-identical"}
 
 
 def nanosem_arguments(pictures: Path, run: Path, *more: object) -> list[object]:
@@ -164,43 +240,82 @@ def nanosem_arguments(pictures: Path, run: Path, *more: object) -> list[object]:
     ]  # fmt: skip
 
 
+def scripts_in(folder: Path) -> dict[tuple[str, int, bool], Script]:
+    """Make the data and the commands, by name, number of processes, and if a batch is taken in parts."""
+    stores, pictures = draw_domains(folder / "domains"), folder / "pictures"
+    run("-m", "data.synthetic_nanosem", "--out", pictures, "--images", 60)
+    run("-m", "data.nanosem", pictures, "--size", 64)
+    names = {
+        "train_supervised": (partial(supervised_arguments, stores), []),
+        "train_uda": (partial(uda_arguments, stores), ["--amp", "bf16"]),
+        "pretrain_nanosem": (partial(nanosem_arguments, pictures), []),
+    }
+    found = {}
+    for name, (arguments, options) in names.items():
+        for processes in (1, 2):
+            found[name, processes, False] = Script(name, arguments, options, folder, processes)
+        # With frozen batch norm and equal parts of the batch the arithmetic does not depend on the number of processes.
+        parts = ["--micro-batch", 2, *([] if "nanosem" in name else ["--batch-norm", "frozen"])]
+        found[name, 2, True] = Script(name, arguments, parts, folder, 2)
+    return found
+
+
+def table(rows: list[dict], columns: list[str]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return lines + ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
+
+
+def summary(rows: list[dict]) -> list[str]:
+    """Lines of a table by disturbance and number of processes: how many, how many as undisturbed, the longest wait."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["fault"], row["processes"]].append(row)
+    lines = [
+        {
+            "disturbance": fault, "processes": processes, "runs": len(group),
+            "as undisturbed": sum(row["outcome"] in ("bit-identical", EQUAL) for row in group),
+            "gone after, s (longest)": max((row["seconds"] or float("inf") for row in group), default=0),
+        }
+        for (fault, processes), group in sorted(groups.items())
+    ]  # fmt: skip
+    return table(lines, list(lines[0]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path, help="write the table here too, as Markdown")
+    parser.add_argument("runs", type=int, nargs="?", default=25, help="how many are broken (default: 25)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: a core each)")
+    parser.add_argument("--table", type=Path, help="write the tables here too, as Markdown")
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        stores, pictures = draw_domains(folder / "domains"), folder / "pictures"
-        run("-m", "data.synthetic_nanosem", "--out", pictures, "--images", 60)
-        run("-m", "data.nanosem", pictures, "--size", 64)
-        supervised = ("train_supervised", partial(supervised_arguments, stores))
-        uda = ("train_uda", partial(uda_arguments, stores))
-        nanosem = ("pretrain_nanosem", partial(nanosem_arguments, pictures))
-        cases = [Case(*supervised, [], folder), Case(*uda, ["--amp", "bf16"], folder), Case(*nanosem, [], folder)]
-        # With frozen batch norm and equal parts of the batch the arithmetic does not depend on the number of processes.
-        parts = ["--micro-batch", 2]
-        alike = [
-            Case(*supervised, ["--batch-norm", "frozen", *parts], folder, "parts"),
-            Case(*uda, ["--batch-norm", "frozen", *parts], folder, "parts"),
-            Case(*nanosem, parts, folder, "parts"),
-        ]
-        rows = []
-        for number in range(options.cases):
-            fault = FAULTS[number % len(FAULTS)]
-            which = (number + number // len(FAULTS)) % 3
-            row = run_case(number, (alike if fault == "other number of processes" else cases)[which], fault, rng)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
+    began, rows, names = time.monotonic(), [], ("train_supervised", "train_uda", "pretrain_nanosem")
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
+        scripts = scripts_in(Path(name))
+        plan = []
+        for number in range(options.runs):  # a disturbance meets all scripts, numbers of processes and of workers
+            turn, place = divmod(number, len(FAULTS))
+            fault = list(FAULTS)[place]
+            processes = 2 if fault == "other number of processes" else 1 + (turn // 3 + place) % 2
+            workers = 2 if fault in LOADER else 2 * ((turn // 6 + place // 2) % 2)
+            script = scripts[names[(turn + place) % 3], processes, "of processes" in fault]
+            plan.append((number, script, fault, workers))
+        list(pool.map(Script.run_reference, {script for _, script, _, _ in plan}))
+        print(f"{time.monotonic() - began:.0f} s: data and undisturbed runs are there", flush=True)
+        futures = [pool.submit(run_case, *one, options.seed) for one in plan]
+        for done in as_completed(futures):
+            rows.append(done.result())
+            print(f"{len(rows)} of {options.runs}, {time.monotonic() - began:.0f} s:", json.dumps(rows[-1]), flush=True)
+    rows.sort(key=lambda row: row["case"])
     good = sum(row["outcome"] in ("bit-identical", EQUAL) for row in rows)
-    print("\n".join(lines), f"\n{good} of {len(rows)} as undisturbed")
+    lines = [*table(rows, list(rows[0])), "", *summary(rows), ""]
+    lines.append(
+        f"{good} of {len(rows)} as undisturbed, in {(time.monotonic() - began) / 60:.0f} minutes, seed {options.seed}."
+    )
+    print("\n".join(lines))
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
-        options.table.write_text("\n".join(lines) + f"\n\n{good} of {len(rows)} as undisturbed.\n")
+        options.table.write_text("\n".join(lines) + "\n")
     return good < len(rows)
 
 
