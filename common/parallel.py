@@ -9,7 +9,7 @@ import cv2
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.signals import end_workers, serve
+from common.signals import end_workers, serve, unsignalled
 
 
 def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]:
@@ -40,7 +40,12 @@ def in_processes(function: Callable, items: Sequence, workers: int, activity: st
     """
     with ProcessPoolExecutor(workers, initializer=_serve) as pool:
         try:
-            yield from tqdm(pool.map(function, items), total=len(items), desc=activity, unit="image")
+            with unsignalled():
+                pool.submit(bool)  # the first starts the processes
+            # pool.map would cancel what is left after an error, on which a pool that breaks fails itself (Python 3.11).
+            futures = [pool.submit(function, item) for item in items]
+            for future in tqdm(futures, desc=activity, unit="image"):
+                yield future.result()
         except BrokenProcessPool as error:
             raise InputError(
                 f"{activity}: a worker process was killed, perhaps for want of memory. Give fewer --workers, or more "

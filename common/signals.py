@@ -5,10 +5,22 @@ import ctypes
 import multiprocessing
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A scheduler's and torchrun's, SLURM's --signal, Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _PARENT_DEATH_SIGNAL = 1  # of linux/prctl.h
+
+
+@contextmanager
+def unsignalled() -> Iterator[None]:
+    """Start worker processes in this context: they are deaf to these signals from their first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a process inherits what its parent blocks
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def serve() -> None:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Listener
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import InputError
 from common.seeds import generator
-from common.signals import serve
+from common.signals import serve, unsignalled
 from data.augmentation import Augmentation
 from data.store import Store
 
@@ -113,7 +114,7 @@ class BatchStream(Sampler):
 
 
 def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int, processes: Processes) -> Iterator:
-    """Yield this process's batches of steps `start` ... `stop - 1`, on its device: the items' tensors, stacked.
+    """Start to make this process's batches of steps `start` ... `stop - 1`, on its device: the items' tensors, stacked.
 
     `batch_size` is global, over all processes; `processes` has rank, world and device. InputError where loader
     processes cannot start or go on. One that is killed may raise another error at any time: see `loader_failure`.
@@ -129,11 +130,21 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
         pin_memory=processes.device.type == "cuda",
         generator=torch.Generator(),  # keeps the loader's own seed out of the global random state
     )
+    with _explained(workers), unsignalled():
+        ready = iter(loader)
+    return _explained_stream(ready, workers, processes.device)
+
+
+def _explained_stream(ready: Iterator, workers: int, device: torch.device) -> Iterator[list[torch.Tensor]]:
+    with _explained(workers):
+        yield from _ahead(ready, device) if device.type == "cuda" else ready
+
+
+@contextmanager
+def _explained(workers: int) -> Iterator[None]:
+    """Turn what a loader raises into InputError where it is one, or means one."""
     try:
-        if processes.device.type == "cuda":
-            yield from _ahead(loader, processes.device)
-        else:
-            yield from loader
+        yield
     except InputError as error:  # from a worker it comes inside that process's traceback
         raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
     except Exception as error:
@@ -177,7 +188,7 @@ def loader_failure(error: Exception, of_loader: bool = False) -> InputError | No
     )
 
 
-def _ahead(loader: DataLoader, device: torch.device) -> Iterator[list[torch.Tensor]]:
+def _ahead(loader: Iterator[list[torch.Tensor]], device: torch.device) -> Iterator[list[torch.Tensor]]:
     """Batches on the GPU, each copied from pinned memory beside the computation on the one before."""
     beside, before = torch.cuda.Stream(device), None
 
