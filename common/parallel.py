@@ -43,16 +43,16 @@ def in_processes(function: Callable, items: Sequence, workers: int, activity: st
             with unsignalled():
                 pool.submit(bool)  # the first starts the processes
             # pool.map would cancel what is left after an error, on which a pool that breaks fails itself (Python 3.11).
-            futures = [pool.submit(function, item) for item in items]
-            for future in tqdm(futures, desc=activity, unit="image"):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                f"{activity}: a worker process was killed, perhaps for want of memory. Give fewer --workers, or more "
-                "memory."
-            ) from error
-        except BaseException:
-            end_workers()
+            futures = deque(pool.submit(function, item) for item in items)
+            for _ in tqdm(range(len(futures)), desc=activity, unit="image"):
+                yield futures.popleft().result()
+        except BaseException as error:
+            end_workers()  # the pool would send them SIGTERM, and wait
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    f"{activity}: a worker process was killed, perhaps for want of memory. Give fewer --workers, or "
+                    "more memory."
+                ) from error
             raise
 
 
