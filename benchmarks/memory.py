@@ -94,7 +94,8 @@ def fake_gpu() -> Iterator[FakeGpu]:
     """Enter a FakeGpu, on a machine that says it has a GPU, whose work is always done."""
     said = (
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-        (torch.cuda, "is_bf16_supported", lambda: True),
+        (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
+        (torch.cuda, "get_device_name", lambda device=None: "fake GPU"),
         (torch.cuda, "synchronize", lambda device=None: None),
         (torch.cuda, "current_stream", mock.Mock()),
         (torch.Tensor, "pin_memory", lambda tensor: tensor),

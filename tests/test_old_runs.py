@@ -20,8 +20,9 @@ from short_runs import STEPS, differences, steps_on_record, stopped_after, super
 
 from training import checkpoint
 
+# The demonstration then cut its batch: a run of it goes on with --micro-batch 4.
 BEFORE = "18ec2f5bc6d90b508d96e413e02d15462652fc03"
-SUPERVISED = ("--model", "unet_small", "--steps", 5, "--validate-every", 5, "--checkpoint-every", 3)
+SUPERVISED = ("--model", "unet_small", "--steps", 5, "--validate-every", 5, "--checkpoint-every", 3, "--micro-batch", 4)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def supervised(before, stores, tmp_path_factory) -> Path:
 
 
 def adaptation(stores, folder):
-    return uda_arguments(stores, folder, "--checkpoint-every", 5)
+    return uda_arguments(stores, folder, "--checkpoint-every", 5, "--micro-batch", 4)
 
 
 def test_an_adaptation_that_an_older_version_was_stopped_in_goes_on_bit_for_bit(before, stores, adapted, tmp_path):
