@@ -108,7 +108,7 @@ def test_a_killed_loader_process_is_one_message(stores, tmp_path):
     status, text = started.ended()
     assert status == 2 and "Traceback" not in text and text.count("error: ") == 1
     assert all(word in text for word in ("killed", "emory", "/dev/shm", "--workers 0", "last checkpoint"))
-    assert checkpoint.load(tmp_path / "run")["step"] >= 2
+    assert checkpoint.load(tmp_path / "run")["step"] >= 1  # that of the step after it may not have been begun
 
 
 def test_a_small_dev_shm_is_one_message(stores, tmp_path):
