@@ -171,6 +171,8 @@ def _init_wandb(
     """Start a W&B run. Where the server cannot be reached it is offline, and so are all after it; `say` tells so."""
     # Read at the import. The reports go to a server of their own, for which the process would wait at its exit.
     os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(folder)  # W&B looks for settings there, and fails where nobody has a home
     import wandb  # slow to import, and not needed when disabled
 
     identity = folder / "wandb_id"
