@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # From nothing to a scored adaptation on drawn micrographs; `make demo` calls it.
 #   SEEDS="0 1 2"   one whole demonstration a seed (drawing, initialisation, batches), then the means
-#   PROCESSES=1     so many processes a training; by default one on a GPU, two without
+#   PROCESSES=1     so many processes a training; one has two threads on the CPU, several have one each
 #   CONTROL=1       trains a control without adversary (lambda_adv = 0) too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SEEDS=${SEEDS:-0}
-gpus=$(python -m common.gpus | wc -w)
-processes=${PROCESSES:-$((gpus > 0 ? 1 : 2))} # one GPU does
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+processes=${PROCESSES:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processes > 1 ? 1 : 2))}
 train() { torchrun --standalone --nproc_per_node="$processes" "$@"; }
 
 for seed in $SEEDS; do

@@ -48,9 +48,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple:
         _, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
         own = torch.stack([mean, invstd.pow(-2) - eps])
-        of_all = own.repeat(group.size(), 1)
-        dist.all_gather_into_tensor(of_all, own, group)
-        means, variances = of_all.view(-1, *own.shape).unbind(1)
+        means, variances = _of_all(own, group).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
         ctx.save_for_backward(x, weight, mean, variance)
@@ -71,8 +69,14 @@ class _Normalise(torch.autograd.Function):
             dy, x, weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
         )
         own = torch.stack([dweight, dbias])  # sums of dy * x_hat and of dy
-        of_all = own.clone()
-        dist.all_reduce(of_all, group=ctx.group)
-        slope, shift = (own - of_all / ctx.group.size()) * (weight * invstd * (len(mean) / x.numel()))
+        mean_of_all = _of_all(own, ctx.group).mean(0)
+        slope, shift = (own - mean_of_all) * (weight * invstd * (len(mean) / x.numel()))
         dx += F.batch_norm(x, mean, variance, slope, shift, False, 0.0, ctx.eps)
         return dx, dweight, dbias, None, None
+
+
+def _of_all(own: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """A small tensor of every process, stacked; on the CPU that takes half the time of a sum over processes."""
+    of_all = own.repeat(group.size(), 1)
+    dist.all_gather_into_tensor(of_all, own, group)
+    return of_all.view(-1, *own.shape)
