@@ -28,7 +28,7 @@ from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
 from evaluation.scoring import Predictor, ensemble
 from models import classes
-from training.device import choose_device
+from training.device import choose_algorithms, choose_device
 
 CLOSE = 0.005  # a mean that is this near to the wanted one needs no further exchange
 REACHED = 0.02  # one that is not even this near is an error
@@ -168,6 +168,7 @@ def draw_histogram(path: Path, fractions: np.ndarray, chosen: np.ndarray, wanted
 def select(options: argparse.Namespace) -> None:
     """Write the selection that the options ask for, and print the means reached."""
     path, out = store_path(options.data, options.domain), Path(options.out)
+    choose_algorithms(deterministic=False, amp="off")  # inference is in float32
     device = choose_device(options.device)
     store = Store(path, labels=False)
     tiles = store.training_tiles(options.fold, labelled=False)

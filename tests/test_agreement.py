@@ -44,7 +44,9 @@ def cases(_, processes):
     with open(f"{sys.argv[2]}/said{processes.rank}.json", "w") as file:
         json.dump(met, file)
 
-distributed.together(cases, SimpleNamespace(batch_size=4, micro_batch=None, deterministic=False, amp="off"))
+options = SimpleNamespace(batch_size=4, micro_batch=None, deterministic=False, amp="off")
+options.device, options.pretraining = "auto", "random"
+distributed.together(cases, options)
 """
 
 

@@ -203,7 +203,7 @@ def test_weights_are_downloaded_once_and_before_the_process_group_is_joined(tmp_
         "def train(options, processes):\n"
         "    assert weights.imagenet_file('unet_vgg16').is_file() and dist.is_initialized()\n"
         "distributed.together(train, SimpleNamespace(batch_size=2, micro_batch=None, deterministic=False, amp='off',\n"
-        "                                            pretraining='imagenet', model='unet_vgg16'))\n"
+        "                                            device='auto', pretraining='imagenet', model='unet_vgg16'))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_HOME": str(tmp_path / "cache")}
     subprocess.run(command(script, processes=2), cwd=ROOT, env=environment, check=True, timeout=100)

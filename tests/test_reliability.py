@@ -11,11 +11,12 @@ import pytest
 import torch
 from bad_input import damaged_mask
 from conftest import ROOT, command, run
-from short_runs import STEPS, differences, metrics, stopped_after, uda_arguments, weights
+from short_runs import STEPS, differences, metrics, stopped_after, uda_arguments, uda_here, weights
 
 from training import checkpoint
 from training.network import build_sgd
 from training.precision import Precision
+from training.run import Run
 
 
 def adaptation(stores, folder, *more, processes=0):
@@ -128,7 +129,8 @@ def test_an_error_in_one_process_of_nccl_is_said_and_ends_it_at_once(tmp_path):
         "    if processes.is_main:\n"
         "        raise KeyError('only here')\n"
         "    dist.barrier()\n"
-        "together(train, SimpleNamespace(batch_size=2, micro_batch=None, deterministic=False, amp='off'))\n"
+        "together(train, SimpleNamespace(batch_size=2, micro_batch=None, deterministic=False, amp='off',\n"
+        "    device='auto', pretraining='random'))\n"
     )
     ended = subprocess.run(
         command(script, processes=2), cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
@@ -172,3 +174,17 @@ def test_damage_that_a_loader_process_meets_is_one_message(stores, tmp_path, mon
         "--batch-size", 2, "--workers", 1, "--run-dir", tmp_path / "run", ok=False, timeout=120,
     )  # fmt: skip
     assert failed.stderr.count("tiles/mask is damaged") == 1 and "Traceback" not in failed.stderr
+
+
+def test_a_request_to_stop_in_the_last_step_leaves_a_finished_run(stores, tmp_path, monkeypatch):
+    """No further update is made, with the batch of the last one or with none."""
+    save = Run.save
+
+    def asked(run: Run) -> None:
+        if run.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(run)
+
+    monkeypatch.setattr(Run, "save", asked)
+    uda_here(stores, tmp_path / "run", "--steps", 3)
+    assert checkpoint.load(tmp_path / "run")["step"] == 3 and (tmp_path / "run" / "finished.json").exists()

@@ -100,8 +100,8 @@ def _number(name: str, default: int) -> int:
 def together(train: Callable, options: SimpleNamespace) -> None:
     """Run `train(options, processes)` in the process group. Exits with a message when another process is lost."""
     choose_algorithms(options.deterministic, options.amp)
-    processes = start(options.batch_size, options.micro_batch, getattr(options, "device", "auto"))
-    if getattr(options, "pretraining", None) == "imagenet":
+    processes = start(options.batch_size, options.micro_batch, options.device)
+    if options.pretraining == "imagenet":
         imagenet_file(options.model)  # downloaded before the group is joined: its timeout knows no slow network
     join(processes)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}

@@ -98,15 +98,13 @@ class Run:
         span = (options.batch_size, self.step, options.iterations, options.workers, self.processes)
         stream = zip(*(batches(dataset, *span) for dataset in self.datasets), strict=True)
         alone = self.processes.world == 1
-        while True:
+        while self.step < options.iterations:
             try:
                 with self.stop_request.interrupts() if alone else nullcontext():
-                    batch = next(stream, None)
+                    batch = next(stream)
             except Interrupted:
                 self.stopping = True
                 self.save()
-            if batch is None:
-                return
             yield tuple(tensor for of_dataset in batch for tensor in of_dataset)
 
     def due(self, every: int) -> bool:
