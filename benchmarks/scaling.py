@@ -28,6 +28,7 @@ from benchmarks.step import batch_of
 from common.arguments import positive
 from common.errors import exits_cleanly
 from training import distributed
+from training.configuration import parse as parse_training
 from training.precision import PRECISIONS
 
 
@@ -35,9 +36,8 @@ from training.precision import PRECISIONS
 def main() -> None:
     options = parse()
     if "RANK" in os.environ:
-        batch_size = options.batch_size * int(os.environ["WORLD_SIZE"])
-        whole = SimpleNamespace(batch_size=batch_size, micro_batch=None, deterministic=False, amp=options.amp)
-        return distributed.together(lambda _, processes: one_process(options, processes), whole)
+        training = SimpleNamespace(**parse_training("train_uda", "", training_arguments(options)))
+        return distributed.together(lambda _, processes: one_process(options, processes), training)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_stores(folder, options.tile, options.overlap)
@@ -58,12 +58,7 @@ def main() -> None:
 
 def one_process(options: argparse.Namespace, processes: distributed.Processes) -> None:
     """Process that torchrun starts: blocks with and without the exchange of gradients, by turns."""
-    world, folder = processes.world, Path(options.folder)
-    arguments = [
-        "--target", "t3", "--data", folder / "stores", "--run-dir", folder / f"run{world}", "--model", options.model,
-        "--pretraining", "random", "--wandb", "disabled", "--batch-size", options.batch_size * world,
-        "--amp", options.amp, "--steps", 10**6, "--schedule", "constant", "--log-every", options.steps,
-    ]  # fmt: skip
+    folder = Path(options.folder)
     fixed, turn = batch_of(folder / "stores", options.batch_size, processes.device), 0
 
     def before(run: TimedRun) -> None:
@@ -74,11 +69,22 @@ def one_process(options: argparse.Namespace, processes: distributed.Processes) -
         turn += 1
 
     blocks = 2 * (options.blocks + 1)
-    run = drive(train_uda, arguments, processes, fixed, blocks, options.steps, before)
+    run = drive(train_uda, training_arguments(options), processes, fixed, blocks, options.steps, before)
     seconds = [value / options.steps for value in run.seconds[2:]]  # the first of each kind warms up
     if processes.is_main:
         outcome = {"sharing": seconds[::2], "alone": seconds[1::2]}
         (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+def training_arguments(options: argparse.Namespace) -> list[str]:
+    """Arguments of train_uda.py in a process that torchrun started."""
+    world, folder = int(os.environ["WORLD_SIZE"]), Path(options.folder)
+    arguments = [
+        "--target", "t3", "--data", folder / "stores", "--run-dir", folder / f"run{world}", "--model", options.model,
+        "--pretraining", "random", "--wandb", "disabled", "--batch-size", options.batch_size * world,
+        "--amp", options.amp, "--steps", 10**6, "--schedule", "constant", "--log-every", options.steps,
+    ]  # fmt: skip
+    return list(map(str, arguments))
 
 
 def parse() -> argparse.Namespace:
