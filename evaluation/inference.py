@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import cv2
@@ -17,6 +18,19 @@ from models.phases import classes, probabilities
 
 Network = Callable[[Tensor], dict[str, Tensor]]  # uint8 (N, 1, T, T) -> level -> logits
 _ROWS = 256  # of a mask that are decided at once
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A micrograph, segmented: class indices and confidence, both uint8 (h, w), and what each model finds by itself.
+
+    confidence: probability of the class that was chosen, in 255 steps. fractions: float64 (models, C), area fraction of
+    each phase by each model.
+    """
+
+    classes: np.ndarray
+    confidence: np.ndarray
+    fractions: np.ndarray
 
 
 class _Tracer(fx.Tracer):
@@ -128,28 +142,35 @@ def segment(
     overlap: int,
     shape: tuple[int, int],
     device: torch.device | str = "cpu",
-) -> np.ndarray:
+) -> Segmentation:
     """Segment a micrograph, uint8 at working scale, by the models' mean probabilities, resized to `shape`.
 
-    Returns class indices uint8 (h, w) = shape. Memory holds, for every phase but the first, one byte a pixel of the
-    micrograph and of the mask. A bar shows the progress of a large micrograph.
+    Returns a Segmentation of (h, w) = shape. Memory holds, for every phase, one byte a pixel of the micrograph and of
+    the mask. A bar shows the progress of a large micrograph.
     """
     kept = None  # in 255 steps, without the first phase, which has what the others leave
     bands = [predict_bands(model, image, tile, overlap, device) for model in models]
     with tqdm(total=len(image), unit="row", leave=False, delay=10) as progress:
         for found in zip(*bands, strict=True):
-            row, mean = found[0][0], np.mean([band for _, band in found], axis=0)
+            row, each = found[0][0], np.stack([band for _, band in found])
+            mean = each.mean(axis=0)
             if kept is None:
                 kept = np.empty((len(mean) - 1, *image.shape), np.uint8)
+                pixels = np.zeros((len(models), len(mean)))
             kept[:, row : row + mean.shape[1]] = np.rint(255 * mean[1:])
+            for model, band in enumerate(each):
+                pixels[model] += np.bincount(classes(band).ravel(), minlength=len(mean))
             progress.update(mean.shape[1])
     how = cv2.INTER_AREA if shape[0] < image.shape[0] else cv2.INTER_LINEAR
     resized = np.stack([cv2.resize(phase, shape[::-1], interpolation=how) for phase in kept])
     del kept
+    confidence = np.empty(shape, np.uint8)
     for row in range(0, shape[0], _ROWS):  # in place, some rows at a time
         rows = resized[:, row : row + _ROWS].astype(np.int16)
-        resized[0, row : row + _ROWS] = classes(np.concatenate([255 - rows.sum(0, keepdims=True), rows]), certain=255)
-    return resized[0]
+        phases = np.concatenate([255 - rows.sum(0, keepdims=True), rows])
+        confidence[row : row + _ROWS] = phases.max(0)
+        resized[0, row : row + _ROWS] = classes(phases, certain=255)
+    return Segmentation(resized[0], confidence, pixels / image.size)
 
 
 def _send(array: np.ndarray, device: torch.device) -> Tensor:

@@ -16,24 +16,28 @@ from common.memory import free_memory
 from common.parallel import ahead
 from data.images import SUFFIXES, list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.store import PREPARATION
-from evaluation.figures import overlay
-from evaluation.inference import for_inference, segment
+from evaluation.figures import heat, overlay
+from evaluation.fractions import ACCURACY, Fraction, fields_of, of_specimen
+from evaluation.inference import Segmentation, for_inference, segment
 from evaluation.members import Member
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
+SPECIMEN = "all images"
+_MOST_UNSURE = 128  # of 255: two phases, either as likely
 
 
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
-    """Segment every micrograph of a folder; masks 0/255 at native size, overlays and phase_fractions.csv.
+    """Segment every micrograph of a folder: masks 0/255 at native size, pictures, and phase_fractions.csv.
 
-    While one micrograph is segmented, the next is read and the one before is written. Memory holds these three.
-    Broken files are named at the end, after the good ones are written.
+    overlays/ shows what was found, confidence/ where the models are unsure. The table's last row is of the specimen, as
+    far as the micrographs are random samples of one. While one micrograph is segmented, the next is read and the one
+    before is written. Memory holds these three. Broken files are named at the end, after the good ones are written.
     """
     folder, out = Path(options.images), Path(options.out)
-    masks, overlays = out / "masks", out / "overlays"
+    masks, overlays, confidence = (out / name for name in ("masks", "overlays", "confidence"))
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
-    if folder.resolve() in {out.resolve(), masks.resolve(), overlays.resolve()}:
+    if folder.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
         raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
     files = list_images(folder)
     if not files:
@@ -60,8 +64,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     )
     warn_of_enlargement(factor, origin)
     cut = (preparation["tile"], preparation["overlap"])
-    make_folder(masks)
-    make_folder(overlays)
+    for path in (masks, overlays, confidence):
+        make_folder(path)
     networks = [for_inference(member.model) for member in members]
     first_of_name = {file.stem: file for file in reversed(files)}
 
@@ -81,29 +85,90 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 continue
             yield file, segment(networks, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
 
-    def write(result: tuple | InputError) -> dict:
+    def write(result: tuple | InputError) -> tuple[Path, Segmentation]:
         if isinstance(result, InputError):
             raise result
         file, found, picture, shape = result
         mask = np.zeros(shape, np.uint8)
-        np.multiply(found, 255, out=mask[: len(found)])
+        np.multiply(found.classes, 255, out=mask[: len(found.classes)])
         write_image(masks / f"{file.stem}.png", mask)
         write_image(overlays / f"{file.stem}.png", overlay(picture, _reduced(mask)))
-        size = {"height": found.shape[0], "width": found.shape[1], "pixel_size_nm": pixel_size}
-        return {"file": file.name, **size, "phase_fraction": float(found.mean())}
+        unsure = np.zeros(shape, np.uint8)
+        np.subtract(255, found.confidence, out=unsure[: len(found.confidence)])
+        write_image(confidence / f"{file.stem}.png", heat(picture, _reduced(unsure), _MOST_UNSURE))
+        return file, found
 
-    rows, failures = [], []
+    table, failures = _Table(pixel_size), []
     progress = tqdm(ahead(write, segmented(), 1), desc=folder.name, unit="image", total=len(files))
     for file, writing in zip(files, progress, strict=True):
         try:
-            rows.append(writing.result())
+            table.add(*writing.result())
         except InputError as error:
             message = str(error)
             failures.append(message if shown_name(file.name)[1:-1] in message else f"{file}: {message}")
-    write_csv(out / "phase_fractions.csv", rows)
-    print(f"{len(rows)} of {len(files)} images segmented: {out}")
+    table.write(out / "phase_fractions.csv")
+    print(f"{len(table.rows)} of {len(files)} images segmented: {out}")
     if failures:
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
+
+
+class _Table:
+    """Rows of phase_fractions.csv: one for each micrograph, the last for all of them."""
+
+    def __init__(self, pixel_size: float):
+        self.pixel_size, self.rows, self.fields, self.models = pixel_size, [], [], []
+
+    def add(self, file: Path, found: Segmentation) -> None:
+        """Add a micrograph's row."""
+        self.fields.append(fields_of(found.classes))
+        self.models.append(found.fractions[:, 1])
+        of_image = Fraction.of(self.fields[-1], self.models[-1])
+        height, width = found.classes.shape
+        size = {"file": file.name, "height": height, "width": width, "pixel_size_nm": self.pixel_size}
+        # Not the mean of the fields, which differ by some rows in size.
+        row = size | _columns(of_image, "512 px") | {"phase_fraction": float((found.classes > 0).mean())}
+        self.rows.append(row | {"confidence": float(found.confidence.mean() / 255)})
+
+    def write(self, path: Path) -> None:
+        """Write the table, and print what it says of all micrographs."""
+        if not self.rows:
+            return
+        whole, field = of_specimen(self.fields, self.models)
+        sure = float(np.mean([row["confidence"] for row in self.rows]))
+        size = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": self.pixel_size}
+        write_csv(path, [*self.rows, size | _columns(whole, field) | {"confidence": sure}])
+        print(f"{path}: {_sentence(whole, field)}")
+
+
+def _columns(fraction: Fraction, field: str) -> dict:
+    return {
+        "phase_fraction": fraction.mean,
+        "fields": fraction.fields,
+        "field": field,
+        "std_fields": fraction.std,
+        "ci95": fraction.ci95,
+        "relative_accuracy": fraction.relative_accuracy,
+        "std_models": fraction.std_models,
+        "ci95_with_models": fraction.ci95_with_models,
+    }
+
+
+def _sentence(fraction: Fraction, field: str) -> str:
+    """Say what a person quotes of a specimen, with a warning where it is too uncertain to be quoted."""
+    text = f"phase fraction {100 * fraction.mean:.1f} %"
+    if np.isnan(fraction.ci95):
+        return f"{text}, of one field; its error is unknown. Give more micrographs."
+    kind = "images" if field == "image" else f"fields of {field}"
+    text += f" ± {100 * fraction.ci95:.1f} % (95 % confidence, {fraction.fields} {kind}"
+    text += (
+        "" if np.isnan(fraction.std_models) else f"; ± {100 * fraction.ci95_with_models:.1f} % with the models' spread"
+    )
+    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %"
+    if fraction.relative_accuracy > ACCURACY:
+        needed = fraction.fields_needed
+        text += f"\nwarning: too few fields for {100 * ACCURACY:.0f} % relative accuracy (ASTM E562)"
+        text += f"; it takes about {needed} such {kind}" if needed else ""
+    return text
 
 
 def _reduced(picture: np.ndarray) -> np.ndarray:

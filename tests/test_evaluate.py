@@ -20,6 +20,7 @@ from evaluation import tables
 from evaluation.inference import predict
 from evaluation.metrics import Confusion, rdt
 from evaluation.scoring import otsu_floor
+from evaluation.segment_folder import SPECIMEN
 from training import checkpoint
 from training.tracking import method_of
 
@@ -238,7 +239,7 @@ def test_unlabelled_micrographs_get_masks_of_their_own_size(tmp_path, stores):
     assert np.mean(expected == (mask[:54] > 0)) > 0.99
     with (out / "phase_fractions.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {"m0.bmp", "m1.png"}
+    assert set(rows) == {"m0.bmp", "m1.png", SPECIMEN}
     assert float(rows["m1.png"]["phase_fraction"]) == pytest.approx((mask[:54] > 0).mean())
     assert (out / "overlays/m1.png").is_file() and not (out / "masks/broken.png").exists()
 

@@ -19,7 +19,7 @@ from data.images import prepare_micrograph
 from evaluation.figures import overlay
 from evaluation.inference import for_inference, predict, predict_bands, segment
 from evaluation.members import Member
-from evaluation.segment_folder import segment_folder
+from evaluation.segment_folder import SPECIMEN, segment_folder
 
 
 class Convolutions(nn.Module):
@@ -173,16 +173,18 @@ def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
     network = for_inference(model)
     rows = [row.split(",") for row in (out / "phase_fractions.csv").read_text().splitlines()[1:]]
     good = ["m0.png", "m2.png", "m3.png", "m5.png"]
-    assert [row[0] for row in rows] == good and sorted(f.name for f in (out / "masks").iterdir()) == good
-    for name, row in zip(good, rows, strict=True):
+    assert [row[0] for row in rows] == [*good, SPECIMEN] and sorted(f.name for f in (out / "masks").iterdir()) == good
+    for name, row in zip(good, rows, strict=False):
         picture = pictures[name]
         working = prepare_micrograph(picture, 0.625, invert=True, information_bar=3)
         found = segment([network], working, 48, 8, picture[:-3].shape)
-        mask = np.pad(255 * found, ((0, 3), (0, 0)))
-        assert 0 < found.mean() < 1 and float(row[-1]) == found.mean()
+        mask = np.pad(255 * found.classes, ((0, 3), (0, 0)))
+        assert 0 < found.classes.mean() < 1 and float(row[4]) == found.classes.mean()
+        assert 0.5 <= float(row[-1]) == pytest.approx(found.confidence.mean() / 255)
         np.testing.assert_array_equal(cv2.imread(str(out / "masks" / name), cv2.IMREAD_UNCHANGED), mask)
         shown = cv2.imread(str(out / "overlays" / name))[..., ::-1]
         np.testing.assert_array_equal(shown, overlay(picture, mask))
+        assert cv2.imread(str(out / "confidence" / name)).shape == (*picture.shape, 3)
 
 
 def test_the_benchmark_compares_with_the_plain_loop(tmp_path, monkeypatch):

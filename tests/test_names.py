@@ -18,6 +18,7 @@ from data.domains import read_domains
 from data.prepare import main, prepare_domain
 from data.store import Store, store_path
 from evaluation.scoring import ResultWriter, otsu_floor, score
+from evaluation.segment_folder import SPECIMEN
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Gefüge") for form in ("NFC", "NFD"))
 
@@ -134,7 +135,7 @@ def test_a_folder_to_segment_may_have_any_names(supervised, tmp_path, monkeypatc
     assert r"'a\nb.png' becomes a file name" in printed and r"'\udce4.png' becomes a file name" in printed
     assert sorted(file.stem for file in (out / "masks").iterdir()) == sorted(good)
     with (out / "phase_fractions.csv").open(newline="") as file:
-        assert sorted(row["file"] for row in csv.DictReader(file)) == sorted(f"{name}.png" for name in good)
+        assert sorted(row["file"] for row in csv.DictReader(file)) == sorted([*(f"{n}.png" for n in good), SPECIMEN])
 
 
 def test_paths_that_are_no_text_are_printed(tmp_path):

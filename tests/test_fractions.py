@@ -1,0 +1,98 @@
+"""Phase fractions with their uncertainty: intervals that hold, fields that add up, and what is said of them."""
+
+import csv
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import models
+from evaluation.fractions import ACCURACY, FIELD, Fraction, fields_of, of_specimen
+from evaluation.members import Member
+from evaluation.segment_folder import SPECIMEN, segment_folder
+
+
+def test_the_interval_of_normal_fields_holds_the_truth_in_95_of_100_specimens():
+    rng = np.random.default_rng(0)
+    found = [Fraction.of(rng.normal(0.4, 0.05, 6), [0.4]) for _ in range(4000)]
+    held = np.mean([abs(fraction.mean - 0.4) <= fraction.ci95 for fraction in found])
+    assert held == pytest.approx(0.95, abs=0.01)
+
+
+def test_an_interval_with_the_models_holds_what_all_models_miss_alike():
+    """The models' errors are draws about the truth, as are the fields: the wider interval must hold 95 %."""
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(4000):
+        fields, errors = rng.normal(0.4, 0.02, 8), rng.normal(0, 0.05, 3)
+        one = Fraction.of(fields + errors.mean(), fields.mean() + errors)
+        held.append(abs(one.mean - 0.4) <= one.ci95_with_models)
+        assert one.ci95_with_models >= one.ci95
+    assert np.mean(held) >= 0.95
+
+
+def test_one_field_or_one_model_says_that_it_does_not_know():
+    one = Fraction.of([0.3], [0.3])
+    assert one.mean == 0.3 and np.isnan([one.std, one.ci95, one.ci95_with_models, one.relative_accuracy]).all()
+    assert one.fields_needed is None
+    one = Fraction.of([0.3, 0.4], [0.35])
+    assert one.ci95 > 0 and np.isnan(one.std_models) and np.isnan(one.ci95_with_models)
+    assert Fraction.of([0.0, 0.0], [0.0]).fields_needed is None, "nothing found: no number of fields is enough"
+
+
+def test_so_many_fields_as_it_asks_for_are_enough_and_one_less_is_not():
+    few = Fraction.of([0.2, 0.3, 0.25, 0.35], [0.275])
+    needed = few.fields_needed
+    assert few.relative_accuracy > ACCURACY and needed > 4
+
+    def accuracy(count):
+        """Of fields that have the same deviation."""
+        values = np.resize([-1, 1], count) if count % 2 == 0 else np.r_[np.resize([-1, 1], count - 1), 0]
+        values = few.mean + few.std * values / np.std(values, ddof=1)
+        return Fraction.of(values, [0]).relative_accuracy
+
+    assert accuracy(needed) <= ACCURACY < accuracy(needed - 1)
+
+
+def test_fields_cover_a_micrograph_once():
+    mask = np.random.default_rng(2).integers(0, 2, (2 * FIELD + 100, 3 * FIELD - 1), np.uint8)
+    fields = fields_of(mask)
+    assert len(fields) == 2 * 2
+    assert np.mean(fields) == pytest.approx(mask.mean(), abs=1e-3)
+    assert fields_of(mask[:50, :60]) == [mask[:50, :60].mean()]
+
+
+def test_images_are_fields_where_there_are_enough_of_them():
+    few = [[0.1, 0.2], [0.3, 0.4]]
+    fraction, field = of_specimen(few, [[0.15], [0.35]])
+    assert (fraction.fields, field) == (4, "512 px")
+    fraction, field = of_specimen(few * 3, [[0.15], [0.35]] * 3)
+    assert (fraction.fields, field) == (6, "image") and fraction.std == pytest.approx(np.std([0.15, 0.35] * 3, ddof=1))
+
+
+def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
+    members = []
+    for seed in (0, 1):
+        models.build("deeplabv2_small")  # moves the generator on: two different networks
+        cut = {"tile": 48, "overlap": 8, "scale": 1.0, "reference_pixel_size_nm": 1.0}
+        native = {"pixel_size_nm": 1.0, "invert": False, "information_bar": 0}
+        members.append(Member(tmp_path / str(seed), "last", models.build("deeplabv2_small").eval(),
+                              {"target": None}, cut | {"native": native}, 0))  # fmt: skip
+    (tmp_path / "lab").mkdir()
+    for number in range(6):
+        grey = np.random.default_rng(number).integers(0, 256, (60, 80), np.uint8)
+        cv2.imwrite(str(tmp_path / "lab" / f"m{number}.png"), grey)
+    options = SimpleNamespace(images=tmp_path / "lab", out=tmp_path / "out", pixel_size=None, invert=None,
+                              information_bar=None)  # fmt: skip
+    segment_folder(members, options, "cpu")
+    with (tmp_path / "out" / "phase_fractions.csv").open() as file:
+        *rows, whole = csv.DictReader(file)
+    assert whole["file"] == SPECIMEN and whole["field"] == "image" and int(whole["fields"]) == 6
+    of_images = np.array([float(row["phase_fraction"]) for row in rows])
+    assert float(whole["phase_fraction"]) == pytest.approx(of_images.mean())
+    assert float(whole["std_fields"]) == pytest.approx(of_images.std(ddof=1))
+    assert float(whole["std_models"]) > 0 and rows[0]["std_fields"] == "", "one field in a small image"
+    assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows)
+    printed = capsys.readouterr().out
+    assert "95 % confidence, 6 images" in printed and "with the models' spread" in printed
