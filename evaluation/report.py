@@ -1,19 +1,13 @@
-"""HTML pages that stand alone in one file: tables, predictions side by side, training curves."""
+"""Pages of runs: tables, predictions side by side, training curves."""
 
-import base64
-import html
-import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import cv2
-import numpy as np
 
 from common.errors import InputError
 from common.files import read_grey
 from data.store import Store, store_path
+from evaluation import page
 from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, panel, side_by_side
 from evaluation.metrics import Confusion
 from evaluation.scoring import read_config
@@ -22,16 +16,6 @@ from evaluation.study.study_tables import Table
 
 TextTable = tuple[list[str], list[list[str]]]  # header and rows
 SIDE_BY_SIDE = ("generalization", "adabn", "uda")
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
-td, th { padding: .25em .7em; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap }
-th { border-bottom: 2px solid #222 } tr.first td { border-top: 2px solid #aaa }
-th { white-space: normal; vertical-align: bottom } table.wrapped td:nth-child(2) { white-space: normal }
-img { max-width: 100%; border: 1px solid #eee } p.note { color: #555; max-width: 50em }
-p.warning { background: #fff3d6; border-left: 4px solid #e67800; padding: .6em 1em }
-"""
 
 
 @dataclass
@@ -56,7 +40,7 @@ def page_of_runs(table: TextTable, scores: list[dict], study: StudyReport | None
     Training curves follow, and a panel of each experiment and domain that no figure of the study shows.
     """
     sections = _study_sections(study) if study else []
-    sections += ["<h2>All scores</h2>", _table(*table)]
+    sections += ["<h2>All scores</h2>", page.table(*table)]
     sections += ["<p class='note'>Mean ± sample standard deviation over the runs (folds and seeds).</p>"]
     records = [record for of_study in (study.tables if study else ()) for record in of_study.records]
     drawn = {record["experiment"] for record in records} | {record.get("run") for record in records}
@@ -66,35 +50,42 @@ def page_of_runs(table: TextTable, scores: list[dict], study: StudyReport | None
         files = sorted((score["folder"] / "panels").glob("*.png"))
         if key not in shown and files and score["experiment"] not in drawn:
             shown.add(key)
-            panels += [f"<h3>{_text(' · '.join(map(str, key)))}</h3>", _image(files[0].read_bytes())]
+            panels += [f"<h3>{page.text(' · '.join(map(str, key)))}</h3>", page.image(files[0].read_bytes())]
         run = _run_of(score)
         runs.setdefault(score["experiment"], {}).setdefault(f"{run.parent.name}/{run.name}", _metrics(run))
     sections += ["<h2>Predictions</h2>", *panels] if panels else []
     for experiment, of_run in sorted(runs.items(), key=str):
         sections += _curves(f"Training of {experiment}", of_run)
-    return _page("Segmentation scores", sections)
+    return page.whole("Segmentation scores", sections)
 
 
 def _study_sections(study: StudyReport) -> list[str]:
     """The study's tables, trends and figures. First comes what a reader must know of the runs behind them."""
     data = f"The micrographs are those of {', '.join(study.data) or 'no run'}; the study's own are not published."
     if study.deviations:
-        text = f"<b>These runs are not the study's.</b> {_text('; '.join(study.deviations))}. {_text(data)}"
+        text = f"<b>These runs are not the study's.</b> {page.text('; '.join(study.deviations))}. {page.text(data)}"
     else:
-        text = f"The runs have the study's configuration. {_text(data)}"
+        text = f"The runs have the study's configuration. {page.text(data)}"
     sections = [f"<p class='warning'>{text}</p>"]
-    sections += [f"<p class='note'>Remark: {_text(remark)}.</p>" for remark in study.remarks]
+    sections += [f"<p class='note'>Remark: {page.text(remark)}.</p>" for remark in study.remarks]
     sections += [
         "<p class='note'>Mean ± sample standard deviation over the folds, in percent; “study” is the value that the "
         "study gives. An empty cell was not run. Rows are of last checkpoints with the statistics of training; AdaBN "
         "and best checkpoints are among all scores below.</p>"
     ]
     for table in (study.trends, *study.tables):
-        sections += [f"<h2>{_text(table.title)}</h2>", _table(table.header, table.rows, wrapped=table is study.trends)]
+        sections += [
+            f"<h2>{page.text(table.title)}</h2>",
+            page.table(table.header, table.rows, wrapped=table is study.trends),
+        ]
         notes = table.notes + (["† Not the study's configuration: see above."] if table.deviation else [])
-        sections += [f"<p class='note'>{_text(note)}</p>" for note in notes]
+        sections += [f"<p class='note'>{page.text(note)}</p>" for note in notes]
     for title, text, path in study.pictures:
-        sections += [f"<h2>{_text(title)}</h2>", _image(path.read_bytes(), title), f"<p class='note'>{_text(text)}</p>"]
+        sections += [
+            f"<h2>{page.text(title)}</h2>",
+            page.image(path.read_bytes(), title),
+            f"<p class='note'>{page.text(text)}</p>",
+        ]
     return sections
 
 
@@ -103,17 +94,17 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
     sections = [
         "<p>A small network learns to segment lath bainite on the annotated, drawn <b>source</b> micrographs and "
         "is adapted to a <b>target</b> without any of its labels.</p>",
-        _table(*table),
+        page.table(*table),
         "<p class='note'><b>generalization</b>: the source model as it is. <b>adabn</b>: its batch-norm "
         "statistics re-estimated on the target's images. <b>uda</b>: adversarial adaptation. <b>control</b>: the "
         "same training without the adversary. <b>otsu</b>: a grey-level threshold, the floor. RDT: mIoU "
         "relative to the supervised source mIoU. With several seeds: mean ± standard deviation.</p>",
-        _drawn(comparison, scores, methods),
+        page.drawn(comparison, scores, methods),
     ]
     for domain, scored in scores.items():
         picture = _test_micrograph(domain, scored)
         if picture:
-            sections += [f"<h2>{_text(domain)}: a test micrograph</h2>", picture]
+            sections += [f"<h2>{page.text(domain)}: a test micrograph</h2>", picture]
     runs = {}
     for method in ("generalization", "uda", "control"):
         for domain in scores:
@@ -121,7 +112,7 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
                 run = _run_of(score)
                 runs.setdefault(f"{run.name}, {seed}", _metrics(run))
     sections += _curves("Training", runs)
-    return _page("From an annotated to an unlabelled kind of micrograph", sections)
+    return page.whole("From an annotated to an unlabelled kind of micrograph", sections)
 
 
 def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
@@ -136,7 +127,7 @@ def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
     try:
         store = Store(store_path(config["data"], domain))
     except InputError as error:
-        return f"<p class='note'>No picture: {_text(error)}</p>"
+        return f"<p class='note'>No picture: {page.text(error)}</p>"
     chosen = [m for m in store.micrographs if m.name in names and m.labelled]
     if not chosen:
         return ""
@@ -151,12 +142,12 @@ def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
         title = "supervised" if domain == "source" and name == "generalization" else name
         predictions.append((caption(title, Confusion.of(predicted, label)), predicted))
     columns = side_by_side(f"micrograph {chosen[0].name}", image, label, predictions)
-    return _drawn(panel, columns, LEGEND + LEGEND_LABEL)
+    return page.drawn(panel, columns, LEGEND + LEGEND_LABEL)
 
 
 def _curves(title: str, runs: dict[str, list[dict]]) -> list[str]:
     runs = {name: lines for name, lines in runs.items() if lines}
-    return [f"<h2>{_text(title)}</h2>", _drawn(curves, runs)] if runs else []
+    return [f"<h2>{page.text(title)}</h2>", page.drawn(curves, runs)] if runs else []
 
 
 def _run_of(score: dict) -> Path:
@@ -173,38 +164,3 @@ def _metrics(run: Path) -> list[dict]:
         except ValueError:
             break
     return lines
-
-
-def _drawn(draw: Callable, *arguments: object) -> str:
-    file = io.BytesIO()
-    draw(file, *arguments)
-    return _image(file.getvalue())
-
-
-def _image(png: bytes, text: str = "") -> str:
-    """The picture inside the page, as JPEG: micrographs are noise, four times as large in PNG."""
-    if not png:
-        return ""
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    encoded = base64.b64encode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]).decode()
-    return f"<img src='data:image/jpeg;base64,{encoded}' alt='{_text(text)}'>"
-
-
-def _table(header: list[str], rows: list[list[str]], wrapped: bool = False) -> str:
-    lines = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in header) + "</tr>"]
-    before = None
-    for row in rows:
-        # A line above each new domain or experiment.
-        opening = "<tr>" if row[0] == before else "<tr class='first'>"
-        lines.append(opening + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>")
-        before = row[0]
-    return f"<table{' class=wrapped' if wrapped else ''}>" + "\n".join(lines) + "</table>"
-
-
-def _page(title: str, sections: list[str]) -> str:
-    head = f"<meta charset='utf-8'><title>{_text(title)}</title><style>{_STYLE}</style>"
-    return f"<!doctype html>\n<html lang='en'>{head}\n<h1>{_text(title)}</h1>\n" + "\n".join(sections) + "\n</html>\n"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
