@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
@@ -94,7 +95,8 @@ def write_maps(
     preparation = member.preparation
     chosen = [micrographs[k] for k in panel_positions(len(micrographs))]
     for m in chosen:
-        image, label = store.image(m), store.mask(m)
+        image = member.seen(store.image(m))
+        label = cv2.resize(store.mask(m), image.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         cut = (preparation["tile"], preparation["overlap"])
         foreground = models.classes(predict(model, image, *cut, device))
         found = foreground_map(model, layer, image, foreground, preparation["overlap"], device)

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from common.errors import InputError
 from data.store import PREPARATION, Store
 from evaluation import scoring
 from evaluation.inference import for_inference, predict
+from evaluation.judge.remedies import Remedy
 from evaluation.scoring import Predictor
 from training.checkpoint import load_model
 from training.configuration import digest_of
@@ -27,7 +29,10 @@ ADABN_BATCH = 16  # tiles
 
 @dataclass
 class Member:
-    """A trained model and its origin. `label` is the checkpoint's name, mostly 'last'."""
+    """A trained model and its origin. `label` is the checkpoint's name, mostly 'last'.
+
+    remedy, levels: what is done to a micrograph first, and the source's grey levels, float64 (256,), for it.
+    """
 
     run: Path
     label: str
@@ -35,11 +40,25 @@ class Member:
     config: dict
     preparation: dict
     step: int
+    remedy: Remedy = field(default_factory=Remedy)
+    levels: np.ndarray | None = None
+
+    def seen(self, image: np.ndarray) -> np.ndarray:
+        """Micrograph uint8 (h, w) -> what the network is shown of it, uint8 (h', w')."""
+        return self.remedy.apply(image, self.levels)
 
     def predictor(self, device: torch.device | str) -> Predictor:
         """Micrograph uint8 (h, w) -> probabilities float32 (C, h, w), by the network as it is now."""
         cut = {key: self.preparation[key] for key in ("tile", "overlap")}
-        return partial(predict, for_inference(self.model), **cut, device=device)
+        network = partial(predict, for_inference(self.model), **cut, device=device)
+
+        def predictor(image: np.ndarray) -> np.ndarray:
+            found = network(self.seen(image))
+            if found.shape[1:] == image.shape:
+                return found
+            return np.stack([cv2.resize(phase, image.shape[::-1], interpolation=cv2.INTER_LINEAR) for phase in found])
+
+        return predictor
 
 
 def load_member(path: Path | str, which: str, device: torch.device | str) -> Member:
@@ -54,7 +73,9 @@ def load_member(path: Path | str, which: str, device: torch.device | str) -> Mem
     if label == "last" and state["step"] < state["config"]["iterations"]:
         done = f"step {state['step']} of {state['config']['iterations']}"
         print(f"remark: {run} is not finished: its last checkpoint is of {done}", file=sys.stderr)
-    return Member(run, label, model, state["config"], state["preparation"], state["step"])
+    made = state.get("remedy")
+    remedy = {"remedy": Remedy(**made["changes"]), "levels": np.array(made["levels"])} if made else {}
+    return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy)
 
 
 def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:
@@ -86,16 +107,7 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
     With `adabn` they are re-estimated on the domain's training tiles, uint8 (n, 1, T, T) at a time (Li et al., 2016).
     InputError: a store prepared otherwise than the model's data, nothing to estimate from, a model without batch norm.
     """
-    differing = [
-        f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
-        for key in PREPARATION
-        if member.preparation[key] != store.preparation[key]
-    ]
-    if differing:
-        raise InputError(
-            f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
-            "Run data.prepare with the checkpoint's values."
-        )
+    require_same_preparation(member, store)
     if member.preparation.get("fingerprints", {}).get(store.domain, store.fingerprint) != store.fingerprint:
         print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
     models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
@@ -118,6 +130,20 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
                 f"{store.path}: --adabn needs more than its one training tile, of which batch norm gets a single value "
                 "a channel. Add micrographs, or prepare it and the source with larger tiles."
             ) from error
+
+
+def require_same_preparation(member: Member, store: Store) -> None:
+    """Raise InputError where a store's micrographs were not cut and scaled as those that the model was trained on."""
+    differing = [
+        f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
+        for key in PREPARATION
+        if member.preparation[key] != store.preparation[key]
+    ]
+    if differing:
+        raise InputError(
+            f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
+            "Run data.prepare with the checkpoint's values."
+        )
 
 
 def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> None:

@@ -50,6 +50,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({', '.join(differing)} "
                 "differ). Give runs whose stores are from one domains.toml."
             )
+        if member.remedy != members[0].remedy:
+            raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
     native = preparation["native"]
     pixel_size = options.pixel_size or native["pixel_size_nm"]
@@ -74,7 +76,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             raise InputError(f"{file}: another image has this name with another ending; rename one")
         require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
         grey = read_image(file)
-        return prepare_micrograph(grey, factor, invert, bar, origin, free_memory()), _reduced(grey), grey.shape
+        image = prepare_micrograph(grey, factor, invert, bar, origin, free_memory())
+        return members[0].seen(image), _reduced(grey), grey.shape
 
     def segmented() -> Iterator[tuple | InputError]:
         for file, reading in zip(files, ahead(read, files, 1), strict=True):

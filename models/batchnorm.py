@@ -3,6 +3,7 @@
 Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li et al., 2016.
 """
 
+import re
 from collections.abc import Iterable
 from types import MethodType
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.synchronised import SynchronisedBatchNorm
+
+Statistics = dict[str, tuple[Tensor, Tensor]]  # name of a batch norm -> mean and variance of each channel
 
 
 class DomainBatchNorm(nn.Module):
@@ -123,6 +126,16 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = momentum
     for module, mode in modes:
         module.training = mode
+
+
+def source_statistics(model: nn.Module) -> Statistics:
+    """Copy the running mean and variance that each batch norm has of the source, by the norm's name.
+
+    A norm of another domain has the source's of its twin, so that its inputs can be compared with them.
+    """
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    twins = {name: norms.get(re.sub(r"\.norms\.[^.]*$", ".norms.source", name), norm) for name, norm in norms.items()}
+    return {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in twins.items()}
 
 
 def _norms_in_use(model: nn.Module) -> list[nn.Module]:

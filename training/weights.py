@@ -40,6 +40,12 @@ def load_pretraining(model: Network, name: str, pretraining: str) -> None:
         return
     state = _read(Path(pretraining))
     if "model" in state:
+        changes = state.get("remedy", {}).get("changes", {})
+        if changes.get("invert") or changes.get("match") or changes.get("scale", 1) != 1:
+            raise InputError(
+                f"--pretraining {pretraining}: its network is shown changed micrographs ({changes}), which training "
+                "does not do. Make the change in domains.toml, and start from the run itself."
+            )
         _load(model, without_domains(state["model"]), f"{pretraining} (key 'model')")
     else:
         _load_backbone(model, state, pretraining)

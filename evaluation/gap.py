@@ -1,0 +1,69 @@
+"""Say before any training what a source-trained model is worth on an unlabelled target, and what would help.
+
+    python -m evaluation.gap runs/S.10/fold* --domain t3
+    python -m evaluation.gap runs/sem --source sem --domain lom --data stores --out runs/gap/lom
+
+tries what costs no training on the target's training micrographs: polarity, scale, grey levels of the source,
+statistics of the target, alone and together. It writes gap.json and gap.html: the mIoU to expect of each, with an
+interval, and what to do. No label of the target is read. What the criteria mean is learnt from held-out source
+micrographs, disturbed in known ways (evaluation/judge).
+"""
+
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.gap")
+
+import argparse
+from pathlib import Path
+
+from common.errors import exits_cleanly, make_folder
+from common.files import write_file
+from data.store import Store, store_path
+from evaluation.judge.export import export
+from evaluation.judge.judge import Judge
+from evaluation.judge.pages import gap_page
+from evaluation.judge.search import measure
+from evaluation.members import load_member, require_same_preparation
+from training.device import choose_algorithms, choose_device
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.gap",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="source-trained runs; several folds are better")
+    parser.add_argument("--domain", nargs="+", required=True, metavar="TARGET", help="unlabelled domains, in turn")
+    parser.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
+    parser.add_argument("--checkpoint", default="last", help="of the runs: last (default), best, or a milestone")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: gap/<domain> beside the first run)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    options = parser.parse_args(arguments)
+    if options.out and len(options.domain) > 1:
+        parser.error("--out takes one --domain at a time")
+    choose_algorithms(deterministic=False, amp="off")
+    device = choose_device(options.device)
+    members = [load_member(run, options.checkpoint, device) for run in options.runs]
+    source = Store(store_path(options.data, members[0].config["source"]))
+    targets = [Store(store_path(options.data, name), labels=False) for name in options.domain]
+    for store in (source, *targets):
+        for member in members:
+            require_same_preparation(member, store)
+    judge = Judge(members, source, device)
+    calibration = judge.calibrate()
+    for target in targets:
+        gap = measure(judge, calibration, target, f"remedies for {target.domain}")
+        out = options.out or members[0].run.parent / "gap" / target.domain
+        make_folder(out)
+        write_file(out / "gap.json", gap.as_json())
+        write_file(out / "gap.html", gap_page(gap))
+        print(f"{target.domain}: {gap.advice.sentence}\n{out / 'gap.html'}", flush=True)
+        remedy = gap.advice.recommended.remedy
+        files = " ".join(map(str, export(judge, target, judge.images_of(target), remedy, out)))
+        print(f"To segment with it: python evaluate.py {files}{' --ensemble' * (len(members) > 1)} --images ...")
+
+
+if __name__ == "__main__":
+    main()

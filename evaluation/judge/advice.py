@@ -1,0 +1,76 @@
+"""What to do about a gap between source and target, from what is expected with and without remedies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.judge.calibration import Expected
+from evaluation.judge.remedies import Remedy
+
+_AS_GOOD = 0.02  # mIoU: a simpler remedy that is expected to lose no more is as good
+_ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
+_LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A remedy with what is expected of it, the criteria behind that, and some windows with their predictions."""
+
+    remedy: Remedy
+    expected: Expected
+    criteria: dict[str, float]
+    pictures: list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Kind is 'as it is', 'remedy', 'adapt' or 'label'; what is recommended; and a sentence for a person."""
+
+    kind: str
+    recommended: Tried
+    sentence: str
+
+
+def as_it_is(tried: Sequence[Tried]) -> Tried:
+    """What is expected without a remedy."""
+    return next(each for each in tried if each.remedy == Remedy())
+
+
+def advise(tried: Sequence[Tried], target: str, source: str, source_miou: float, floor: float) -> Advice:
+    """Choose the simplest remedy that is as good as the best, and say whether it is enough.
+
+    source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1.
+    """
+    best = max(each.expected.miou for each in tried)
+    good = [each for each in tried if each.expected.miou >= best - _AS_GOOD]
+    chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))
+    before = as_it_is(tried)
+    known = f"expected mIoU {chosen.expected}, the source's own is {100 * source_miou:.0f}"
+    if chosen.expected.miou < floor + _LITTLE * (source_miou - floor):
+        return Advice(
+            "label", chosen,
+            f"{source} and {target} share too little: {known}, and no remedy helps. Check scale and polarity in the "
+            f"pictures; if these are right, label five micrographs of {target}.",
+        )  # fmt: skip
+    enough = chosen.expected.miou >= _ENOUGH * source_miou
+    if chosen is before:
+        if enough:
+            return Advice("as it is", chosen, f"use the model on {target} as it is: {known}.")
+        return Advice("adapt", chosen, f"no remedy helps on {target}: {known}. Adaptation is worth its hours.")
+    gain = f"expected mIoU {100 * before.expected.miou:.0f} -> {chosen.expected}, the source's own is"
+    sentence = f"{_asked(chosen.remedy, target, source)}: {gain} {100 * source_miou:.0f}."
+    if enough:
+        return Advice("remedy", chosen, sentence)
+    return Advice("adapt", chosen, f"{sentence} Adaptation from there is worth its hours.")
+
+
+def _asked(remedy: Remedy, target: str, source: str) -> str:
+    """What a person is asked to do for a remedy."""
+    keys = ["`invert = true`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
+    asked = [f"set {' and '.join(keys)} for {target}"] if keys else []
+    if remedy.scale != 1:
+        asked.append(f"its scale looks wrong by {max(remedy.scale, 1 / remedy.scale):.3g}: check pixel_size_nm")
+    if remedy.adabn:
+        asked.append(f"take batch-norm statistics of {target} (evaluate.py --adabn)")
+    return "; ".join(asked)

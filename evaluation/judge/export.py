@@ -1,0 +1,36 @@
+"""A remedy as a checkpoint: every command that takes a trained model takes it."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from data.store import Store
+from evaluation.judge.judge import Judge, with_statistics_of
+from evaluation.judge.remedies import Remedy
+from training import checkpoint
+from training.preparation import NATIVE
+
+
+def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy, folder: Path) -> list[Path]:
+    """Write a checkpoint of each of the judge's models under a remedy, named after its run. Returns their paths.
+
+    evaluate.py shows the network what the remedy makes of a micrograph. Statistics of the target, where the remedy has
+    them, are those of `images`, its training micrographs uint8 (h, w). `--images` takes pixel size, polarity and
+    information bar from the target's store.
+    """
+    written = []
+    for member, own in zip(judge.members, judge.watched, strict=True):
+        if remedy.adabn:
+            own = with_statistics_of(own, judge.windows(images, remedy), judge.device)
+        native = {key: target.metadata["parameters"][key] for key in NATIVE}
+        state = {
+            "config": member.config,
+            "preparation": member.preparation | {"native": native},
+            "step": member.step,
+            "model": {name: value.cpu() for name, value in own.model.state_dict().items()},
+            "remedy": {"changes": asdict(remedy), "levels": judge.levels.tolist(), "for": target.domain},
+        }
+        written.append(folder / f"{member.run.name}.pt")
+        checkpoint.save(written[-1], state)
+    return written

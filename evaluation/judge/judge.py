@@ -1,0 +1,161 @@
+"""The judge: source-trained models, what they have learnt from, and what is to be expected of them elsewhere.
+
+It never reads a label of a target. What it knows of right and wrong it learns on held-out source micrographs.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import models
+from common.errors import InputError
+from data.store import Store
+from evaluation.judge.calibration import Calibration
+from evaluation.judge.criteria import Shapes, Watched, criteria
+from evaluation.judge.disturbances import Disturbance
+from evaluation.judge.remedies import Remedy, grey_levels
+from evaluation.members import Member, refuse_trained_on
+from evaluation.metrics import Confusion
+
+WINDOW = 256  # px of a side at working scale
+WINDOWS = 8  # that a target is judged by; more make little difference
+MICROGRAPHS = 64  # of a target that statistics are taken of
+HELD_OUT = 4  # source micrographs that are disturbed at once
+DISTURBANCES = 64
+_TRIED = ({"match": True}, {"adabn": True}, {"match": True, "adabn": True})
+
+
+class Judge:
+    """Judge of models of one source.
+
+    `phases`: how many they tell apart; `adabn`: if they have batch norm; `floor`: mIoU of one phase everywhere;
+    `source_miou`: of held-out source micrographs, known once it is calibrated.
+    """
+
+    def __init__(self, members: Sequence[Member], source: Store, device: torch.device | str = "cpu"):
+        """Read what the models have learnt from. source: their store, with labels.
+
+        InputError where a model has no held-out micrographs of it, or they were trained on.
+        """
+        self.members, self.source, self.device = list(members), source, device
+        self.held_out = [source.evaluation_micrographs(member.config["fold"]) for member in self.members]
+        for member, micrographs in zip(self.members, self.held_out, strict=True):
+            if not micrographs:
+                raise InputError(
+                    f"{source.path}: no annotated micrographs that {member.run} was not trained on, so there is "
+                    "nothing to judge it by. Prepare the source with folds."
+                )
+            refuse_trained_on(member, source, micrographs)
+            models.set_domain(member.model, "source")
+        self.watched = [Watched.of(member.model) for member in self.members]
+        self.adabn = all(one.source for one in self.watched)
+        annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
+        self.levels = grey_levels(source.image(index) for index in annotated)
+        self.phases = 2
+        self.masks = [window for index in annotated for window in windows(source.mask(index), 1)]
+        self.shapes = Shapes.of(self.masks, self.phases)
+        share = float(np.mean([(mask > 0).mean() for mask in self.masks]))
+        self.floor = max(share, 1 - share) / 2
+        self.source_miou = float("nan")
+
+    def look(
+        self,
+        images: Sequence[np.ndarray],
+        remedy: Remedy,
+        judged: Sequence[int] | None = None,
+        shapes: Shapes | None = None,
+    ) -> tuple[dict[str, float], list[np.ndarray], list[list[np.ndarray]]]:
+        """Criteria of the models' predictions of micrographs uint8 (h, w) under a remedy, the mean over windows.
+
+        judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. Returns the windows that
+        the models saw and the predictions of each, by judged model, too.
+        """
+        seen = self.windows(images, remedy)
+        watched = [with_statistics_of(one, seen, self.device) for one in self.watched] if remedy.adabn else self.watched
+        found = [criteria(watched, window, shapes or self.shapes, self.device, judged) for window in seen]
+        means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
+        return means, seen, [predicted for _, predicted in found]
+
+    def images_of(self, target: Store) -> list[np.ndarray]:
+        """Training micrographs of a target, uint8 (h, w), up to MICROGRAPHS of them, spread evenly.
+
+        InputError where there are none.
+        """
+        folds = {member.config["fold"] for member in self.members}
+        fold = folds.pop() if len(folds) == 1 else None
+        there = set(target.tile_micrograph[target.training_tiles(fold, labelled=False)].tolist())
+        if not there:
+            raise InputError(
+                f"{target.path}: no micrographs outside the test set to judge by. Leave some of them out of `test` in "
+                "domains.toml."
+            )
+        return [target.image(micrograph) for micrograph in spread(sorted(there), MICROGRAPHS)]
+
+    def windows(self, images: Sequence[np.ndarray], remedy: Remedy) -> list[np.ndarray]:
+        """Windows of micrographs, as a remedy shows them to the network: WINDOWS of few, one each of many."""
+        each = -(-WINDOWS // len(images))
+        return [window for image in images for window in windows(remedy.apply(image, self.levels), each)]
+
+    def calibrate(self) -> Calibration:
+        """Learn what criteria mean: disturb held-out source micrographs, and compare predictions with the truth.
+
+        Of each disturbance the micrographs are judged as they are and under one remedy, against the shapes of some
+        labels only: other specimens have other shapes too.
+        """
+        samples, truth, groups = [], [], []
+        for number in tqdm(range(DISTURBANCES), desc="calibration", unit="disturbance"):
+            rng = np.random.default_rng([number, 13])
+            disturbance = Disturbance.draw(rng) if number else Disturbance(())
+            judged = number % len(self.members)
+            chosen = spread(self.held_out[judged], HELD_OUT)
+            pairs = [disturbance.apply(self.source.image(m), self.source.mask(m), rng) for m in chosen]
+            tried = _TRIED[number % len(_TRIED)]
+            remedy = Remedy(**tried) if self.adabn else Remedy(match=True)
+            for each in (Remedy(), remedy):
+                shapes = Shapes.of(self._some_masks(rng), self.phases)
+                found, seen, predictions = self.look([image for image, _ in pairs], each, [judged], shapes)
+                count = len(seen) // len(pairs)
+                labels = [window for _, mask in pairs for window in windows(mask, count)]
+                confusion = sum(
+                    (Confusion.of(of[0], label) for of, label in zip(predictions, labels, strict=True)), Confusion()
+                )
+                samples.append(found)
+                truth.append(confusion.miou)
+                groups.append(number)
+                if not disturbance.steps and each == Remedy():
+                    self.source_miou = confusion.miou
+        return Calibration.fit(samples, truth, groups)
+
+    def _some_masks(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """A third of the labels that are neighbours in their fraction of foreground, at least three."""
+        count = min(len(self.masks), max(3, len(self.masks) // 3))
+        first = rng.integers(0, len(self.masks) - count + 1)
+        return sorted(self.masks, key=lambda mask: np.count_nonzero(mask))[first : first + count]
+
+
+def windows(image: np.ndarray, count: int) -> list[np.ndarray]:
+    """Windows of up to WINDOW px a side of an array (h, w), the first at the bottom, where information bars are."""
+    height, width = (min(WINDOW, side) for side in image.shape)
+    places = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
+    columns = np.rint(places * (image.shape[1] - width)).astype(int)
+    rows = np.rint((1 - (places if count > 1 else 0 * places)) * (image.shape[0] - height)).astype(int)
+    return [
+        np.ascontiguousarray(image[row : row + height, column : column + width])
+        for row, column in zip(rows, columns, strict=True)
+    ]
+
+
+def with_statistics_of(watched: Watched, seen: list[np.ndarray], device: torch.device | str) -> Watched:
+    """Copy a model, with batch-norm statistics of windows uint8 (h, w) in place of its own."""
+    model: nn.Module = copy.deepcopy(watched.model)
+    models.reestimate_statistics(model, (torch.from_numpy(window)[None, None].to(device) for window in seen))
+    return Watched(model, watched.source)
+
+
+def spread(values: list[int], count: int) -> list[int]:
+    """Up to `count` of the values, spread evenly."""
+    return [values[k] for k in sorted(set(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int)))]

@@ -1,0 +1,279 @@
+"""The judge: remedies, criteria, what they let expect, and that no label of a target reaches any of it."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import annotated, domains_toml, run
+from short_runs import supervised_arguments
+
+import models
+from common.errors import InputError
+from data.store import Store
+from evaluation import gap
+from evaluation.judge import judge as judging
+from evaluation.judge.advice import Tried, advise
+from evaluation.judge.calibration import Calibration, Expected
+from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria, shape_of
+from evaluation.judge.disturbances import Disturbance
+from evaluation.judge.export import export
+from evaluation.judge.remedies import Remedy, grey_levels, matched
+from evaluation.members import load_member
+
+
+@pytest.fixture(scope="module")
+def micrographs(tmp_path_factory):
+    """Bright blobs on a dark ground; `negative` has the same in the other polarity, `wrong` with masks inverted."""
+    folder = tmp_path_factory.mktemp("judge")
+    rng = np.random.default_rng(0)
+    for domain in ("source", "negative", "wrong"):
+        for kind in ("images", "masks"):
+            (folder / domain / kind).mkdir(parents=True)
+        for k in range(6):
+            shared = np.random.default_rng([1, k]) if domain != "source" else rng
+            mask = cv2.GaussianBlur(shared.standard_normal((100, 90)), (0, 0), 6) > 0.02
+            image = np.clip(80 + 70 * mask + 12 * shared.standard_normal(mask.shape), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / domain / "images" / f"m{k}.png"), image if domain == "source" else 255 - image)
+            cv2.imwrite(
+                str(folder / domain / "masks" / f"m{k}.png"), 255 * (mask ^ (domain == "wrong")).astype(np.uint8)
+            )
+    text = domains_toml(
+        source=annotated("source", folds=3),
+        negative=annotated("negative", test=["m4", "m5"]),
+    )
+    (folder / "domains.toml").write_text(text)
+    (folder / "wrong.toml").write_text(text.replace("negative/masks", "wrong/masks"))
+    for name in ("domains", "wrong"):
+        run("-m", "data.prepare", folder / f"{name}.toml", "--out", folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(micrographs, tmp_path_factory):
+    """Runs of two folds that have learnt the source well."""
+    folder = tmp_path_factory.mktemp("trained")
+    for fold in (0, 1):
+        options = ("--steps", 80, "--validate-every", 500, "--fold", fold)
+        run("train_supervised.py", *supervised_arguments(micrographs / "domains", folder / f"fold{fold}", *options))
+    return [folder / f"fold{fold}" for fold in (0, 1)]
+
+
+def judged(stores, runs, out, monkeypatch):
+    """Run the command here, with few disturbances; return the content of gap.json."""
+    monkeypatch.setattr(judging, "DISTURBANCES", 16)
+    gap.main([*map(str, runs), "--domain", "negative", "--data", str(stores), "--out", str(out), "--device", "cpu"])
+    return json.loads((out / "gap.json").read_text())
+
+
+def test_the_other_polarity_is_found_and_said(micrographs, trained, tmp_path, monkeypatch, capsys):
+    found = judged(micrographs / "domains", trained, tmp_path / "out", monkeypatch)
+    assert found["recommended"]["invert"] and "`invert = true`" in found["sentence"]
+    assert found["as_it_is"]["expected"]["miou"] < found["recommended"]["expected"]["miou"]
+    assert found["source_miou"] > 0.8
+    assert found["sentence"] in capsys.readouterr().out
+    expected = [each["expected"]["miou"] for each in found["tried"]]
+    assert expected == sorted(expected, reverse=True)
+    for each in found["tried"]:
+        assert each["expected"]["low"] <= each["expected"]["miou"] <= each["expected"]["high"]
+        assert set(each["criteria"]) == set(CRITERIA), "two models disagree too"
+    page = (tmp_path / "out" / "gap.html").read_text()
+    assert "recommended" in page and page.count("data:image/jpeg") == 1
+
+
+def test_the_remedy_is_a_checkpoint_that_every_command_takes(micrographs, trained, tmp_path, monkeypatch, capsys):
+    found = judged(micrographs / "domains", trained, tmp_path / "out", monkeypatch)
+    stores, files = ("--data", micrographs / "domains"), [tmp_path / "out" / f"fold{fold}.pt" for fold in (0, 1)]
+    before = run("evaluate.py", trained[0], *stores, "--domain", "source", "negative").stdout
+    after = run("evaluate.py", files[0], *stores, "--domain", "negative").stdout
+    miou = [float(value) for value in re.findall(r"mIoU ([\d.]+)", before + after)]
+    assert miou[1] < 50 < 80 < miou[2] and miou[2] == pytest.approx(miou[0], abs=10)
+    assert found["recommended"]["expected"]["miou"] == pytest.approx(miou[2] / 100, abs=0.12)
+
+    options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
+    run("evaluate.py", *files, "--ensemble", *options)
+    for number in range(4):
+        mask, label = (
+            cv2.imread(str(folder / f"m{number}.png"), cv2.IMREAD_GRAYSCALE) > 0
+            for folder in (tmp_path / "masks" / "masks", micrographs / "negative" / "masks")
+        )
+        assert (mask == label).mean() > 0.8
+    said = run("train_supervised.py", *supervised_arguments(
+        micrographs / "domains", tmp_path / "on", "--pretraining", files[0]), ok=False).stderr  # fmt: skip
+    assert "changed micrographs" in said and "domains.toml" in said
+
+
+def test_statistics_of_the_target_are_in_the_file(micrographs, trained, tmp_path):
+    member = load_member(trained[0], "last", "cpu")
+    judge = judging.Judge([member], Store(micrographs / "domains" / "source.h5"))
+    target = Store(micrographs / "domains" / "negative.h5", labels=False)
+    images, remedy = judge.images_of(target), Remedy(adabn=True, scale=1.5)
+    (path,) = export(judge, target, images, remedy, tmp_path)
+    written = load_member(path, "last", "cpu")
+    expected = judging.with_statistics_of(judge.watched[0], judge.windows(images, remedy), "cpu").model
+    for name, value in written.model.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], rtol=0, atol=0)
+    image = images[0]
+    assert written.remedy == remedy and written.seen(image).shape == (150, 135)
+    found = written.predictor("cpu")(image)
+    assert found.shape == (2, *image.shape) and found.sum(0) == pytest.approx(np.ones(image.shape), abs=1e-5)
+
+
+def test_no_label_of_the_target_is_read(micrographs, trained, tmp_path, monkeypatch):
+    """All masks of the target are inverted in the second stores."""
+    judged(micrographs / "domains", trained[:1], tmp_path / "right", monkeypatch)
+    judged(micrographs / "wrong", trained[:1], tmp_path / "wrong", monkeypatch)
+    for name in ("gap.json", "gap.html"):
+        assert (tmp_path / "right" / name).read_bytes() == (tmp_path / "wrong" / name).read_bytes()
+
+
+def test_a_source_without_held_out_micrographs_is_refused(micrographs, trained, tmp_path, monkeypatch, capsys):
+    text = (micrographs / "domains.toml").read_text().replace("folds = 3\n", "")
+    (micrographs / "nofolds.toml").write_text(text)
+    run("-m", "data.prepare", micrographs / "nofolds.toml", "--out", tmp_path / "stores")
+    with pytest.raises(SystemExit) as ended:
+        judged(tmp_path / "stores", trained[:1], tmp_path / "out", monkeypatch)
+    assert ended.value.code == 2 and "Prepare the source with folds" in capsys.readouterr().err
+
+
+def test_more_of_any_criterion_never_lets_expect_more():
+    rng = np.random.default_rng(0)
+    samples = [dict(zip("abc", rng.random(3), strict=True)) for _ in range(80)]
+    truth = [1 / (1 + np.exp(4 * each["a"] + 2 * each["b"] - 3)) for each in samples]
+    fitted = Calibration.fit(samples, truth, range(80))
+    assert fitted.mae < 0.02 and fitted.spearman > 0.98 and fitted.weights[0] > fitted.weights[1] > fitted.weights[2]
+    for name in "abc":
+        values = [fitted.expected(samples[0] | {name: value}).miou for value in np.linspace(-1, 3, 20)]
+        assert (np.diff(values) <= 0).all()
+
+
+def test_the_interval_holds_nine_of_ten():
+    rng = np.random.default_rng(1)
+
+    def draw(count):
+        samples = [{"a": value} for value in rng.random(count)]
+        return samples, [1 / (1 + np.exp(3 * each["a"] - 1 + 0.4 * rng.standard_normal())) for each in samples]
+
+    fitted = Calibration.fit(*draw(128), range(128))
+    expected = [(fitted.expected(sample), miou) for sample, miou in zip(*draw(2000), strict=True)]
+    assert np.mean([one.low <= miou <= one.high for one, miou in expected]) == pytest.approx(0.9, abs=0.04)
+
+
+def test_matching_gives_the_levels_asked_for_and_keeps_their_order():
+    rng = np.random.default_rng(2)
+    image = np.clip(rng.normal(60, 15, (200, 200)), 0, 255).astype(np.uint8)
+    other = np.clip(rng.normal(150, 40, (200, 200)), 0, 255).astype(np.uint8)
+    changed = matched(image, grey_levels([other]))
+    assert changed.mean() == pytest.approx(other.mean(), abs=1) and changed.std() == pytest.approx(other.std(), abs=1.5)
+    order = np.argsort(image, axis=None, kind="stable")
+    assert (np.diff(changed.ravel()[order].astype(int)) >= 0).all()
+    assert np.abs(matched(image, grey_levels([image])).astype(int) - image).max() <= 1
+    uniform = np.full((20, 20), 7, np.uint8)
+    assert len(np.unique(matched(uniform, grey_levels([other])))) == 1
+
+
+def test_remedies_are_what_they_say():
+    image = np.random.default_rng(3).integers(0, 256, (40, 60), np.uint8)
+    levels = grey_levels([image])
+    np.testing.assert_array_equal(Remedy(invert=True).apply(image, levels), 255 - image)
+    assert Remedy(scale=0.5).apply(image, levels).shape == (20, 30)
+    assert str(Remedy()) == "as it is" and Remedy().changes == 0
+    both = Remedy(True, True, 2.0, True)
+    assert both.changes == 4 and all(word in str(both) for word in ("inverted", "grey levels", "2", "statistics"))
+
+
+def test_shapes_of_what_one_can_count():
+    square = np.zeros((64, 64), bool)
+    square[16:48, 16:48] = True
+    size, chord, solidity, boundary = shape_of(square)
+    assert np.exp(size) == 32 * 32 and np.exp(chord) == pytest.approx(32) and solidity == pytest.approx(1)
+    assert np.exp(boundary) * square.size == 4 * 32
+    cross = np.zeros((64, 64), bool)
+    cross[28:36, 8:56] = cross[8:56, 28:36] = True
+    assert shape_of(cross)[2] < 0.6, "less solid than a square"
+    nothing = shape_of(np.zeros((64, 64), bool))
+    assert np.isfinite(nothing).all() and nothing[0] == 0
+    shapes = Shapes.of([square.astype(np.uint8)] * 3, 2)
+    assert (shapes.distance(square.astype(np.uint8)) == 0).all()
+    assert (shapes.distance(np.zeros((64, 64), np.uint8))[[0, 1, 3]] > 5).all()
+
+
+def test_looking_at_a_model_leaves_it_as_it_was():
+    model = models.build("deeplabv2_small")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = np.random.default_rng(4).integers(0, 256, (64, 64), np.uint8)
+    shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
+    watched = Watched.of(model)
+    found, (predicted,) = criteria([watched], image, shapes)
+    again, _ = criteria([watched], image, shapes)
+    assert found == again and set(found) == set(CRITERIA) - {"models"} and predicted.shape == image.shape
+    assert all(np.isfinite(value) and value >= 0 for value in found.values())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_without_batch_norm_is_judged_by_the_rest():
+    model = models.build("deeplabv2_small")
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.BatchNorm2d):
+                setattr(parent, name, torch.nn.Identity())
+    image = np.random.default_rng(5).integers(0, 256, (64, 64), np.uint8)
+    shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
+    found, _ = criteria([Watched.of(model)], image, shapes)
+    assert "norms" not in found and "entropy" in found
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_disturbances_keep_mask_and_image_together(number):
+    rng = np.random.default_rng(number)
+    disturbance = Disturbance.draw(rng)
+    image = np.full((96, 120), 60, np.uint8)
+    image[24:72, 30:90] = 180
+    mask = (image > 100).astype(np.uint8)
+    changed, moved = disturbance.apply(image, mask, rng)
+    assert changed.shape == moved.shape and changed.dtype == moved.dtype == np.uint8
+    assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
+
+
+def tried(remedy, miou):
+    return Tried(remedy, Expected(miou, miou - 0.05, miou + 0.05), {}, [])
+
+
+@pytest.mark.parametrize(
+    ("mious", "kind", "words"),
+    [
+        ({Remedy(): 0.85, Remedy(invert=True): 0.3}, "as it is", "as it is"),
+        ({Remedy(): 0.08, Remedy(invert=True): 0.88}, "remedy", "`invert = true` for lom: expected mIoU 8 -> 88"),
+        ({Remedy(): 0.30, Remedy(scale=2.0): 0.86}, "remedy", "by 2: check pixel_size_nm"),
+        ({Remedy(): 0.30, Remedy(adabn=True): 0.6}, "adapt", "--adabn"),
+        ({Remedy(): 0.60, Remedy(match=True): 0.61}, "adapt", "no remedy helps"),
+        ({Remedy(): 0.30, Remedy(match=True): 0.33}, "label", "label five micrographs"),
+    ],
+)
+def test_advice_follows_what_is_expected(mious, kind, words):
+    found = advise([tried(*each) for each in mious.items()], "lom", "sem", source_miou=0.9, floor=0.25)
+    assert found.kind == kind and words in found.sentence
+
+
+def test_the_simplest_of_remedies_that_are_as_good_is_recommended():
+    mious = {Remedy(): 0.3, Remedy(True, True, 1.41, True): 0.89, Remedy(True): 0.88, Remedy(True, True): 0.87}
+    assert advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3).recommended.remedy == Remedy(True)
+
+
+def test_windows_lie_in_the_micrograph_and_show_its_bottom():
+    image = np.arange(400 * 500, dtype=np.int32).reshape(400, 500)
+    one, *_ = judging.windows(image, 3)
+    assert one.shape == (256, 256) and one[-1, 0] == image[-1, 0]
+    assert {window.shape for window in judging.windows(image, 3)} == {(256, 256)}
+    assert judging.windows(image[:30, :40], 1)[0].shape == (30, 40)
+
+
+def test_the_judge_refuses_what_it_was_trained_on(micrographs, trained):
+    member = load_member(trained[0], "last", "cpu")
+    member.config["fold"] = 1
+    with pytest.raises(InputError, match="was trained on it"):
+        judging.Judge([member], Store(micrographs / "domains" / "source.h5"))
