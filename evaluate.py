@@ -7,6 +7,7 @@
     python evaluate.py runs/T3.2/fold* --data stores --domain t3 --ensemble --out runs/T3.2/ensemble.t3
     python evaluate.py --experiment T1.4 --fold 0 --checkpoint epoch100           # a row of the study's tables
     python evaluate.py runs/T3.2/fold0 --images lom --out segmented --pixel-size 126.6 --invert
+    python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented     # what evaluation.choose has chosen
 
 A score goes to <run>/evaluation/<domain>/: score.json, images.csv, predictions/ and panels/. RDT needs the supervised
 run's score on its source: evaluate that first.
@@ -26,6 +27,7 @@ from common.errors import InputError, exits_cleanly
 from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
 from evaluation import gradcam, scoring
+from evaluation.judge.choice import chosen_runs
 from evaluation.members import (
     Member,
     Reference,
@@ -169,7 +171,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="*", default=[], metavar="RUN_OR_CHECKPOINT", help="run folder, or a .pt file")
+    parser.add_argument("runs", nargs="*", default=[], metavar="RUN_OR_CHECKPOINT",
+                        help="run folder, a .pt file, or a choice.json of evaluation.choose")  # fmt: skip
     parser.add_argument("--checkpoint", help="of run folders: last (default), best, or a milestone like epoch100")
     parser.add_argument("--ensemble", action="store_true", help="average the probabilities of all runs (bagging)")
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
@@ -201,6 +204,9 @@ def parse() -> argparse.Namespace:
     """Read the command line. A generalization row becomes its run and domain; --dry-run prints it and exits."""
     parser = build_parser()
     options = parser.parse_args()
+    if any(Path(run).name == "choice.json" for run in options.runs):
+        options.runs = [one for run in options.runs for one in _expanded(Path(run))]
+        options.ensemble = options.ensemble or (bool(options.images) and len(options.runs) > 1)
     _require(parser, options)
     options.checkpoint = options.checkpoint or "last"
     if options.experiment:
@@ -210,6 +216,10 @@ def parse() -> argparse.Namespace:
             sys.exit(0)
         options.runs, options.domain = [row["run_dir"]], [row["domain"]]
     return options
+
+
+def _expanded(run: Path) -> list[str]:
+    return chosen_runs(run) if run.name == "choice.json" else [str(run)]
 
 
 def _require(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -52,9 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
         for member in members:
             require_same_preparation(member, store)
     judge = Judge(members, source, device)
-    calibration = judge.calibrate()
+    judge.calibrate()
     for target in targets:
-        gap = measure(judge, calibration, target, f"remedies for {target.domain}")
+        gap = measure(judge, target, f"remedies for {target.domain}")
         out = options.out or members[0].run.parent / "gap" / target.domain
         make_folder(out)
         write_file(out / "gap.json", gap.as_json())

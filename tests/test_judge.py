@@ -2,26 +2,30 @@
 
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import annotated, domains_toml, run
-from short_runs import supervised_arguments
+from short_runs import supervised_arguments, uda_arguments
 
 import models
 from common.errors import InputError
 from data.store import Store
+from evaluation import choose as choosing
 from evaluation import gap
 from evaluation.judge import judge as judging
 from evaluation.judge.advice import Tried, advise
 from evaluation.judge.calibration import Calibration, Expected
+from evaluation.judge.choice import Candidate, choose
 from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.export import export
 from evaluation.judge.remedies import Remedy, grey_levels, matched
-from evaluation.members import load_member
+from evaluation.members import Member, load_member
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,67 @@ def test_no_label_of_the_target_is_read(micrographs, trained, tmp_path, monkeypa
     judged(micrographs / "wrong", trained[:1], tmp_path / "wrong", monkeypatch)
     for name in ("gap.json", "gap.html"):
         assert (tmp_path / "right" / name).read_bytes() == (tmp_path / "wrong" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def adapted(micrographs, trained, tmp_path_factory):
+    """A short adaptation to the other polarity, which keeps two checkpoints on its way."""
+    folder = tmp_path_factory.mktemp("adapted") / "fold0"
+    options = ("--steps", 12, "--keep-every", 5, "--pretraining", trained[0] / "last.pt")
+    run("train_uda.py", *uda_arguments(micrographs / "domains", folder, *options, target="negative"))
+    return folder
+
+
+def chosen(stores, candidates, out, monkeypatch, *more):
+    """Run the command here, with few disturbances; return the content of choice.json."""
+    monkeypatch.setattr(judging, "DISTURBANCES", 16)
+    options = ("--domain", "negative", "--data", stores, "--out", out, "--device", "cpu", *more)
+    choosing.main(list(map(str, (*candidates, *options))))
+    return json.loads((out / "choice.json").read_text())
+
+
+def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
+    micrographs, trained, adapted, tmp_path, monkeypatch, capsys
+):
+    judged(micrographs / "domains", trained[:1], tmp_path / "gap", monkeypatch)
+    candidates = [trained[0], tmp_path / "gap" / "fold0.pt", adapted]
+    found = chosen(micrographs / "domains", candidates, tmp_path / "right", monkeypatch)
+    names = [one["name"] for one in found["ranked"]]
+    assert len(names) == 5, "the run, the remedy, the adaptation and two checkpoints that it kept"
+    assert sum("step0000" in name for name in names) == 2
+    assert found["runs"] == [str(tmp_path / "gap" / "fold0.pt")]
+    chosen(micrographs / "wrong", candidates, tmp_path / "wrong", monkeypatch)
+    for name in ("choice.json", "choice.html"):
+        assert (tmp_path / "right" / name).read_bytes() == (tmp_path / "wrong" / name).read_bytes()
+
+    capsys.readouterr()
+    scored = chosen(micrographs / "domains", candidates, tmp_path / "scored", monkeypatch, "--score")
+    assert scored == found, "scores do not steer"
+    truth = [float(value) for value in re.findall(r"scored ([\d.]+)", capsys.readouterr().out)]
+    assert len(truth) == 5 and max(truth) == truth[names.index(found["chosen"])]
+    assert "measured" in (tmp_path / "scored" / "choice.html").read_text()
+
+    options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
+    run("evaluate.py", tmp_path / "right" / "choice.json", *options)
+    mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
+    label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
+    assert (mask == label).mean() > 0.8
+
+
+def test_what_gains_too_little_is_left_for_the_safer_model():
+    """A candidate expected to gain 2 points is not told from generalization; one that gains 5 is taken."""
+    for gain, taken in ((0.02, "safe"), (0.05, "bold"), (-0.1, "safe")):
+        expected = {"safe": 0.6, "bold": 0.6 + gain}
+        found = choice_of(expected)
+        assert found.chosen.candidate.name == taken, gain
+        assert ("cannot tell" in found.sentence) == (gain == 0.02)
+
+
+def test_a_damaged_choice_is_refused(tmp_path):
+    for text in ("", "{}", '{"runs": []}', '{"runs": [1]}', "[]"):
+        (tmp_path / "choice.json").write_text(text)
+        said = run("evaluate.py", tmp_path / "choice.json", "--domain", "t", ok=False).stderr
+        assert "not a readable choice" in said and "Traceback" not in said
 
 
 def test_a_source_without_held_out_micrographs_is_refused(micrographs, trained, tmp_path, monkeypatch, capsys):
@@ -237,6 +302,27 @@ def test_disturbances_keep_mask_and_image_together(number):
     changed, moved = disturbance.apply(image, mask, rng)
     assert changed.shape == moved.shape and changed.dtype == moved.dtype == np.uint8
     assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
+
+
+def choice_of(expected):
+    """The choice between a source model and an adapted one, of which so much is expected."""
+    criteria = {name: {"known": miou} for name, miou in expected.items()}
+    members = {
+        "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
+        "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
+    }
+    order = list(expected)
+    looks = iter(order)
+    image = np.zeros((32, 32), np.uint8)
+    judge = SimpleNamespace(
+        images_of=lambda target: [image],
+        look=lambda images, remedy, watched: (criteria[next(looks)], [image], [[image]]),
+        calibration=lambda names: SimpleNamespace(
+            expected=lambda found: Expected(found["known"], found["known"] - 0.1, found["known"] + 0.1)
+        ),
+    )
+    candidates = [Candidate(name, (members[name],)) for name in order]
+    return choose(judge, candidates, SimpleNamespace(domain="t"))
 
 
 def tried(remedy, miou):

@@ -168,6 +168,9 @@ def _record(parser: argparse.ArgumentParser, validate_every: int | None = None) 
     )
     group.add_argument("--checkpoint-every", type=positive, default=500, help="steps")
     group.add_argument(
+        "--keep-every", type=positive, metavar="STEPS", help="keep the model alone, for evaluation.choose"
+    )
+    group.add_argument(
         "--milestones", type=positive, nargs="*", default=[], metavar="EPOCH", help="keep the networks after these"
     )
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="by default online with a key")

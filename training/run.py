@@ -113,8 +113,14 @@ class Run:
 
     @property
     def must_save(self) -> bool:
-        """True where a checkpoint is due, a milestone is reached, or the run was asked to stop."""
-        return bool(self.due(self.options.checkpoint_every) or self.milestone or self.stopping)
+        """True where a checkpoint is due, one is to be kept, or the run was asked to stop."""
+        return bool(self.due(self.options.checkpoint_every) or self.milestone or self._kept or self.stopping)
+
+    @property
+    def _kept(self) -> bool:
+        """True where the model alone is kept, after every so many steps but the last."""
+        every = self.options.keep_every
+        return bool(every and self.step % every == 0 and self.step < self.options.iterations)
 
     @property
     def milestone(self) -> str | None:
@@ -166,6 +172,8 @@ class Run:
         """
         if self.milestone:
             self._save(f"{self.milestone}.pt", self.networks)
+        if self._kept:
+            self._save(f"step{self.step:06d}.pt", {"model": self.networks["model"]})
         self._save("last.pt", self._state(), self.folder / "previous.pt")
         self.tracker.commit(self.step)
         if self.stopping and self.step < self.options.iterations:

@@ -4,7 +4,7 @@ It never reads a label of a target. What it knows of right and wrong it learns o
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class Judge:
         share = float(np.mean([(mask > 0).mean() for mask in self.masks]))
         self.floor = max(share, 1 - share) / 2
         self.source_miou = float("nan")
+        self._samples: list[tuple[dict[str, float], float, int]] = []
 
     def look(
         self,
@@ -68,14 +69,15 @@ class Judge:
         remedy: Remedy,
         judged: Sequence[int] | None = None,
         shapes: Shapes | None = None,
+        watched: Sequence[Watched] | None = None,
     ) -> tuple[dict[str, float], list[np.ndarray], list[list[np.ndarray]]]:
         """Criteria of the models' predictions of micrographs uint8 (h, w) under a remedy, the mean over windows.
 
-        judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. Returns the windows that
-        the models saw and the predictions of each, by judged model, too.
+        judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. watched: other models
+        than the judge's own. Returns the windows that the models saw and the predictions of each, by judged model, too.
         """
-        seen = self.windows(images, remedy)
-        watched = [with_statistics_of(one, seen, self.device) for one in self.watched] if remedy.adabn else self.watched
+        seen, watched = self.windows(images, remedy), watched or self.watched
+        watched = [with_statistics_of(one, seen, self.device) for one in watched] if remedy.adabn else watched
         found = [criteria(watched, window, shapes or self.shapes, self.device, judged) for window in seen]
         means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
         return means, seen, [predicted for _, predicted in found]
@@ -100,13 +102,12 @@ class Judge:
         each = -(-WINDOWS // len(images))
         return [window for image in images for window in windows(remedy.apply(image, self.levels), each)]
 
-    def calibrate(self) -> Calibration:
+    def calibrate(self) -> None:
         """Learn what criteria mean: disturb held-out source micrographs, and compare predictions with the truth.
 
         Of each disturbance the micrographs are judged as they are and under one remedy, against the shapes of some
         labels only: other specimens have other shapes too.
         """
-        samples, truth, groups = [], [], []
         for number in tqdm(range(DISTURBANCES), desc="calibration", unit="disturbance"):
             rng = np.random.default_rng([number, 13])
             disturbance = Disturbance.draw(rng) if number else Disturbance(())
@@ -123,12 +124,15 @@ class Judge:
                 confusion = sum(
                     (Confusion.of(of[0], label) for of, label in zip(predictions, labels, strict=True)), Confusion()
                 )
-                samples.append(found)
-                truth.append(confusion.miou)
-                groups.append(number)
+                self._samples.append((found, confusion.miou, number))
                 if not disturbance.steps and each == Remedy():
                     self.source_miou = confusion.miou
-        return Calibration.fit(samples, truth, groups)
+
+    def calibration(self, names: Collection[str]) -> Calibration:
+        """Fit what was learnt to those criteria of these names that the judge's own models have."""
+        samples, truth, groups = zip(*self._samples, strict=True)
+        known = [{name: value for name, value in sample.items() if name in names} for sample in samples]
+        return Calibration.fit(known, truth, groups)
 
     def _some_masks(self, rng: np.random.Generator) -> list[np.ndarray]:
         """A third of the labels that are neighbours in their fraction of foreground, at least three."""

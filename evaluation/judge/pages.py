@@ -3,10 +3,12 @@
 from evaluation import page
 from evaluation.figures import LEGEND_PREDICTION, grid, overlay
 from evaluation.judge.advice import Tried, as_it_is
+from evaluation.judge.calibration import Expected
+from evaluation.judge.choice import Choice
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.search import Gap
 
-_BEST = 3
+_BEST, _WINDOWS = 3, 3
 
 
 def gap_page(gap: Gap) -> str:
@@ -27,7 +29,7 @@ def gap_page(gap: Gap) -> str:
         f"<b>{page.text(gap.target)}</b>. On held-out micrographs of {page.text(gap.source)} they reach a mIoU of "
         f"{100 * gap.source_miou:.0f} %.</p>",
         "<h2>As it is, and the best remedies</h2>",
-        page.drawn(_pictures, shown),
+        page.drawn(_pictures, [(str(each.remedy), each.expected, each.pictures) for each in shown]),
         "<h2>All that was tried</h2>",
         page.table(header, rows),
         "<p class='note'>The mIoU is expected, not measured: no label of the target was read. In brackets the interval "
@@ -41,18 +43,40 @@ def gap_page(gap: Gap) -> str:
     return page.whole(f"From {gap.source} to {gap.target}: the gap before training", sections)
 
 
+def choice_page(choice: Choice, truth: dict[str, float]) -> str:
+    """The page of evaluation.choose. truth: measured mIoU by candidate, where they were scored."""
+    names = [name for name in CRITERIA if any(name in one.criteria for one in choice.ranked)]
+    header = ["", "candidate", "expected mIoU [%]", *(["measured [%]"] if truth else []), *names]
+    rows = []
+    for one in choice.ranked:
+        mark = "chosen" if one is choice.chosen else "as it is" if one.candidate.is_generalization else ""
+        measured = [f"{100 * truth[one.candidate.name]:.1f}"] if truth else []
+        values = (f"{one.criteria[name]:.3g}" if name in one.criteria else "" for name in names)
+        rows.append([mark, one.candidate.name, str(one.expected), *measured, *values])
+    shown = [choice.chosen, *[one for one in choice.ranked if one is not choice.chosen][:_BEST]]
+    sections = [
+        f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",
+        page.table(header, rows),
+        "<p class='note'>The mIoU is expected, not measured: the choice was made without a label of the target"
+        + (", and what was measured afterwards did not change it" if truth else "")
+        + ".</p>",
+        page.drawn(_pictures, [(one.candidate.name, one.expected, one.pictures) for one in shown]),
+    ]
+    return page.whole(f"Which model for {choice.target}", sections)
+
+
 def _row(tried: Tried, names: list[str], recommended: Tried, before: Tried) -> list[str]:
     mark = "recommended" if tried is recommended else "now" if tried is before else ""
     return [mark, str(tried.remedy), str(tried.expected), *(f"{tried.criteria[name]:.3g}" for name in names)]
 
 
-def _pictures(file: object, shown: list[Tried]) -> None:
-    """Draw a row a window: what the models saw under each remedy, with the foreground that the first of them found."""
+def _pictures(file: object, shown: list[tuple[str, Expected, list]]) -> None:
+    """Draw a row a window: what the models saw, with the foreground that the first of them found."""
     rows = []
-    for number in range(len(shown[0].pictures)):
+    for number in range(min(_WINDOWS, len(shown[0][2]))):
         row = []
-        for each in shown:
-            window, prediction = each.pictures[number]
-            row.append((f"{each.remedy}\nexpected {each.expected}" if not number else "", overlay(window, prediction)))
+        for name, expected, pictures in shown:
+            window, prediction = pictures[number]
+            row.append((f"{name}\nexpected {expected}" if not number else "", overlay(window, prediction)))
         rows.append(row)
     grid(file, rows, LEGEND_PREDICTION, width=3.2 * len(shown))

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from data.store import Store
 from evaluation.judge.advice import Advice, Tried, advise, as_it_is
 from evaluation.judge.calibration import Calibration
+from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.judge import WINDOWS, Judge, spread
 from evaluation.judge.remedies import Remedy
 
@@ -53,9 +54,9 @@ class Gap:
         return json.dumps(content, indent=2) + "\n"
 
 
-def measure(judge: Judge, calibration: Calibration, target: Store, progress: str | None = None) -> Gap:
+def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     """Try the remedies on a target, whose store is opened without labels. InputError without training micrographs."""
-    images = spread(judge.images_of(target), WINDOWS)
+    images, calibration = spread(judge.images_of(target), WINDOWS), judge.calibration(CRITERIA)
 
     def tried(remedies: list[Remedy]) -> list[Tried]:
         found = []

@@ -1,0 +1,97 @@
+"""Choose among trained models for an unlabelled target: source model, remedies, adaptation runs, their checkpoints.
+
+    python -m evaluation.choose runs/S.10/fold* runs/gap/t3/*.pt runs/T3.2/fold* --domain t3 --out runs/chosen/t3
+    python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented
+
+Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are candidates
+of their own. No label of the target is read: the candidates are ranked by what is expected of them, as
+evaluation.gap does. Where the judge cannot tell, the source's model is kept. `--score` scores all candidates on the
+target's labelled test micrographs afterwards, so that one sees what the choice has cost.
+"""
+
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.choose")
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError, exits_cleanly, make_folder
+from common.files import write_file
+from data.store import Store, store_path
+from evaluation import scoring
+from evaluation.judge.choice import Candidate, choose, grouped
+from evaluation.judge.judge import Judge
+from evaluation.judge.pages import choice_page
+from evaluation.members import Member, load_member, refuse_trained_on, require_same_preparation
+from training.device import choose_algorithms, choose_device
+
+
+def true_miou(candidate: Candidate, target: Store, device: object) -> float:
+    """Mean of the members' mIoU on the target's labelled micrographs that are held out: for the record."""
+    found = []
+    for member in candidate.members:
+        micrographs = target.evaluation_micrographs(member.config["fold"])
+        if not micrographs:
+            raise InputError(f"{target.path}: no labelled micrographs to score on. Leave out --score.")
+        refuse_trained_on(member, target, micrographs)
+        pooled, _ = scoring.score(member.predictor(device), target, micrographs, f"{candidate.name}")
+        found.append(pooled.miou)
+    return float(np.mean(found))
+
+
+def _members(runs: list[str], device: object) -> list[Member]:
+    """Members of runs, of the checkpoints that they kept, and of files of checkpoints."""
+    found = []
+    for run in map(Path, runs):
+        found.append(load_member(run, "last", device))
+        if run.is_dir():
+            found += [load_member(run, path.stem, device) for path in sorted(run.glob("step*.pt"))]
+    return found
+
+
+@exits_cleanly
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.choose",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("candidates", nargs="+", metavar="RUN_OR_CHECKPOINT", help="one of them trained on the source")
+    parser.add_argument("--domain", required=True, metavar="TARGET", help="the unlabelled domain")
+    parser.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of choice.json and choice.html")
+    parser.add_argument("--score", action="store_true", help="score all candidates too; it does not change the choice")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    options = parser.parse_args(arguments)
+    choose_algorithms(deterministic=False, amp="off")
+    device = choose_device(options.device)
+    candidates = grouped(_members(options.candidates, device))
+    plain = next((one for one in candidates if one.is_generalization), None)
+    if plain is None:
+        parser.error("none of them is trained on the source alone; add the run that the others are measured against")
+    source = Store(store_path(options.data, plain.members[0].config["source"]))
+    target = Store(store_path(options.data, options.domain), labels=False)
+    for candidate in candidates:
+        for member in candidate.members:
+            require_same_preparation(member, target)
+    judge = Judge(plain.members, source, device)
+    judge.calibrate()
+    choice = choose(judge, candidates, target)
+    truth = {}
+    if options.score:
+        labelled = Store(target.path)
+        truth = {one.name: true_miou(one, labelled, device) for one in candidates}
+    out = make_folder(options.out)
+    write_file(out / "choice.json", choice.as_json())
+    write_file(out / "choice.html", choice_page(choice, truth))
+    print(f"{options.domain}: {choice.sentence}\n{out / 'choice.html'}")
+    for one in choice.ranked:
+        scored = f", scored {100 * truth[one.candidate.name]:.1f}" if truth else ""
+        print(f"  {one.candidate.name}: expected {one.expected}{scored}")
+
+
+if __name__ == "__main__":
+    main()

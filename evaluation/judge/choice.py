@@ -1,0 +1,156 @@
+"""The choice among trained models for an unlabelled target. It is never below generalization knowingly."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import models
+from common.errors import InputError
+from data.store import Store
+from evaluation.judge.calibration import Expected
+from evaluation.judge.criteria import CRITERIA, Watched
+from evaluation.judge.judge import WINDOWS, Judge, spread
+from evaluation.judge.remedies import Remedy
+from evaluation.members import Member
+
+_GAIN = 0.03  # mIoU that a candidate has to be expected to gain over generalization before it is taken
+_AS_GOOD = 0.01  # a safer candidate that is expected to lose no more is as good
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Models of one kind, such as the folds of an experiment, which segment as an ensemble."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    @property
+    def remedy(self) -> Remedy:
+        """Remedy that its checkpoints carry; none for a run."""
+        return self.members[0].remedy
+
+    @property
+    def is_generalization(self) -> bool:
+        """True for a model of the source as it is."""
+        return not self.members[0].config.get("target") and self.remedy == Remedy()
+
+    @property
+    def risk(self) -> tuple[int, int, int]:
+        """Order from safe to bold: source model, with a remedy, adapted; then the later checkpoint."""
+        adapted = bool(self.members[0].config.get("target"))
+        return adapted, self.remedy.changes, -self.members[0].step
+
+    @property
+    def paths(self) -> list[str]:
+        """Files or folders that evaluate.py takes."""
+        return [str(m.run if m.label == "last" else m.run / f"{m.label}.pt") for m in self.members]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate with what is expected of it, and windows that it saw with its predictions."""
+
+    candidate: Candidate
+    expected: Expected
+    criteria: dict[str, float]
+    pictures: list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidates, best first, the one that is chosen, and why."""
+
+    target: str
+    ranked: list[Ranked]
+    chosen: Ranked
+    sentence: str
+
+    def as_json(self) -> str:
+        """Give the content of choice.json."""
+        ranked = [
+            {
+                "name": one.candidate.name,
+                "runs": one.candidate.paths,
+                "generalization": one.candidate.is_generalization,
+                "expected": {name: round(value, 4) for name, value in asdict(one.expected).items()},
+                "criteria": {name: round(value, 4) for name, value in one.criteria.items()},
+            }
+            for one in self.ranked
+        ]
+        chosen = {"chosen": self.chosen.candidate.name, "runs": self.chosen.candidate.paths}
+        return (
+            json.dumps({"target": self.target, **chosen, "sentence": self.sentence, "ranked": ranked}, indent=2) + "\n"
+        )
+
+
+def grouped(members: Sequence[Member]) -> list[Candidate]:
+    """Candidates of members: those that differ in fold only are one."""
+    groups: dict[tuple, list[Member]] = {}
+    for member in members:
+        of_run = (member.run / "config.json").is_file()
+        key = (member.run.parent, member.label) if of_run else (member.run, "")
+        groups.setdefault((member.config.get("experiment"), *key), []).append(member)
+    found = []
+    for (_, folder, label), group in groups.items():
+        name = str(group[0].run) if len(group) == 1 else str(folder)
+        name += f", {label}" if label not in ("", "last") else ""
+        name += f", {group[0].remedy}" if group[0].remedy != Remedy() else ""
+        found.append(Candidate(name, tuple(group)))
+    return found
+
+
+def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choice:
+    """Rank candidates for a target, whose store is opened without labels. InputError without generalization."""
+    images = spread(judge.images_of(target), WINDOWS)
+    ranked = []
+    for candidate in candidates:
+        for member in candidate.members:
+            models.set_domain(member.model, "target" if member.config.get("target") == target.domain else "source")
+        watched = [Watched.of(member.model) for member in candidate.members]
+        shown = replace(candidate.remedy, adabn=False)  # the checkpoint has these statistics already
+        criteria, seen, predictions = judge.look(images, shown, watched=watched)
+        expected = judge.calibration(set(criteria) & set(CRITERIA)).expected(criteria)
+        ranked.append(
+            Ranked(candidate, expected, criteria, [(s, p[0]) for s, p in zip(seen, predictions, strict=True)])
+        )
+    ranked.sort(key=lambda one: -one.expected.miou)
+    safe = next((one for one in ranked if one.candidate.is_generalization), None)
+    if safe is None:
+        raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
+    best = ranked[0].expected.miou
+    good = [one for one in ranked if one.expected.miou >= best - _AS_GOOD]
+    chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
+    if chosen is not safe and chosen.expected.miou < safe.expected.miou + _GAIN:
+        return Choice(target.domain, ranked, safe, _undecided(chosen, safe))
+    return Choice(target.domain, ranked, chosen, _decided(chosen, safe))
+
+
+def _undecided(chosen: Ranked, safe: Ranked) -> str:
+    return (
+        f"the judge cannot tell {chosen.candidate.name} ({chosen.expected}) from the source's model "
+        f"({safe.expected}), so it keeps the safer one: {safe.candidate.name}."
+    )
+
+
+def _decided(chosen: Ranked, safe: Ranked) -> str:
+    if chosen is safe:
+        known = f"{safe.candidate.name}: expected mIoU {safe.expected}"
+        return f"nothing is expected to be better than the source's model as it is, {known}."
+    return (
+        f"take {chosen.candidate.name}: expected mIoU {chosen.expected}, against {safe.expected} of the source's model "
+        "as it is."
+    )
+
+
+def chosen_runs(path: Path) -> list[str]:
+    """Runs that a choice.json names. InputError where it is damaged."""
+    try:
+        runs = json.loads(path.read_text())["runs"]
+        if not runs or not all(isinstance(run, str) for run in runs):
+            raise ValueError("no runs in it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable choice ({error}). Run evaluation.choose again.") from error
+    return runs
