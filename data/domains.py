@@ -20,10 +20,10 @@ T = TypeVar("T")
 _OPTIONS = {"reference", "scale", "tile", "overlap", "field_of_view", "seed"}
 _DOMAIN = {
     "images", "masks", "mask_suffix", "foreground", "background",
-    "pixel_size_nm", "information_bar", "invert", "folds", "test",
+    "pixel_size_nm", "information_bar", "invert", "match", "folds", "test",
 }  # fmt: skip
 
-
+_MATCH = "the name of another domain, whose grey levels are taken and which has no `match` itself"
 TOO_FEW_ANNOTATED = (
     "annotated micrographs outside the test set: {count}. One is held out and others are trained on, so it takes two. "
     "Annotate another, or crop one and its mask into two files, and prepare the domain with folds = 2"
@@ -56,7 +56,10 @@ class NativeMicrograph:
 
 @dataclass(frozen=True)
 class Domain:
-    """One entry of domains.toml, its folders listed. background None stands for "rest"."""
+    """One entry of domains.toml, its folders listed. background None stands for "rest".
+
+    match: name of the domain whose grey levels its micrographs are given, or None.
+    """
 
     name: str
     root: Path
@@ -65,6 +68,7 @@ class Domain:
     pixel_size_nm: float
     information_bar: int
     invert: bool
+    match: str | None
     folds: int
     micrographs: tuple[NativeMicrograph, ...]
 
@@ -88,7 +92,11 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
             )
         tables[name] = _Table(path, f"domains.{name}", entry, _DOMAIN)
     options = _options(_Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS), tables)
-    return options, {name: _domain(name, table, options.seed) for name, table in tables.items()}
+    domains = {name: _domain(name, table, options.seed) for name, table in tables.items()}
+    for name, domain in domains.items():
+        if domain.match and (domain.match == name or domain.match not in domains or domains[domain.match].match):
+            raise tables[name].error("match", domain.match, f"it must be {_MATCH}; there are {', '.join(domains)}")
+    return options, domains
 
 
 def split_in_folds(names: Iterable[str], folds: int, seed: int | list[int]) -> dict[str, int]:
@@ -221,6 +229,7 @@ def _domain(name: str, table: _Table, seed: int) -> Domain:
         pixel_size_nm=_pixel_size(table),
         information_bar=table.take("information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0),
         invert=table.take("invert", bool, "true or false", False),
+        match=table.take("match", str, _MATCH, "") or None,
         folds=folds,
         micrographs=tuple(
             NativeMicrograph(stem, image, masks.get(stem), fold.get(stem, -1), stem in test)

@@ -11,6 +11,8 @@ if not __package__:
 
 import argparse
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -33,6 +35,7 @@ from data.images import (
     read_mask,
     warn_of_enlargement,
 )
+from data.levels import grey_levels, matched
 from data.store import Store, StoreWriter, store_path
 
 WORKERS = min(4, os.cpu_count())
@@ -55,38 +58,38 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.domain or domains:
         if name not in domains:
             raise InputError(f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}")
-        prepare_domain(cutting, domains[name], options.out, options.force, options.workers)
+        like = domains.get(domains[name].match)
+        prepare_domain(cutting, domains[name], options.out, options.force, options.workers, like)
 
 
 def prepare_domain(
-    options: Options, domain: Domain, out: Path | str, force: bool = False, workers: int = WORKERS
+    options: Options,
+    domain: Domain,
+    out: Path | str,
+    force: bool = False,
+    workers: int = WORKERS,
+    like: Domain | None = None,
 ) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
     `workers` micrographs are read at once, and one more is in memory; the store is the same for any number. Where they
-    are enlarged, each has its share of the memory that is free now.
+    are enlarged, each has its share of the memory that is free now. like: the domain whose grey levels it is given.
     Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
     """
     path = store_path(out, domain.name)
-    parameters = _parameters(options, domain)
+    levels = None if like is None else levels_of(options, like, workers)
+    parameters = _parameters(options, domain, levels)
     describing = ahead(partial(_provenance, root=domain.root), domain.micrographs, workers)
     provenance = [found.result() for found in describing]
     if _is_there(path, parameters, provenance, force):
         return path
-    factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
-    origin = (
-        f"pixel_size_nm = {domain.pixel_size_nm:g} of {domain.name}, {options.reference_pixel_size_nm:g} of the "
-        f"reference {options.reference}, and scale = {options.scale:g}"
-    )
-    warn_of_enlargement(factor, origin)
-    share = free_memory() // min(workers, len(domain.micrographs))
-    reader = partial(read_native, domain=domain, factor=factor, origin=origin, memory=share)
-    reading = ahead(reader, domain.micrographs, workers)
+    reading = _reading(options, domain, workers)
     names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
         for native, read in zip(domain.micrographs, progress, strict=True):
             image, mask = read.result()
+            image = image if levels is None else matched(image, levels)
             for suffix, field in fields_of_view(image.shape, options):
                 name = native.name + suffix
                 if name in names:
@@ -101,6 +104,26 @@ def prepare_domain(
     if placed:
         _summarise(Store(path))
     return path
+
+
+def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.ndarray:
+    """Share of a domain's pixels at each grey level, float64 (256,), all its micrographs together at working scale."""
+    with closing(_reading(options, domain, workers)) as reading:
+        progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
+        return grey_levels(read.result()[0] for read in progress)
+
+
+def _reading(options: Options, domain: Domain, workers: int) -> Iterator[Future]:
+    """Read the micrographs of a domain ahead, `workers` at once; each result is what read_native returns."""
+    factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
+    origin = (
+        f"pixel_size_nm = {domain.pixel_size_nm:g} of {domain.name}, {options.reference_pixel_size_nm:g} of the "
+        f"reference {options.reference}, and scale = {options.scale:g}"
+    )
+    warn_of_enlargement(factor, origin)
+    share = free_memory() // min(workers, len(domain.micrographs))
+    reader = partial(read_native, domain=domain, factor=factor, origin=origin, memory=share)
+    return ahead(reader, domain.micrographs, workers)
 
 
 def read_native(
@@ -158,15 +181,16 @@ def _fields(side: int, field: int) -> list[slice]:
     return [slice(first + number * size, first + (number + 1) * size) for number in range(count)]
 
 
-def _parameters(options: Options, domain: Domain) -> dict:
+def _parameters(options: Options, domain: Domain, levels: np.ndarray | None) -> dict:
     """Everything that decides what a store holds, in the types that JSON gives back."""
+    given = {} if levels is None else {"match": domain.match, "levels": levels.tolist()}
     colours = {
         key: values if values is None else [list(value) if isinstance(value, tuple) else value for value in values]
         for key, values in (("foreground", domain.foreground), ("background", domain.background))
     }
     cutting = asdict(options) | {"field_of_view": options.field_of_view and list(options.field_of_view)}
     own = {key: getattr(domain, key) for key in ("pixel_size_nm", "information_bar", "invert", "folds")}
-    return {"domain": domain.name} | cutting | own | colours
+    return {"domain": domain.name} | cutting | own | colours | given
 
 
 def _provenance(native: NativeMicrograph, root: Path) -> dict:
@@ -208,7 +232,9 @@ def _differences(path: Path, parameters: dict, provenance: list[dict]) -> list[s
         parts = [_identities(sources) for sources in (store.metadata["sources"], provenance)]
     except (InputError, KeyError):
         return ["its format, or it is damaged"]
-    different = [key for key, value in parameters.items() if store.metadata["parameters"].get(key) != value]
+    there = store.metadata["parameters"]
+    asked = parameters if "match" in parameters else parameters | {"match": None}
+    different = [key for key, value in asked.items() if there.get(key) != value]
     different += ["the image or mask files or their split"] * (parts[0] != parts[1])
     # As an older version named more than ten fields.
     named_twice = len({micrograph.name for micrograph in store.micrographs}) < len(store.micrographs)

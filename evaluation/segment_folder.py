@@ -15,6 +15,7 @@ from common.files import write_csv, write_image
 from common.memory import free_memory
 from common.parallel import ahead
 from data.images import SUFFIXES, list_images, prepare_micrograph, read_image, warn_of_enlargement
+from data.levels import matched
 from data.store import PREPARATION
 from evaluation.figures import heat, overlay
 from evaluation.fractions import ACCURACY, Fraction, fields_of, of_specimen
@@ -57,7 +58,10 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     pixel_size = options.pixel_size or native["pixel_size_nm"]
     invert = native["invert"] if options.invert is None else options.invert
     bar = native["information_bar"] if options.information_bar is None else options.information_bar
-    print(f"{folder}: taken to have {pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off")
+    levels = np.array(native["levels"]) if "levels" in native else None
+    like = "" if levels is None else f", given the grey levels of {native['match']}"
+    kind = f"{pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off{like}"
+    print(f"{folder}: taken to have {kind}")
     reference = preparation["reference_pixel_size_nm"]
     factor = pixel_size / reference * preparation["scale"]
     origin = (
@@ -77,6 +81,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
         grey = read_image(file)
         image = prepare_micrograph(grey, factor, invert, bar, origin, free_memory())
+        image = image if levels is None else matched(image, levels)
         return members[0].seen(image), _reduced(grey), grey.shape
 
     def segmented() -> Iterator[tuple | InputError]:

@@ -14,6 +14,7 @@ from short_runs import supervised_arguments, uda_arguments
 
 import models
 from common.errors import InputError
+from data.levels import grey_levels, matched
 from data.store import Store
 from evaluation import choose as choosing
 from evaluation import gap
@@ -24,7 +25,7 @@ from evaluation.judge.choice import Candidate, choose
 from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.export import export
-from evaluation.judge.remedies import Remedy, grey_levels, matched
+from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, load_member
 
 

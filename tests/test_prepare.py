@@ -16,14 +16,18 @@ import pytest
 import tifffile
 from bad_input import png, png_chunk
 from conftest import ROOT, draw, run
+from short_runs import uda_arguments
 
 from common.errors import InputError
 from common.parallel import ahead
 from data import prepare
 from data.domains import read_domains, split_in_folds
 from data.images import read_image
+from data.levels import grey_levels, matched
 from data.prepare import prepare_domain, read_native
 from data.store import Store, store_path
+from evaluation.members import load_member
+from models import classes, set_domain
 
 _OPTIONS = '[options]\nreference = "source"\nscale = 1.0\ntile = 48\noverlap = 8\n'
 _SOURCE = """
@@ -72,6 +76,51 @@ def test_bar_polarity_pixel_size_and_field_of_view(tmp_path):
     np.testing.assert_array_equal(lom.image(0), 255 - native[4:40, :50])
     mask = cv2.imread(str(tmp_path / "lom" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE)
     np.testing.assert_array_equal(lom.mask(0), mask[4:40, :50] // 255)
+
+
+def test_a_domain_takes_the_grey_levels_of_another(tmp_path):
+    draw(tmp_path / "source", 3, seed=1, contrast=1.0)
+    draw(tmp_path / "lom", 2, seed=2, contrast=0.3)
+    lom = _SOURCE.replace("source", "lom")
+    toml = _write_toml(tmp_path, _OPTIONS + _SOURCE + "invert = true\n" + lom + 'match = "source"\n')
+    _prepare(toml)
+    source, lom = (Store(store_path(tmp_path / "stores", name)) for name in ("source", "lom"))
+    levels = grey_levels(source.image(micrograph.index) for micrograph in source.micrographs)
+    assert source.image(0).mean() < 140 and "levels" not in source.metadata["parameters"]
+    for number in range(2):
+        native = cv2.imread(str(tmp_path / "lom" / "images" / f"m{number}.png"), cv2.IMREAD_GRAYSCALE)
+        np.testing.assert_array_equal(lom.image(number), matched(native, levels))
+    assert "lom: " in (said := _prepare(toml).stdout) and said.count("up to date") == 2
+    toml.write_text(toml.read_text().replace('match = "source"\n', ""))
+    assert "differs in match" in _prepare(toml, ok=False).stderr
+
+
+def test_new_micrographs_get_the_grey_levels_too(tmp_path):
+    """What a store was given, evaluate.py --images gives to others of their kind."""
+    draw(tmp_path / "source", 4, seed=1, contrast=1.0)
+    draw(tmp_path / "lom", 2, seed=2, contrast=0.3)
+    lom = _SOURCE.replace("source", "lom") + 'match = "source"\n'
+    _prepare(_write_toml(tmp_path, _OPTIONS + _SOURCE + "folds = 2\n" + lom))
+    adaptation = uda_arguments(tmp_path / "stores", tmp_path / "run", "--steps", 1, target="lom")
+    run("train_uda.py", *adaptation)
+    images = ("--images", tmp_path / "lom" / "images", "--out", tmp_path / "out")
+    said = run("evaluate.py", tmp_path / "run", *images).stdout
+    assert "given the grey levels of source" in said
+    member, store = load_member(tmp_path / "run", "last", "cpu"), Store(store_path(tmp_path / "stores", "lom"))
+    set_domain(member.model, "target")
+    found = classes(member.predictor("cpu")(store.image(0)))
+    mask = cv2.imread(str(tmp_path / "out" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE)
+    assert np.mean(mask // 255 == found) > 0.99
+
+
+@pytest.mark.parametrize("name", ["lom", "sauce", "chain"])
+def test_grey_levels_of_no_other_domain_are_refused(tmp_path, name):
+    for folder in ("source", "lom", "chain"):
+        draw(tmp_path / folder, 2, seed=1, contrast=1.0)
+    chain = _SOURCE.replace("source", "chain") + 'match = "source"\n'
+    toml = _write_toml(tmp_path, _OPTIONS + _SOURCE + _SOURCE.replace("source", "lom") + f'match = "{name}"\n' + chain)
+    with pytest.raises(InputError, match=f"domains.lom.match = '{name}'.*the name of another domain"):
+        read_domains(toml)
 
 
 def test_folds_are_balanced_and_repeatable():

@@ -38,13 +38,18 @@ def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:
     InputError when they were prepared differently, or hold nothing to train or validate on in `options.fold`.
     """
     _check(options, stores)
-    native = {key: stores[-1].metadata["parameters"][key] for key in NATIVE}
     return {
         **stores[0].preparation,
-        "native": native,
+        "native": native_of(stores[-1]),
         "fingerprints": {store.domain: store.fingerprint for store in stores},
         "trained_on": _trained_on(options, stores),
     }
+
+
+def native_of(store: Store) -> dict:
+    """Describe the micrographs of a store as they were taken: what has to be done to others of their kind."""
+    parameters = store.metadata["parameters"]
+    return {key: parameters[key] for key in (*NATIVE, "match", "levels") if key in parameters}
 
 
 def _remedy(store: Store) -> str:

@@ -9,7 +9,7 @@ from data.store import Store
 from evaluation.judge.judge import Judge, with_statistics_of
 from evaluation.judge.remedies import Remedy
 from training import checkpoint
-from training.preparation import NATIVE
+from training.preparation import native_of
 
 
 def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy, folder: Path) -> list[Path]:
@@ -23,10 +23,9 @@ def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy
     for member, own in zip(judge.members, judge.watched, strict=True):
         if remedy.adabn:
             own = with_statistics_of(own, judge.windows(images, remedy), judge.device)
-        native = {key: target.metadata["parameters"][key] for key in NATIVE}
         state = {
             "config": member.config,
-            "preparation": member.preparation | {"native": native},
+            "preparation": member.preparation | {"native": native_of(target)},
             "step": member.step,
             "model": {name: value.cpu() for name, value in own.model.state_dict().items()},
             "remedy": {"changes": asdict(remedy), "levels": judge.levels.tolist(), "for": target.domain},

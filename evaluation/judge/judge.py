@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 import models
 from common.errors import InputError
+from data.levels import grey_levels
 from data.store import Store
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.criteria import Shapes, Watched, criteria
 from evaluation.judge.disturbances import Disturbance
-from evaluation.judge.remedies import Remedy, grey_levels
+from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, refuse_trained_on
 from evaluation.metrics import Confusion
 

@@ -1,10 +1,11 @@
 """Remedies that need no training: polarity, scale, grey levels of the source, statistics of the target."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from data.levels import matched
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,3 @@ def scaled(image: np.ndarray, factor: float) -> np.ndarray:
         return image
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=how)
-
-
-def grey_levels(images: Iterable[np.ndarray]) -> np.ndarray:
-    """Share of the pixels, float64 (256,), at each grey level of several micrographs uint8 (h, w)."""
-    counts = sum(np.bincount(image.ravel(), minlength=256) for image in images)
-    return counts / counts.sum()
-
-
-def matched(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Micrograph uint8 (h, w) whose grey levels are replaced, in their order, so that they are spread as `levels`."""
-    own = grey_levels([image])
-    place = np.cumsum(own) - own / 2  # of each level in the order of all pixels
-    table = np.interp(place, np.cumsum(levels) - levels / 2, np.arange(256))
-    return np.rint(table).astype(np.uint8)[image]

@@ -1,0 +1,19 @@
+"""Grey levels of micrographs, and micrographs that are given those of others."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def grey_levels(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Share of the pixels, float64 (256,), at each grey level of several micrographs uint8 (h, w)."""
+    counts = sum(np.bincount(image.ravel(), minlength=256) for image in images)
+    return counts / counts.sum()
+
+
+def matched(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Micrograph uint8 (h, w) whose grey levels are replaced, in their order, so that they are spread as `levels`."""
+    own = grey_levels([image])
+    place = np.cumsum(own) - own / 2  # of each level in the order of all pixels
+    table = np.interp(place, np.cumsum(levels) - levels / 2, np.arange(256))
+    return np.rint(table).astype(np.uint8)[image]
