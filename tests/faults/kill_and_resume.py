@@ -275,7 +275,7 @@ def summary(rows: list[dict]) -> list[str]:
         {
             "disturbance": fault, "processes": processes, "runs": len(group),
             "as undisturbed": sum(row["outcome"] in ("bit-identical", EQUAL) for row in group),
-            "gone after, s (longest)": max((row["seconds"] or float("inf") for row in group), default=0),
+            "gone after, s (longest)": max(float("inf") if row["seconds"] is None else row["seconds"] for row in group),
         }
         for (fault, processes), group in sorted(groups.items())
     ]  # fmt: skip
