@@ -37,15 +37,19 @@ def as_it_is(tried: Sequence[Tried]) -> Tried:
     return next(each for each in tried if each.remedy == Remedy())
 
 
-def advise(tried: Sequence[Tried], target: str, source: str, source_miou: float, floor: float) -> Advice:
+def advise(
+    tried: Sequence[Tried], target: str, source: str, source_miou: float, floor: float, trusted_gain: float = 0.0
+) -> Advice:
     """Choose the simplest remedy that is as good as the best, and say whether it is enough.
 
-    source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1.
+    source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1. trusted_gain: what
+    a remedy has to be expected to gain, as of Calibration; what gains less is left.
     """
-    best = max(each.expected.miou for each in tried)
-    good = [each for each in tried if each.expected.miou >= best - _AS_GOOD]
-    chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))
     before = as_it_is(tried)
+    trusted = [each for each in tried if each is before or each.expected.gain_over(before.expected) >= trusted_gain]
+    best = max(each.expected.miou for each in trusted)
+    good = [each for each in trusted if each.expected.miou >= best - _AS_GOOD]
+    chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))
     known = f"expected mIoU {chosen.expected}, the source's own is {100 * source_miou:.0f}"
     if chosen.expected.miou < floor + _LITTLE * (source_miou - floor):
         return Advice(
@@ -57,7 +61,8 @@ def advise(tried: Sequence[Tried], target: str, source: str, source_miou: float,
     if chosen is before:
         if enough:
             return Advice("as it is", chosen, f"use the model on {target} as it is: {known}.")
-        return Advice("adapt", chosen, f"no remedy helps on {target}: {known}. Adaptation is worth its hours.")
+        surely = "" if len(trusted) == len(tried) else " surely"
+        return Advice("adapt", chosen, f"no remedy{surely} helps on {target}: {known}. Adaptation is worth its hours.")
     gain = f"expected mIoU {100 * before.expected.miou:.0f} -> {chosen.expected}, the source's own is"
     sentence = f"{_asked(chosen.remedy, target, source)}: {gain} {100 * source_miou:.0f}."
     if enough:

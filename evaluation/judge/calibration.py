@@ -11,7 +11,9 @@ from scipy.stats import spearmanr
 _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does not count for more
 _RIDGE = 1.0  # of the weights, in samples
 _PARTS = 8  # of the cross-validation
-_LEVEL = 0.9  # share of the samples that the interval holds
+_LEVEL = 0.9  # share of the samples that the interval holds, and of the gains that are to be real
+_NO_LOSS = 0.01  # mIoU; what loses no more is as good
+_FEWEST = 3  # pairs that a threshold rests on
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Expected:
     low: float
     high: float
 
+    def gain_over(self, other: Self) -> float:
+        """Gain over another expectation, in logits of the mIoU."""
+        return float(_logit(self.miou) - _logit(other.miou))
+
     def __str__(self) -> str:
         return f"{100 * self.miou:.0f} ({100 * self.low:.0f} to {100 * self.high:.0f})"
 
@@ -31,6 +37,7 @@ class Calibration:
     """Monotone model: logit(mIoU) = intercept - sum of weight * (standardised criterion), all weights 0 or more.
 
     error: what the logit was wrong by, in nine of ten samples that the fit had not seen. mae, spearman: of their mIoU.
+    trusted_gain: of remedies that were expected to gain so much (in logits), nine of ten lost nothing in truth.
     """
 
     names: tuple[str, ...]
@@ -41,10 +48,15 @@ class Calibration:
     error: float = float("nan")
     mae: float = float("nan")
     spearman: float = float("nan")
+    trusted_gain: float = float("inf")
 
     @classmethod
     def fit(cls, samples: Sequence[dict[str, float]], miou: Sequence[float], groups: Sequence[int]) -> Self:
-        """Fit to samples of criteria with their true mIoU. Samples of one group are left out together to test it."""
+        """Fit to samples of criteria with their true mIoU.
+
+        Samples of one group are left out together to test it; the first of them is the one that the others are to gain
+        over.
+        """
         names = tuple(samples[0])
         values = np.array([[sample[name] for name in names] for sample in samples])
         truth, parts = np.asarray(miou), np.asarray(groups) % _PARTS
@@ -55,7 +67,10 @@ class Calibration:
         error = float(np.quantile(np.abs(found - _logit(truth)), _LEVEL))
         fitted = _fit(names, values, truth)
         of_test = {"mae": float(np.abs(_share(found) - truth).mean()), "spearman": float(spearmanr(found, truth)[0])}
-        return cls(names, fitted.mean, fitted.std, fitted.weights, fitted.intercept, error, **of_test)
+        gain = _trusted_gain(found, truth, np.asarray(groups))
+        return cls(
+            names, fitted.mean, fitted.std, fitted.weights, fitted.intercept, error, **of_test, trusted_gain=gain
+        )
 
     def expected(self, criteria: dict[str, float]) -> Expected:
         """Expected mIoU of predictions with these criteria."""
@@ -64,6 +79,18 @@ class Calibration:
 
     def _logit(self, values: np.ndarray) -> np.ndarray:
         return self.intercept - np.clip((values - self.mean) / self.std, *_LIMITS) @ self.weights
+
+
+def _trusted_gain(found: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> float:
+    """Least expected gain, in logits, from which on _LEVEL of all gains were real; infinite where none is."""
+    first = np.array([np.flatnonzero(groups == group)[0] for group in groups])
+    others = np.flatnonzero(first != np.arange(len(groups)))
+    expected = found[others] - found[first[others]]
+    order = np.argsort(-expected)
+    real = (truth[others] > truth[first[others]] - _NO_LOSS)[order]
+    share = np.cumsum(real) / np.arange(1, len(real) + 1)
+    enough = np.flatnonzero((share >= _LEVEL) & (np.arange(1, len(real) + 1) >= _FEWEST))
+    return max(0.0, float(expected[order][enough[-1]])) if len(enough) else float("inf")
 
 
 def _fit(names: tuple[str, ...], values: np.ndarray, truth: np.ndarray) -> Calibration:

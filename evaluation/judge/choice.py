@@ -16,7 +16,6 @@ from evaluation.judge.judge import WINDOWS, Judge, spread
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member
 
-_GAIN = 0.03  # mIoU that a candidate has to be expected to gain over generalization before it is taken
 _AS_GOOD = 0.01  # a safer candidate that is expected to lose no more is as good
 
 
@@ -120,11 +119,13 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     safe = next((one for one in ranked if one.candidate.is_generalization), None)
     if safe is None:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
-    best = ranked[0].expected.miou
-    good = [one for one in ranked if one.expected.miou >= best - _AS_GOOD]
+    trusted = judge.calibration(CRITERIA).trusted_gain
+    taken = [one for one in ranked if one is safe or one.expected.gain_over(safe.expected) >= trusted]
+    best = taken[0].expected.miou
+    good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
-    if chosen is not safe and chosen.expected.miou < safe.expected.miou + _GAIN:
-        return Choice(target.domain, ranked, safe, _undecided(chosen, safe))
+    if chosen is safe and ranked[0].expected.miou > best + _AS_GOOD:
+        return Choice(target.domain, ranked, safe, _undecided(ranked[0], safe))
     return Choice(target.domain, ranked, chosen, _decided(chosen, safe))
 
 

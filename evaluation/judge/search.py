@@ -71,7 +71,8 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     best = [each.remedy for each in found[:_SCALED]]
     found += tried([Remedy(one.invert, one.match, scale, one.adabn) for one in best for scale in SCALES])
     found.sort(key=lambda each: -each.expected.miou)
-    advice = advise(found, target.domain, judge.source.domain, judge.source_miou, judge.floor)
+    names = target.domain, judge.source.domain
+    advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain)
     runs = [str(member.run) for member in judge.members]
     return Gap(judge.source.domain, target.domain, runs, judge.source_miou, found, advice, calibration)
 
