@@ -23,9 +23,9 @@ from evaluation.members import Member, refuse_trained_on
 from evaluation.metrics import Confusion
 
 WINDOW = 256  # px of a side at working scale
-WINDOWS = 8  # that a target is judged by; more make little difference
+WINDOWS = 8  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
-HELD_OUT = 4  # source micrographs that are disturbed at once
+HELD_OUT = 4  # source micrographs, and windows of them, that are disturbed at once
 DISTURBANCES = 64
 _TRIED = ({"match": True}, {"adabn": True}, {"match": True, "adabn": True})
 
@@ -71,13 +71,15 @@ class Judge:
         judged: Sequence[int] | None = None,
         shapes: Shapes | None = None,
         watched: Sequence[Watched] | None = None,
+        count: int = WINDOWS,
     ) -> tuple[dict[str, float], list[np.ndarray], list[list[np.ndarray]]]:
         """Criteria of the models' predictions of micrographs uint8 (h, w) under a remedy, the mean over windows.
 
         judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. watched: other models
-        than the judge's own. Returns the windows that the models saw and the predictions of each, by judged model, too.
+        than the judge's own. count: of windows, as of `windows`. Returns the windows that the models saw and the
+        predictions of each, by judged model, too.
         """
-        seen, watched = self.windows(images, remedy), watched or self.watched
+        seen, watched = self.windows(images, remedy, count), watched or self.watched
         watched = [with_statistics_of(one, seen, self.device) for one in watched] if remedy.adabn else watched
         found = [criteria(watched, window, shapes or self.shapes, self.device, judged) for window in seen]
         means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
@@ -98,9 +100,9 @@ class Judge:
             )
         return [target.image(micrograph) for micrograph in spread(sorted(there), MICROGRAPHS)]
 
-    def windows(self, images: Sequence[np.ndarray], remedy: Remedy) -> list[np.ndarray]:
-        """Windows of micrographs, as a remedy shows them to the network: WINDOWS of few, one each of many."""
-        each = -(-WINDOWS // len(images))
+    def windows(self, images: Sequence[np.ndarray], remedy: Remedy, count: int = WINDOWS) -> list[np.ndarray]:
+        """Windows of micrographs, as a remedy shows them to the network: at least `count`, as many of each."""
+        each = -(-count // len(images))
         return [window for image in images for window in windows(remedy.apply(image, self.levels), each)]
 
     def calibrate(self) -> None:
@@ -119,7 +121,8 @@ class Judge:
             remedy = Remedy(**tried) if self.adabn else Remedy(match=True)
             for each in (Remedy(), remedy):
                 shapes = Shapes.of(self._some_masks(rng), self.phases)
-                found, seen, predictions = self.look([image for image, _ in pairs], each, [judged], shapes)
+                images = [image for image, _ in pairs]
+                found, seen, predictions = self.look(images, each, [judged], shapes, count=HELD_OUT)
                 count = len(seen) // len(pairs)
                 labels = [window for _, mask in pairs for window in windows(mask, count)]
                 confusion = sum(

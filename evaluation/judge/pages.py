@@ -1,5 +1,7 @@
 """The judge's pages: what was found, in a sentence, a table and pictures."""
 
+import textwrap
+
 from evaluation import page
 from evaluation.figures import LEGEND_PREDICTION, grid, overlay
 from evaluation.judge.advice import Tried, as_it_is
@@ -9,6 +11,7 @@ from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.search import Gap
 
 _BEST, _WINDOWS = 3, 3
+_LINE = 36  # characters above a picture
 
 
 def gap_page(gap: Gap) -> str:
@@ -31,7 +34,7 @@ def gap_page(gap: Gap) -> str:
         "<h2>As it is, and the best remedies</h2>",
         page.drawn(_pictures, [(str(each.remedy), each.expected, each.pictures) for each in shown]),
         "<h2>All that was tried</h2>",
-        page.table(header, rows),
+        page.table(header, rows, wrapped=True),
         "<p class='note'>The mIoU is expected, not measured: no label of the target was read. In brackets the interval "
         "that held nine of ten disturbed source micrographs. A target may differ in ways that no disturbance has; then "
         "the interval is too narrow. So look at the pictures.</p>",
@@ -56,7 +59,7 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
     shown = [choice.chosen, *[one for one in choice.ranked if one is not choice.chosen][:_BEST]]
     sections = [
         f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",
-        page.table(header, rows),
+        page.table(header, rows, wrapped=True),
         "<p class='note'>The mIoU is expected, not measured: the choice was made without a label of the target"
         + (", and what was measured afterwards did not change it" if truth else "")
         + ".</p>",
@@ -77,6 +80,7 @@ def _pictures(file: object, shown: list[tuple[str, Expected, list]]) -> None:
         row = []
         for name, expected, pictures in shown:
             window, prediction = pictures[number]
-            row.append((f"{name}\nexpected {expected}" if not number else "", overlay(window, prediction)))
+            title = f"{textwrap.fill(name, _LINE)}\nexpected {expected}"
+            row.append((title if not number else "", overlay(window, prediction)))
         rows.append(row)
     grid(file, rows, LEGEND_PREDICTION, width=3.2 * len(shown))
