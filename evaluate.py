@@ -27,11 +27,11 @@ from common.errors import InputError, exits_cleanly
 from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
 from evaluation import gradcam, scoring
-from evaluation.judge.choice import chosen_runs
 from evaluation.members import (
     Member,
     Reference,
     agreed,
+    chosen_runs,
     described,
     fit_to_domain,
     generalization_row,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # Student's t; scipy.stats takes a second to import
 
 FIELD = 512  # px of a micrograph as imaged: the side of a field where micrographs are too few to be fields themselves
 FEW = 5  # micrographs
@@ -54,7 +54,7 @@ class Fraction:
         if not self.mean or not np.isfinite(self.std):
             return None
         count = np.arange(2, _ENOUGH)
-        enough = stats.t.ppf(0.975, count - 1) * self.std / np.sqrt(count) <= ACCURACY * self.mean
+        enough = stdtrit(count - 1, 0.975) * self.std / np.sqrt(count) <= ACCURACY * self.mean
         return int(count[np.argmax(enough)]) if enough.any() else None
 
 
@@ -63,7 +63,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return float("nan"), float("nan")
     std = float(np.std(values, ddof=1))
-    return std, float(stats.t.ppf(0.975, len(values) - 1) * std)
+    return std, float(stdtrit(len(values) - 1, 0.975) * std)
 
 
 def fields_of(mask: np.ndarray) -> list[float]:

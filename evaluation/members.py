@@ -1,5 +1,6 @@
 """Trained models as evaluate.py uses them: loaded, fitted to a domain's statistics, described for a score."""
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -76,6 +77,17 @@ def load_member(path: Path | str, which: str, device: torch.device | str) -> Mem
     made = state.get("remedy")
     remedy = {"remedy": Remedy(**made["changes"]), "levels": np.array(made["levels"])} if made else {}
     return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy)
+
+
+def chosen_runs(path: Path) -> list[str]:
+    """Runs that a choice.json names. InputError where it is damaged."""
+    try:
+        runs = json.loads(path.read_text())["runs"]
+        if not runs or not all(isinstance(run, str) for run in runs):
+            raise ValueError("no runs in it")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable choice ({error}). Run evaluation.choose again.") from error
+    return runs
 
 
 def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -144,14 +143,3 @@ def _decided(chosen: Ranked, safe: Ranked) -> str:
         f"take {chosen.candidate.name}: expected mIoU {chosen.expected}, against {safe.expected} of the source's model "
         "as it is."
     )
-
-
-def chosen_runs(path: Path) -> list[str]:
-    """Runs that a choice.json names. InputError where it is damaged."""
-    try:
-        runs = json.loads(path.read_text())["runs"]
-        if not runs or not all(isinstance(run, str) for run in runs):
-            raise ValueError("no runs in it")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a readable choice ({error}). Run evaluation.choose again.") from error
-    return runs
