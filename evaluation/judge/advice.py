@@ -1,4 +1,4 @@
-"""What to do about a gap between source and target, from what is expected with and without remedies."""
+"""Advice about a gap between source and target, from what is expected with and without remedies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Advice:
 
 
 def as_it_is(tried: Sequence[Tried]) -> Tried:
-    """What is expected without a remedy."""
+    """Find what is expected without a remedy."""
     return next(each for each in tried if each.remedy == Remedy())
 
 
