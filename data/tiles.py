@@ -171,14 +171,18 @@ def require_sockets(workers: int) -> None:
 def loader_failure(error: Exception, of_loader: bool = False) -> InputError | None:
     """Message for an error that says that a loader process was killed; None for another error.
 
-    torch raises it wherever the main thread happens to be, so it may be the cause of an InputError. `of_loader`: the
-    error came from the loader itself, so it may also be a connection that broke, or something that lacks.
+    torch raises it wherever the main thread happens to be, so it may be what an InputError, or an error about a
+    half-written file, came from. `of_loader`: the error came from the loader itself, so it may also be a connection
+    that broke, or something that lacks.
     """
-    error = error.__cause__ if isinstance(error, InputError) else error
-    said = str(error).strip().rpartition("\n")[2]
-    words = ("DataLoader worker (pid", *(_LACKING if of_loader else ()))
+    chain = [error]
+    while earlier := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(earlier)
+    killed = next((one for one in chain if "DataLoader worker (pid" in _last_line(one)), None)
+    error = killed or (error.__cause__ if isinstance(error, InputError) else error)
+    said = _last_line(error)
     broken = of_loader and isinstance(error, OSError | EOFError) and "in DataLoader worker process" not in str(error)
-    if not broken and not any(word in said for word in words):
+    if not (killed or broken or (of_loader and any(word in said for word in _LACKING))):
         return None
     said = said or type(error).__name__
     return InputError(
@@ -186,6 +190,10 @@ def loader_failure(error: Exception, of_loader: bool = False) -> InputError | No
         "(docker run --shm-size), or a limit too low (ulimit -a). Mend that, or give fewer --workers: --workers 0 "
         "needs no such process. The same command goes on from the last checkpoint."
     )
+
+
+def _last_line(error: Exception | None) -> str:
+    return str(error).strip().rpartition("\n")[2]
 
 
 def _ahead(loader: Iterator[list[torch.Tensor]], device: torch.device) -> Iterator[list[torch.Tensor]]:

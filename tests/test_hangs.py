@@ -268,6 +268,9 @@ def test_every_error_of_a_loader_whose_process_is_gone_is_explained():
     wrapped = InputError("last.pt: cannot be written")
     wrapped.__cause__ = here[-1]
     assert "is killed by signal" in str(loader_failure(wrapped))
+    wrapped.__cause__ = RuntimeError("unexpected pos 64 vs 0")  # of the file that torch was writing then
+    wrapped.__cause__.__context__ = here[-1]
+    assert "is killed by signal" in str(loader_failure(wrapped))
     for error in (ValueError("1"), OSError("Caught OSError in DataLoader worker process 0.\nOSError: it is damaged")):
         assert loader_failure(error, of_loader=True) is None
     assert loader_failure(here[0]) is None

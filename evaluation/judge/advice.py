@@ -71,7 +71,7 @@ def advise(
 
 
 def _asked(remedy: Remedy, target: str, source: str) -> str:
-    """What a person is asked to do for a remedy."""
+    """Say what a person is asked to do for a remedy."""
     keys = ["`invert = true`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
     asked = [f"set {' and '.join(keys)} for {target}"] if keys else []
     if remedy.scale != 1:
