@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
@@ -197,11 +198,12 @@ def _block_of(file: BinaryIO, schema: int | str) -> bytes:
 def _remove_leftovers(path: Path) -> None:
     """Delete the partial files that killed runs left beside `path`: those that nobody has locked.
 
-    An empty one may just have been begun.
+    An empty one may just have been begun, and has no lock yet, unless it is a minute old.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
         with contextlib.suppress(OSError), leftover.open("r+b") as file:
-            if os.fstat(file.fileno()).st_size and _lock(file):
+            status = os.fstat(file.fileno())
+            if (status.st_size or time.time() - status.st_mtime > 60) and _lock(file):
                 leftover.unlink()
 
 
