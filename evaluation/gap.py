@@ -1,7 +1,7 @@
 """Say before any training what a source-trained model is worth on an unlabelled target, and what would help.
 
     python -m evaluation.gap runs/S.10/fold* --domain t3
-    python -m evaluation.gap runs/sem --source sem --domain lom --data stores --out runs/gap/lom
+    python -m evaluation.gap runs/sem --domain lom --data stores --out runs/gap/lom
 
 tries what costs no training on the target's training micrographs: polarity, scale, grey levels of the source,
 statistics of the target, alone and together. It writes gap.json and gap.html: the mIoU to expect of each, with an
@@ -15,12 +15,13 @@ if not __package__:
 import argparse
 from pathlib import Path
 
-from common.errors import exits_cleanly, make_folder
+from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file
 from data.store import Store, store_path
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.pages import gap_page
+from evaluation.judge.remedies import Remedy
 from evaluation.judge.search import measure
 from evaluation.members import load_member, require_same_preparation
 from training.device import choose_algorithms, choose_device
@@ -46,6 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
     members = [load_member(run, options.checkpoint, device) for run in options.runs]
+    for member in members:
+        if member.config.get("target") or member.remedy != Remedy():
+            raise InputError(
+                f"{member.run}: adapted, or changed by a remedy; give runs that were trained on the source"
+            )
     source = Store(store_path(options.data, members[0].config["source"]))
     targets = [Store(store_path(options.data, name), labels=False) for name in options.domain]
     for store in (source, *targets):

@@ -23,6 +23,7 @@ from training.checkpoint import load_model
 from training.configuration import digest_of
 from training.experiments import FACTS, read_experiments, runs_root
 from training.network import SINGLE_VALUE
+from training.preparation import native_of
 
 Reference = tuple[Path | str | None, float | str | None]  # run and mIoU that RDT is relative to
 ADABN_BATCH = 16  # tiles
@@ -124,6 +125,11 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
         print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
     models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
     if adabn:
+        if member.remedy != Remedy():
+            raise InputError(
+                f"{member.run / member.label}.pt: carries a remedy ({member.remedy}), so --adabn would take "
+                "statistics of micrographs that it never sees. evaluation.gap puts them in the file where they help."
+            )
         tiles = store.training_tiles(member.config["fold"], labelled=False)
         if not any(isinstance(module, torch.nn.BatchNorm2d) for module in member.model.modules()):
             raise InputError(f"{member.run}: {member.config['model']} has no batch norm, --adabn changes nothing")
@@ -145,7 +151,10 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
 
 
 def require_same_preparation(member: Member, store: Store) -> None:
-    """Raise InputError where a store's micrographs were not cut and scaled as those that the model was trained on."""
+    """Raise InputError where a store's micrographs were not prepared as those that the model was made for.
+
+    A checkpoint with a remedy changes them itself, so polarity and grey levels have to be what they were then, too.
+    """
     differing = [
         f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
         for key in PREPARATION
@@ -155,6 +164,12 @@ def require_same_preparation(member: Member, store: Store) -> None:
         raise InputError(
             f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
             "Run data.prepare with the checkpoint's values."
+        )
+
+    if member.remedy != Remedy() and native_of(store) != member.preparation["native"]:
+        raise InputError(
+            f"{store.path}: {member.run / member.label}.pt changes micrographs ({member.remedy}) that were prepared "
+            "otherwise (pixel_size_nm, invert, information_bar or match). Run evaluation.gap again on this store."
         )
 
 

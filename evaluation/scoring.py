@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -93,9 +93,14 @@ def ensemble(predictors: list[Predictor]) -> Predictor:
     return predictor
 
 
+def spread(values: Sequence[int], count: int) -> list[int]:
+    """Up to `count` of the values, spread evenly, the first among them."""
+    return [values[k] for k in sorted(set(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int)))]
+
+
 def panel_positions(count: int) -> list[int]:
     """Positions of the micrographs of `count` that get pictures: up to PANELS, spread evenly, the first among them."""
-    return sorted(set(np.linspace(0, count - 1, min(PANELS, count)).astype(int).tolist()))
+    return spread(range(count), PANELS)
 
 
 def score_folder(run: Path | str, domain: str, checkpoint: str, variant: str) -> Path:

@@ -20,6 +20,7 @@ from data.store import PREPARATION
 from evaluation.figures import heat, overlay
 from evaluation.fractions import ACCURACY, Fraction, fields_of, of_specimen
 from evaluation.inference import Segmentation, for_inference, segment
+from evaluation.judge.remedies import Remedy
 from evaluation.members import Member
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
@@ -61,7 +62,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     levels = np.array(native["levels"]) if "levels" in native else None
     like = "" if levels is None else f", given the grey levels of {native['match']}"
     kind = f"{pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off{like}"
-    print(f"{folder}: taken to have {kind}")
+    remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
+    print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
     factor = pixel_size / reference * preparation["scale"]
     origin = (

@@ -54,8 +54,8 @@ def advise(
     if chosen.expected.miou < floor + _LITTLE * (source_miou - floor):
         return Advice(
             "label", chosen,
-            f"{source} and {target} share too little: {known}, and no remedy helps. Check scale and polarity in the "
-            f"pictures; if these are right, label five micrographs of {target}.",
+            f"{source} and {target} share too little: {known}, and no remedy helps enough. Check scale and "
+            f"polarity in the pictures; if these are right, label five micrographs of {target}.",
         )  # fmt: skip
     enough = chosen.expected.miou >= _ENOUGH * source_miou
     if chosen is before:

@@ -11,9 +11,10 @@ from common.errors import InputError
 from data.store import Store
 from evaluation.judge.calibration import Expected
 from evaluation.judge.criteria import CRITERIA, Watched
-from evaluation.judge.judge import WINDOWS, Judge, spread
+from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member
+from evaluation.scoring import spread
 
 _AS_GOOD = 0.01  # a safer candidate that is expected to lose no more is as good
 

@@ -28,7 +28,7 @@ def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy
             "preparation": member.preparation | {"native": native_of(target)},
             "step": member.step,
             "model": {name: value.cpu() for name, value in own.model.state_dict().items()},
-            "remedy": {"changes": asdict(remedy), "levels": judge.levels.tolist(), "for": target.domain},
+            "remedy": {"changes": asdict(remedy), "levels": judge.levels.tolist()},
         }
         written.append(folder / f"{member.run.name}.pt")
         checkpoint.save(written[-1], state)

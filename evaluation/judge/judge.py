@@ -21,6 +21,7 @@ from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, refuse_trained_on
 from evaluation.metrics import Confusion
+from evaluation.scoring import spread
 
 WINDOW = 256  # px of a side at working scale
 WINDOWS = 8  # at least, that a target is judged by
@@ -162,8 +163,3 @@ def with_statistics_of(watched: Watched, seen: list[np.ndarray], device: torch.d
     model: nn.Module = copy.deepcopy(watched.model)
     models.reestimate_statistics(model, (torch.from_numpy(window)[None, None].to(device) for window in seen))
     return Watched(model, watched.source)
-
-
-def spread(values: list[int], count: int) -> list[int]:
-    """Up to `count` of the values, spread evenly."""
-    return [values[k] for k in sorted(set(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int)))]

@@ -10,8 +10,9 @@ from data.store import Store
 from evaluation.judge.advice import Advice, Tried, advise, as_it_is
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.criteria import CRITERIA
-from evaluation.judge.judge import WINDOWS, Judge, spread
+from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy
+from evaluation.scoring import spread
 
 SCALES = (0.5, 0.71, 1.41, 2.0)
 _SCALED = 3  # of the best remedies are tried at other scales
@@ -62,7 +63,7 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
         found = []
         for remedy in tqdm(remedies, desc=progress, unit="remedy", disable=progress is None, leave=False):
             criteria, windows, predictions = judge.look(images, remedy)
-            pictures = [(windows[k], predictions[k][0]) for k in spread(list(range(len(windows))), PICTURES)]
+            pictures = [(windows[k], predictions[k][0]) for k in spread(range(len(windows)), PICTURES)]
             found.append(Tried(remedy, calibration.expected(criteria), criteria, pictures))
         return sorted(found, key=lambda each: -each.expected.miou)
 
