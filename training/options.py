@@ -9,6 +9,7 @@ import models
 from common.arguments import fraction, not_negative, positive, whole
 from common.errors import InputError
 from data.augmentation import POLICIES
+from training.discriminator_view import SHOWN
 from training.experiments import METHODS
 from training.precision import PRECISIONS
 from training.schedule import SCHEDULES
@@ -143,10 +144,20 @@ def _segmentation(parser: argparse.ArgumentParser) -> None:
 
 
 def _adversary(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("adversarial adaptation")
+    group = parser.add_argument_group("adaptation by the predictions")
     group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla", help="loss on verdicts")
-    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; 0 for a control run")
+    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; both 0: a control run")
     group.add_argument("--lambda-adv-aux", type=not_negative, default=2e-4, help="weight at the auxiliary head")
+    group.add_argument(
+        "--lambda-entropy-main", type=not_negative, default=0.0, help="weight of the entropy on the target, MinEnt"
+    )
+    group.add_argument("--lambda-entropy-aux", type=not_negative, default=0.0, help="weight at the auxiliary head")
+    group.add_argument(
+        "--discriminators-see",
+        choices=SHOWN,
+        default="probabilities",
+        help="maps of the predictions; self-information is ADVENT",
+    )
     group.add_argument("--discriminator-learning-rate", type=not_negative, default=1e-4, help="initial rate")
     group.add_argument("--discriminator-width", type=positive, default=64, help="channels of the first layer")
     group.add_argument(
