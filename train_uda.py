@@ -33,7 +33,8 @@ from training.schedule import set_learning_rates
 
 
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
-    source, target = labelled_tiles(options), unlabelled_tiles(options)
+    target = unlabelled_tiles(options)
+    source = labelled_tiles(options, target)
     model, optimizer = build_model(options, processes)
     discriminators, optimizers_D = build_discriminators(options, model, processes)
     judged = tuple(discriminators.networks)  # levels of output; none without an adversary, and then no such network
@@ -66,7 +67,8 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 detached = {level: maps.detach() for level, maps in source_maps.items()}
                 of_source, of_target = discriminators_ddp(detached, target_maps)
                 loss_adv = {level: gan(of_target[level], "source") for level in judged}
-                loss_entropy = {k: entropy_loss(target_logits[k]) for k in model.levels if lambda_entropy[k]}
+                unsure = {k: target_logits[k] for k in model.levels if lambda_entropy[k]}
+                loss_entropy = {k: entropy_loss(logits, options.entropy_power) for k, logits in unsure.items()}
                 loss = weighted(lambda_seg, loss_seg) + weighted(lambda_adv, loss_adv)
                 loss += weighted(lambda_entropy, loss_entropy)
                 # The discriminators: source told from target, by the same predictions.

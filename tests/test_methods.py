@@ -7,18 +7,23 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, command
+from conftest import ROOT, command, run
 from short_runs import adapt_arguments, differences, metrics, uda_arguments, uda_here
 
 import models
 from benchmarks.published import PublishedStep
+from data.looks import Fourier, Looks
 from data.store import Store
 from data.tiles import BatchStream, LabelledTiles, UnlabelledTiles
 from losses import entropy_loss, self_information
 from training import checkpoint
+from training.configuration import parse
+from training.experiments import EXPERIMENTS, read_experiments
+from training.experiments import METHODS as METHODS_FILE
 from training.health import Health
 from training.options import defaults_of
 
@@ -29,6 +34,10 @@ METHODS = {
     "MinEnt": MINENT,
     "both": ("--discriminators-see", "self-information", "--lambda-entropy-main", 0.05),
     "control": NO_ADVERSARY,
+    "FDA": (*MINENT, "--entropy-power", 2, "--looks", "fourier", "--looks-beta", 0.1),
+    "histogram": ("--looks", "histogram", "--looks-share", 0.5),
+    "curves": ("--looks", "curves"),
+    "regions": ("--looks", "convolutions", "--looks-by-region"),
 }
 
 
@@ -55,18 +64,32 @@ class MinEntStep(PublishedStep):
         for level in self.lambda_adv:
             p = torch.sigmoid(logits[level])
             v = torch.cat([1 - p, p], 1)
-            n, c, h, w = v.size()
-            entropy = -torch.sum(torch.mul(v, torch.log2(v + 1e-30))) / (n * h * w * torch.log2(torch.tensor(float(c))))
-            losses[f"loss_entropy_{level}"] = entropy
+            losses[f"loss_entropy_{level}"] = self.penalty(v)
         sum(weight * losses[f"loss_entropy_{level}"] for level, weight in self.lambda_adv.items()).backward()
         self.optimizers[0].step()
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def penalty(self, v):
+        n, c, h, w = v.size()
+        return -torch.sum(torch.mul(v, torch.log2(v + 1e-30))) / (n * h * w * torch.log2(torch.tensor(float(c))))
 
-@pytest.mark.parametrize(("step_class", "options"), [(AdventStep, METHODS["ADVENT"]), (MinEntStep, NO_ADVERSARY)])
+
+class FdaStep(MinEntStep):
+    """FDA's step as published: its Charbonnier penalty, eta 2. tests/test_source_looks.py has its images."""
+
+    def penalty(self, v):
+        ent = -torch.sum(v * torch.log2(v + 1e-30), dim=1) / math.log2(v.shape[1])
+        return ((ent**2.0 + 1e-8) ** 2.0).mean()
+
+
+@pytest.mark.parametrize(
+    ("step_class", "options"),
+    [(AdventStep, METHODS["ADVENT"]), (MinEntStep, NO_ADVERSARY), (FdaStep, METHODS["FDA"])],
+    ids=["ADVENT", "MinEnt", "FDA"],
+)
 def test_an_update_of_a_method_equals_its_published_recipe(stores, supervised, tmp_path, step_class, options):
     """Two steps, parameter by parameter, and each loss of either step."""
-    weights, term = {"main": 0.05, "aux": 0.01}, "entropy" if step_class is MinEntStep else "adv"
+    weights, term = {"main": 0.05, "aux": 0.01}, "adv" if step_class is AdventStep else "entropy"
     lambdas = [word for level in weights for word in (f"--lambda-{term}-{level}", weights[level])]
     uda_here(stores, tmp_path / "run", "--steps", 2, "--optimizer", "sgd", "--schedule", "constant", "--learning-rate",
              0.01, "--augmentation", "basic", "--discriminator-learning-rate", 1e-3, "--batch-norm", "frozen",
@@ -80,8 +103,9 @@ def test_an_update_of_a_method_equals_its_published_recipe(stores, supervised, t
     judges = models.Discriminators(model.levels, 16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     optimizers_D = {k: torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.9, 0.99)) for k, n in judges.networks.items()}
-    source = LabelledTiles(Store(stores / "source.h5"), 0, "basic", 0)
     target = UnlabelledTiles(Store(stores / "labelled.h5", labels=False), 0, "basic", 0)
+    looks = Looks(Fourier(target.store, target.tiles, 0.1)) if step_class is FdaStep else None
+    source = LabelledTiles(Store(stores / "source.h5"), 0, "basic", 0, looks)
     orders = [list(BatchStream(len(t), 4, 0, 2, 0, t.store.domain)) for t in (source, target)]
     published = step_class(model, judges.networks, optimizer, optimizers_D, 0.1, weights)
     logged = [line for line in metrics(tmp_path / "run") if "learning_rate" in line]
@@ -140,17 +164,16 @@ def test_two_processes_compute_a_method_as_one_does(stores, supervised, tmp_path
     (tmp_path / "script.py").write_text(SCRIPT)
 
     def arguments(method, processes):
-        return adapt_arguments(
-            supervised, "--batch-norm", "frozen", *METHODS[method]
-        ), tmp_path / f"{method}{processes}"
+        return adapt_arguments(supervised, *METHODS[method]), tmp_path / f"{method}{processes}"
 
-    cases = [uda_arguments(stores, folder, *more) for more, folder in (arguments(method, 2) for method in METHODS)]
+    tried = ("ADVENT", "MinEnt", "control", "FDA", "regions")
+    cases = [uda_arguments(stores, folder, *more) for more, folder in (arguments(method, 2) for method in tried)]
     ended = subprocess.run(
         command(tmp_path / "script.py", json.dumps(cases), processes=2), cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, timeout=100,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    for method in METHODS:
+    for method in tried:
         more, folder = arguments(method, 1)
         uda_here(stores, folder, *more)
         one, two = metrics(folder), metrics(tmp_path / f"{method}2")
@@ -171,6 +194,28 @@ def test_without_adversary_there_is_no_discriminator(stores, supervised, tmp_pat
     state, logged = kept["one"]
     assert {key.split(".")[1] for key in state["discriminators"]} == {"main", "aux"}
     assert {"loss_D_main", "loss_D_aux", "gradient_norm_D"} <= logged.keys()
+
+
+def test_every_experiment_past_the_study_has_a_twin_for_two_cores(tmp_path):
+    """Both resolve, and are the same method on the same domains."""
+    study, own = read_experiments(EXPERIMENTS), read_experiments(METHODS_FILE)
+    trained = [name for name in own if name not in study and own[name]["script"] != "evaluate" and "small" not in name]
+    kinds = ("source", "target", "looks", "looks_by_region", "looks_beta", "discriminators_see", "entropy_power")
+    twins = {name: f"small.{name.removeprefix('S.10-')}" for name in trained if not name.startswith("no-adversary")}
+    assert len(twins) >= 18
+    for pair in twins.items():
+        words = ["--data", str(tmp_path), "--wandb", "disabled"]
+        one, other = (parse(own[name]["script"], "", ["--experiment", name, *words]) for name in pair)
+        assert [one.get(kind) for kind in kinds] == [other.get(kind) for kind in kinds], pair
+        assert one["batch_size"] == 8 + 4 * ("target" not in one) and other["model"] == "deeplabv2_small"
+
+
+def test_a_look_can_be_seen(stores, tmp_path):
+    words = ("-m", "evaluation.looks", "--data", stores, "--target", "labelled", "--out", tmp_path / "looks.jpg")
+    run(*words)
+    assert cv2.imread(str(tmp_path / "looks.jpg")).std() > 10
+    said = run(*words, "--tile", 999, ok=False).stderr
+    assert "--tile 999: " in said and "Traceback" not in said
 
 
 def test_self_information_is_that_of_any_number_of_phases():

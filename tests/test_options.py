@@ -70,7 +70,9 @@ ARITHMETIC = {
     "optimizer": "sgd", "backbone_factor": 0.1, "weight_decay": 0.1, "lambda_aux": 0.5, "gan": "least_squares",
     "lambda_adv_main": 0.5, "lambda_adv_aux": 0.5, "discriminator_learning_rate": 0.01, "discriminator_width": 8,
     "discriminator_patch": 40, "discriminators_see": "self-information", "lambda_entropy_main": 0.5,
-    "lambda_entropy_aux": 0.5, "transductive": None, "target": "unlabelled",
+    "lambda_entropy_aux": 0.5, "entropy_power": [2, "--lambda-entropy-main", 0.5], "looks": "fourier",
+    "looks_share": [0.5, "--looks", "curves"], "looks_by_region": [None, "--looks", "convolutions"],
+    "looks_beta": [0.2, "--looks", "fourier"], "transductive": None, "target": "unlabelled",
 }  # fmt: skip
 # The other options, each with the test that shows what it changes.
 ELSEWHERE = {
@@ -264,6 +266,7 @@ def test_a_healthy_game_is_not_reported():
         (arguments.positive, {"1": 1}, ("0", "-3", "nan")),
         (arguments.at_least(96), {"96": 96}, ("95",)),
         (arguments.fraction, {"0": 0, "0.5": 0.5}, ("1", "-0.1", "nan")),
+        (arguments.share, {"1": 1, "0.1": 0.1}, ("0", "1.1", "-0.1", "nan")),
         (arguments.not_negative, {"0": 0, "1e-3": 1e-3}, ("-1e-9", "inf", "nan", "x")),
     ],
 )
