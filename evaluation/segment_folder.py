@@ -19,7 +19,7 @@ from data.levels import matched
 from data.store import PREPARATION
 from evaluation.figures import heat, overlay
 from evaluation.fractions import ACCURACY, Fraction, fields_of, of_specimen
-from evaluation.inference import Segmentation, for_inference, segment
+from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member
 
@@ -74,7 +74,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     cut = (preparation["tile"], preparation["overlap"])
     for path in (masks, overlays, confidence):
         make_folder(path)
-    networks = [for_inference(member.model) for member in members]
+    networks = [member.networks(device) for member in members]
     first_of_name = {file.stem: file for file in reversed(files)}
 
     def read(file: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
@@ -93,7 +93,12 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             except InputError as error:
                 yield error
                 continue
-            yield file, segment(networks, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
+            try:
+                of_image = [network(image) for network in networks]
+            except InputError as error:
+                yield error
+                continue
+            yield file, segment(of_image, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
 
     def write(result: tuple | InputError) -> tuple[Path, Segmentation]:
         if isinstance(result, InputError):
