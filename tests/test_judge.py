@@ -25,8 +25,11 @@ from evaluation.judge.choice import Candidate, choose
 from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.export import export
+from evaluation.judge.judge import Judge
 from evaluation.judge.remedies import Remedy
+from evaluation.judge.watch import TargetWatch
 from evaluation.members import Member, load_member
+from training.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")
@@ -168,18 +171,19 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     candidates = [trained[0], tmp_path / "gap" / "fold0.pt", adapted]
     found = chosen(micrographs / "domains", candidates, tmp_path / "right", monkeypatch)
     names = [one["name"] for one in found["ranked"]]
-    assert len(names) == 5, "the run, the remedy, the adaptation and two checkpoints that it kept"
+    assert len(names) == 6, "the run, its statistics, the remedy, the adaptation and two checkpoints that it kept"
     assert sum("step0000" in name for name in names) == 2
     assert found["runs"] == [str(tmp_path / "gap" / "fold0.pt")]
     chosen(micrographs / "wrong", candidates, tmp_path / "wrong", monkeypatch)
     for name in ("choice.json", "choice.html"):
-        assert (tmp_path / "right" / name).read_bytes() == (tmp_path / "wrong" / name).read_bytes()
+        right, wrong = ((tmp_path / folder / name).read_text() for folder in ("right", "wrong"))
+        assert right == wrong.replace(str(tmp_path / "wrong"), str(tmp_path / "right"))
 
     capsys.readouterr()
     scored = chosen(micrographs / "domains", candidates, tmp_path / "scored", monkeypatch, "--score")
-    assert scored == found, "scores do not steer"
+    assert scored["sentence"] == found["sentence"], "scores do not steer"
     truth = [float(value) for value in re.findall(r"scored ([\d.]+)", capsys.readouterr().out)]
-    assert len(truth) == 5 and max(truth) == truth[names.index(found["chosen"])]
+    assert len(truth) == 6 and max(truth) == truth[names.index(found["chosen"])]
     assert "measured" in (tmp_path / "scored" / "choice.html").read_text()
 
     options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
@@ -187,6 +191,57 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     assert (mask == label).mean() > 0.8
+
+
+def test_the_model_as_it_is_segments_micrographs_of_the_target(micrographs, trained, tmp_path, monkeypatch):
+    """Where the source's model is kept, its file knows polarity and pixel size of the target's micrographs."""
+    text = domains_toml(source=annotated("source", folds=3), negative=annotated("negative", invert=True))
+    (micrographs / "inverted.toml").write_text(text)
+    run("-m", "data.prepare", micrographs / "inverted.toml", "--out", tmp_path / "stores")
+    found = chosen(tmp_path / "stores", trained[:1], tmp_path / "choice", monkeypatch)
+    assert found["runs"] == [str(tmp_path / "choice" / "as_it_is" / "fold0.pt")]
+    options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
+    assert "inverted" in run("evaluate.py", tmp_path / "choice" / "choice.json", *options).stdout
+    mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
+    label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
+    assert (mask == label).mean() > 0.8
+
+
+def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "DISTURBANCES", 8)
+    source, kept = Store(micrographs / "domains" / "source.h5"), tmp_path / "of" / "calibration.json"
+    judges = [Judge([load_member(trained[fold], "last", "cpu")], source) for fold in (0, 0, 1)]
+    judges[0].calibrate(kept)
+    before = kept.read_bytes()
+    monkeypatch.setattr(Judge, "_learn", lambda self: pytest.fail("learnt again"))
+    judges[1].calibrate(kept)
+    first, again = (judge.calibration(CRITERIA) for judge in judges[:2])
+    assert first.trusted_gain == again.trusted_gain and (first.weights == again.weights).all()
+    assert judges[1].source_miou == judges[0].source_miou
+    monkeypatch.undo()
+    monkeypatch.setattr(judging, "DISTURBANCES", 8)
+    judges[2].calibrate(kept)
+    assert kept.read_bytes() != before, "another model learns for itself"
+
+
+def test_a_training_logs_the_criteria_and_warns_where_the_target_gets_worse(micrographs, tmp_path):
+    for every in (2, 3):
+        more = ("--steps", 4, "--judge-every", every)
+        run("train_uda.py", *uda_arguments(micrographs / "domains", tmp_path / str(every), *more, target="negative"))
+    lines = [json.loads(line) for line in (tmp_path / "2" / "metrics.jsonl").read_text().splitlines()]
+    looks = [line for line in lines if "judge_entropy" in line]
+    assert [line["step"] for line in looks] == [2, 4]
+    assert {f"judge_{name}".replace(" ", "_") for name in CRITERIA} - {"judge_models"} <= set(looks[0])
+    with_2, with_3 = (load_model(tmp_path / name, "last")[0].state_dict() for name in ("2", "3"))
+    assert all(torch.equal(value, with_3[name]) for name, value in with_2.items()), "a look changes nothing"
+
+    stores = [Store(micrographs / "domains" / f"{name}.h5", labels=name == "source") for name in ("source", "negative")]
+    watch = TargetWatch(*stores, 0, SimpleNamespace(is_main=True, device="cpu"))
+    warned = []
+    for away in (3.0, 1.0, 2.5, 1.5, 2.5, 2.5, 2.5, 2.5):
+        watch.away = away
+        warned.append(bool(watch.worse()))
+    assert warned == [False] * 6 + [True, False], "three looks in a row, said once"
 
 
 def test_what_gains_too_little_is_left_for_the_safer_model():

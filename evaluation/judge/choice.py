@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -67,8 +68,8 @@ class Choice:
     chosen: Ranked
     sentence: str
 
-    def as_json(self) -> str:
-        """Give the content of choice.json."""
+    def as_json(self, paths: Sequence[Path | str]) -> str:
+        """Give the content of choice.json. paths: checkpoints or runs of what is chosen."""
         ranked = [
             {
                 "name": one.candidate.name,
@@ -79,7 +80,7 @@ class Choice:
             }
             for one in self.ranked
         ]
-        chosen = {"chosen": self.chosen.candidate.name, "runs": self.chosen.candidate.paths}
+        chosen = {"chosen": self.chosen.candidate.name, "runs": [str(path) for path in paths]}
         return (
             json.dumps({"target": self.target, **chosen, "sentence": self.sentence, "ranked": ranked}, indent=2) + "\n"
         )
