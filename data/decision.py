@@ -11,15 +11,15 @@ from data.store import Store
 
 @dataclass(frozen=True)
 class Decision:
-    """Polarity, grey levels and scale that the judge recommends for a domain.
+    """Polarity and grey levels that the judge recommends for a domain.
 
-    match: the domain whose grey levels are taken, or None. scale: a factor to that of the domain's pixel size.
+    A scale is a fact of the microscope, so that a person has to correct it. match: the domain whose grey levels are
+    taken, or None.
     """
 
     domain: str
     invert: bool
     match: str | None
-    scale: float
 
     def apply(self, domain: Domain, domains: dict[str, Domain], path: Path) -> Domain:
         """Change a domain accordingly. InputError where its grey levels' domain is not in domains.toml, `path`."""
@@ -29,8 +29,7 @@ class Decision:
                 f"{path}: {domain.name} is to be given the grey levels of {self.match}, which has to be another domain "
                 "of this file, without `match`. Add it, or prepare without --gap."
             )
-        size = domain.pixel_size_nm * self.scale
-        return replace(domain, invert=self.invert, match=self.match, pixel_size_nm=size)
+        return replace(domain, invert=self.invert, match=self.match)
 
     def as_parameters(self) -> dict:
         """Give what a store records of it."""
@@ -43,9 +42,7 @@ def read_decision(path: Path | str) -> Decision:
         gap = json.loads(Path(path).read_text())
         remedy, before = gap["recommended"], gap["prepared"]
         match = gap["source"] if remedy["match"] else before["match"]
-        decision = Decision(
-            gap["target"], before["invert"] != remedy["invert"], match, before["scale"] * remedy["scale"]
-        )
+        decision = Decision(gap["target"], before["invert"] != remedy["invert"], match)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a readable gap.json ({error!r}). Run evaluation.gap again.") from error
     return decision

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--gap", type=Path, action="append", default=[], metavar="FILE",
-        help="gap.json of evaluation.gap: polarity, grey levels and scale that it recommends for its target",
+        help="gap.json of evaluation.gap: polarity and grey levels that it recommends for its target",
     )  # fmt: skip
     options = parser.parse_args(arguments)
 

@@ -89,7 +89,7 @@ class Launch:
         return Step("gap", "what the target needs", [_python(command)], self.gap, needs, weight=6)
 
     def prepare_remedied(self) -> Step:
-        """Cut the target with the recommended polarity, grey levels and scale, from which the adaptation starts."""
+        """Cut the target with the recommended polarity and grey levels, from which the adaptation starts."""
         return Step(
             "remedied",
             "tile stores with the remedy",
@@ -108,7 +108,11 @@ class Launch:
 
     def choose(self) -> Step:
         """Choose between the source's model, its remedies and the adapted ones."""
-        command = ["-m", "evaluation.choose", *self._runs("supervised"), *self._runs("uda")]
+        remedied = (
+            self.gap.exists() and not self.changes_store and self._advice["recommended"] != self._advice["as_it_is"]
+        )
+        runs = [*self._runs("supervised"), *(self._remedied if remedied else []), *self._runs("uda")]
+        command = ["-m", "evaluation.choose", *runs]
         command += ["--domain", self.options.target, "--data", self.data, "--out", self.choice.parent]
         command += ["--calibration", self.out / "calibration.json", *(["--score"] if self.scored else [])]
         needs = [self.gap, *(self._run("uda", fold) / "finished.json" for fold in self.folds)]
@@ -157,8 +161,8 @@ class Launch:
     @property
     def changes_store(self) -> bool:
         """True where the recommended remedy changes the micrographs, so that they are prepared again."""
-        remedy = self._advice["recommended"] if self.gap.exists() else {"invert": False, "match": False, "scale": 1}
-        return remedy["invert"] or remedy["match"] or remedy["scale"] != 1
+        remedy = self._advice["recommended"] if self.gap.exists() else {"invert": False, "match": False}
+        return remedy["invert"] or remedy["match"]
 
     @property
     def data(self) -> Path:

@@ -35,13 +35,17 @@ class Candidate:
     @property
     def is_generalization(self) -> bool:
         """True for a model of the source as it is."""
-        return not self.members[0].config.get("target") and self.remedy == Remedy()
+        return not self.is_adapted and self.remedy == Remedy()
+
+    @property
+    def is_adapted(self) -> bool:
+        """True for a model that was trained on a target too."""
+        return bool(self.members[0].config.get("target"))
 
     @property
     def risk(self) -> tuple[int, int, int]:
         """Order from safe to bold: source model, with a remedy, adapted; then the later checkpoint."""
-        adapted = bool(self.members[0].config.get("target"))
-        return adapted, self.remedy.changes, -self.members[0].step
+        return self.is_adapted, self.remedy.changes, -self.members[0].step
 
     @property
     def paths(self) -> list[str]:
@@ -74,7 +78,8 @@ class Choice:
             {
                 "name": one.candidate.name,
                 "runs": one.candidate.paths,
-                "generalization": one.candidate.is_generalization,
+                "adapted": one.candidate.is_adapted,
+                "remedy": str(one.candidate.remedy),
                 "expected": {name: round(value, 4) for name, value in asdict(one.expected).items()},
                 "criteria": {name: round(value, 4) for name, value in one.criteria.items()},
             }

@@ -23,7 +23,7 @@ PICTURES = 3
 class Gap:
     """Outcome for a target: what was tried, best first, the advice, and how the judge was calibrated.
 
-    prepared: polarity, grey levels and scale that its store has.
+    prepared: polarity and grey levels that its store has.
     """
 
     source: str
@@ -78,7 +78,8 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     found += tried([Remedy(one.invert, one.match, scale, one.adabn) for one in best for scale in SCALES])
     found.sort(key=lambda each: -each.expected.miou)
     names = target.domain, judge.source.domain
-    advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain)
+    inverted = _prepared(target)["invert"]
+    advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain, inverted)
     runs = [str(member.run) for member in judge.members]
     return Gap(
         judge.source.domain, target.domain, runs, _prepared(target), judge.source_miou, found, advice, calibration
@@ -88,8 +89,7 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
 def _prepared(target: Store) -> dict:
     """Describe what the remedies are on top of: a store may have some of them already."""
     parameters = target.metadata["parameters"]
-    scale = parameters.get("gap", {}).get("scale", 1.0)
-    return {"invert": parameters["invert"], "match": parameters.get("match"), "scale": scale}
+    return {"invert": parameters["invert"], "match": parameters.get("match")}
 
 
 def _described(tried: Tried) -> dict:
