@@ -17,10 +17,12 @@ from common.errors import InputError, exits_cleanly
 from common.files import write_file
 from evaluation import page
 from evaluation.fractions import ACCURACY, Fraction, sentence
+from evaluation.judge.calibration import Expected
 from evaluation.segment_folder import SPECIMEN
 
 _LOOKED_AT = 8  # images whose pictures are in the page, the least sure first
 _WIDE = 0.2  # of an interval of the expected mIoU
+_FAR = 0.9  # of the source's own mIoU; what is expected below is no finished segmentation
 _UNSURE = 0.8  # mean confidence of an image
 
 
@@ -56,15 +58,18 @@ class Outcome:
 def report(outcome: Outcome) -> str:
     """Make the page."""
     gap, folder = outcome.gap, outcome.folder
-    said = gap["sentence"] if outcome.choice is None else outcome.choice["sentence"]
+    said = (gap if outcome.choice is None else outcome.choice)["sentence"].replace(f"{folder}/", "")
+    fraction, expected = sentence(outcome.fraction, outcome.specimen["field"]), outcome.expected
     links = [("gap/gap.html", "what the target needs"), ("choice/choice.html", "the choice")]
     links += [("stores/contact_sheet.png", "the micrographs as they were cut"), ("log.txt", "the log")]
     links += [("segmented/phase_fractions.csv", "all phase fractions"), ("segmented/masks", "all masks")]
     there = [f"<a href='{path}'>{page.text(name)}</a>" for path, name in links if (folder / path).exists()]
     sections = [
-        f"<p class='warning'><b>{page.text(sentence(outcome.fraction, outcome.specimen['field']))}</b></p>",
+        f"<p class='warning'><b>{page.text(fraction[:1].upper() + fraction[1:])}</b></p>",
         f"<p>Of {len(outcome.images)} images of <b>{page.text(gap['target'])}</b>, segmented by what was learnt on "
-        f"<b>{page.text(gap['source'])}</b>. No label of {page.text(gap['target'])} was used.</p>",
+        f"<b>{page.text(gap['source'])}</b>. No label of {page.text(gap['target'])} was used. "
+        f"The expected mIoU is {_interval(expected)} %; held-out micrographs of {page.text(gap['source'])} have "
+        f"{100 * gap['source_miou']:.0f} %.</p>",
         f"<p>{page.text(said[:1].upper() + said[1:])}</p>",
         "<h2>What to check</h2>",
         "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in remarks(outcome)) + "</ul>",
@@ -86,13 +91,15 @@ def report(outcome: Outcome) -> str:
 def remarks(outcome: Outcome) -> list[str]:
     """List in sentences what a person should check before the fractions are quoted."""
     expected, fraction, found = outcome.expected, outcome.fraction, []
-    interval = f"{100 * expected['low']:.0f} to {100 * expected['high']:.0f}"
+    if expected["miou"] < _FAR * outcome.gap["source_miou"]:
+        found.append(
+            "The models are expected to be far from what they reach on the source. Do not quote the fraction before a "
+            "person has compared masks and images."
+        )
     if outcome.gap["advice"] == "label":
         found.append("Source and target share little. Check every picture, and label five images of the target.")
     if expected["high"] - expected["low"] > _WIDE:
-        found.append(
-            f"The expected mIoU is {100 * expected['miou']:.0f} % ({interval}). That is wide: look at the pictures."
-        )
+        found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")
     if outcome.gap["recommended"]["scale"] != 1:
         found.append(
             f"The scale looked wrong by {outcome.gap['recommended']['scale']:g}. Check pixel_size_nm in domains.toml."
@@ -131,9 +138,9 @@ def _expectations(outcome: Outcome) -> list[str]:
     header = ["", "model", "expected mIoU [%]", *(["measured [%]"] if outcome.scores else [])]
     rows = []
     for one in ranked:
-        low, miou, high = (f"{100 * one['expected'][key]:.0f}" for key in ("low", "miou", "high"))
         measured = [_percent(outcome.scores.get(one["name"], ""))] if outcome.scores else []
-        rows.append(["taken" if one["name"] == chosen else "", one["name"], f"{miou} ({low} to {high})", *measured])
+        name = one["name"].replace(f"{outcome.folder}/", "")
+        rows.append(["taken" if one["name"] == chosen else "", name, _interval(one["expected"]), *measured])
     note = "Expected, not measured: no label of the target was read for it."
     note += " What was measured on labelled test images came afterwards." if outcome.scores else ""
     return [page.table(header, rows, wrapped=True), f"<p class='note'>{note}</p>"]
@@ -150,6 +157,10 @@ def _fraction(row: dict) -> Fraction:
     names = ("phase_fraction", "fields", "std_fields", "ci95", "std_models", "ci95_with_models")
     mean, fields, *others = (float(row[name] or "nan") for name in names)
     return Fraction(mean, int(fields), *others)
+
+
+def _interval(expected: dict) -> str:
+    return str(Expected(*(expected[name] for name in ("miou", "low", "high"))))
 
 
 def _percent(value: str | float) -> str:

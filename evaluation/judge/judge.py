@@ -31,7 +31,7 @@ WINDOW = 256  # px of a side at working scale
 WINDOWS = 8  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
 HELD_OUT = 4  # source micrographs, and windows of them, that are disturbed at once
-DISTURBANCES = 64
+DISTURBANCES = 48
 _TRIED = ({"match": True}, {"adabn": True}, {"match": True, "adabn": True})
 
 
