@@ -1,4 +1,4 @@
-"""What evaluation.gap has decided about a domain's micrographs, for data.prepare."""
+"""Decisions of evaluation.gap about a domain's micrographs, for data.prepare."""
 
 import json
 from dataclasses import asdict, dataclass, replace

@@ -27,7 +27,7 @@ _UNSURE = 0.8  # mean confidence of an image
 
 
 class Outcome:
-    """What the steps have left in a folder."""
+    """Outcome of the steps, as their folder has it."""
 
     def __init__(self, folder: Path):
         """Read it. InputError where a file is missing or damaged."""
