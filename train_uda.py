@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from torch import Tensor
 
 from common.errors import exits_cleanly
+from evaluation.judge.watch import TargetWatch
 from evaluation.validation import save_panel, validate
 from losses import GanLoss, entropy_loss, segmentation_loss
 from models import SourceAndTarget, probabilities
@@ -50,6 +51,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     networks_ddp = [model_ddp, discriminators_ddp]
     view = DiscriminatorView(options, judged, target.store, processes)
     gan, health = GanLoss(options.gan), Health(options, model.levels)
+    watch = TargetWatch(source.store, target.store, options.fold, processes)
     lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
     lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
     lambda_entropy = {"main": options.lambda_entropy_main, "aux": options.lambda_entropy_aux}
@@ -92,6 +94,9 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
             run.warn(health.observe(run.values))
         if run.due(options.validate_every):
             run.record_validation(validate(model, source.store, options.fold, processes))
+        if run.due(options.judge_every):
+            run.log(watch.look(model))
+            run.warn(watch.worse())
         if run.due(options.panels_every):
             save_panel(run.picture, model, source.store, target.store, options.fold, processes)
         if run.must_save:

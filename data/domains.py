@@ -23,6 +23,8 @@ _DOMAIN = {
     "pixel_size_nm", "information_bar", "invert", "match", "folds", "test",
 }  # fmt: skip
 
+AUTO = "auto"  # of `invert`: what evaluation.gap recommends
+_INVERT = 'true, false, or "auto" for what evaluation.gap recommends'
 _MATCH = "the name of another domain, whose grey levels are taken and which has no `match` itself"
 TOO_FEW_ANNOTATED = (
     "annotated micrographs outside the test set: {count}. One is held out and others are trained on, so it takes two. "
@@ -58,7 +60,8 @@ class NativeMicrograph:
 class Domain:
     """One entry of domains.toml, its folders listed. background None stands for "rest".
 
-    match: name of the domain whose grey levels its micrographs are given, or None.
+    invert: AUTO stands for what is not decided yet. match: name of the domain whose grey levels its micrographs are
+    given, or None.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Domain:
     background: tuple[MaskValue, ...] | None
     pixel_size_nm: float
     information_bar: int
-    invert: bool
+    invert: bool | str
     match: str | None
     folds: int
     micrographs: tuple[NativeMicrograph, ...]
@@ -136,8 +139,8 @@ class _Table:
                 raise InputError(f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}")
             return default
         value = self.entries[key]
-        kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool) or not valid(value):
+        kinds = (int, float) if kind is float else kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds) or not valid(value):
             raise self.error(key, value, f"it must be {remedy}")
         if isinstance(value, int) and value.bit_length() > 63:
             raise self.error(key, value, "TOML's integers have 64 bit; it must be " + remedy)
@@ -228,7 +231,7 @@ def _domain(name: str, table: _Table, seed: int) -> Domain:
         background=background,
         pixel_size_nm=_pixel_size(table),
         information_bar=table.take("information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0),
-        invert=table.take("invert", bool, "true or false", False),
+        invert=table.take("invert", (bool, str), _INVERT, False, lambda value: value in (False, True, AUTO)),
         match=table.take("match", str, _MATCH, "") or None,
         folds=folds,
         micrographs=tuple(

@@ -26,7 +26,8 @@ from common.errors import InputError, exits_cleanly
 from common.files import sha256_of
 from common.memory import free_memory
 from common.parallel import ahead
-from data.domains import Domain, NativeMicrograph, Options, read_domains
+from data.decision import Decision, read_decision, recorded, undecided
+from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
 from data.images import (
     crop_information_bar,
     prepare_mask,
@@ -52,14 +53,27 @@ def main(arguments: list[str] | None = None) -> None:
         "--workers", type=positive, default=WORKERS, metavar="N",
         help="micrographs that are read at once, each of which is in memory (default here: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--gap", type=Path, action="append", default=[], metavar="FILE",
+        help="gap.json of evaluation.gap: polarity and grey levels that it recommends for its target",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
 
     cutting, domains = read_domains(options.domains)
-    for name in options.domain or domains:
+    decisions = {decision.domain: decision for decision in map(read_decision, options.gap)}
+    for name in (*(options.domain or domains), *decisions):
         if name not in domains:
-            raise InputError(f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}")
-        like = domains.get(domains[name].match)
-        prepare_domain(cutting, domains[name], options.out, options.force, options.workers, like)
+            raise InputError(f"{options.domains}: there is no domain {name} in it, only {', '.join(domains)}")
+    for name in options.domain or domains:
+        domain, decision = domains[name], decisions.get(name)
+        if domain.invert == AUTO and decision is None:
+            decision = recorded(store_path(options.out, name))
+        if decision:
+            domain = decision.apply(domain, domains, options.domains)
+        elif domain.invert == AUTO:
+            domain = undecided(domain)
+        like = domains.get(domain.match)
+        prepare_domain(cutting, domain, options.out, options.force, options.workers, like, decision)
 
 
 def prepare_domain(
@@ -69,16 +83,18 @@ def prepare_domain(
     force: bool = False,
     workers: int = WORKERS,
     like: Domain | None = None,
+    decision: Decision | None = None,
 ) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
     `workers` micrographs are read at once, and one more is in memory; the store is the same for any number. Where they
     are enlarged, each has its share of the memory that is free now. like: the domain whose grey levels it is given.
+    decision: what the domain was changed by, for the record.
     Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
     """
     path = store_path(out, domain.name)
     levels = None if like is None else levels_of(options, like, workers)
-    parameters = _parameters(options, domain, levels)
+    parameters = _parameters(options, domain, levels) | ({"gap": decision.as_parameters()} if decision else {})
     describing = ahead(partial(_provenance, root=domain.root), domain.micrographs, workers)
     provenance = [found.result() for found in describing]
     if _is_there(path, parameters, provenance, force):

@@ -93,6 +93,7 @@ ELSEWHERE = {
     "log_every": "test_looking_at_the_values_rarely_changes_nothing",
     "validate_every": "test_killed_and_resumed_equals_uninterrupted",
     "checkpoint_every": "test_killed_and_resumed_equals_uninterrupted",
+    "judge_every": "test_a_training_logs_the_criteria_and_warns_where_the_target_gets_worse",
     "keep_every": "test_the_choice_is_made_without_labels_and_taken_by_evaluate",
     "milestones": "test_every_network_of_a_run_is_in_its_best_checkpoint_and_its_milestones",
     "wandb": "test_tracking_is_offline_without_a_key",

@@ -31,7 +31,7 @@ NANOSEM_IMAGES = 15_000  # the study's for training (paper Section 2.4.2): --dry
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
 OPERATIONAL = {
     "data", "run_dir", "workers", "wandb", "wandb_project", "checkpoint_every", "panels_every", "log_every",
-    "keep_every", "milestones", "milestone_steps", "device",
+    "keep_every", "judge_every", "milestones", "milestone_steps", "device",
     "selection", "pretraining_file",  # what counts of these is their digest
 }  # fmt: skip
 # What may differ between repeats of one configuration: `milestone_steps` counts in the fold's own tiles.

@@ -225,6 +225,14 @@ def _record_of_tiles(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--panels-every", type=positive, default=2000, help="steps between pictures of predictions")
 
 
+def _record_of_target(parser: argparse.ArgumentParser) -> None:
+    _record_of_tiles(parser)
+    group = parser.add_argument_group("judge")
+    group.add_argument(
+        "--judge-every", type=positive, default=250, metavar="STEPS", help="between looks at the target, without labels"
+    )
+
+
 class Script(NamedTuple):
     """A training script: the experiment whose values hold where none is asked for, and the groups of its options."""
 
@@ -235,7 +243,7 @@ class Script(NamedTuple):
 SCRIPTS = {
     "train_supervised": Script("S.10", (_run, _source, _looks, _model, _segmentation, _record_of_tiles)),
     "train_uda": Script(
-        "T3.2", (_run, _source, _target, _looks_of_target, _model, _segmentation, _adversary, _record_of_tiles)
+        "T3.2", (_run, _source, _target, _looks_of_target, _model, _segmentation, _adversary, _record_of_target)
     ),
     "pretrain_nanosem": Script("NanoSEM", (_run, _pictures, _classifier, _optimisation, _record)),
 }
