@@ -3,7 +3,6 @@
 import re
 import sys
 import tomllib
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,16 +12,22 @@ from typing import TypeVar
 import numpy as np
 
 from common.errors import InputError, require_file_name
-from data.images import SUFFIXES, MaskValue, list_images
+from data.decoding import SUFFIXES, Page
+from data.files import Found, find
+from data.masks import MaskValue, Values
+from data.survey import Given, middle, settled
+from data.table import FILE, composed, page_of, pixel_size_of, read_table
 
 T = TypeVar("T")
 
-_OPTIONS = {"reference", "scale", "tile", "overlap", "field_of_view", "seed"}
+_OPTIONS = {"reference", "pixel_size_nm", "scale", "tile", "overlap", "field_of_view", "seed"}
+_OF_MASKS = ("mask_suffix", "foreground", "background", "ignore", "threshold", "instances")
 _DOMAIN = {
-    "images", "masks", "mask_suffix", "foreground", "background",
-    "pixel_size_nm", "information_bar", "invert", "match", "folds", "test",
+    "images", "masks", "pixel_size_nm", "information_bar", "micrographs", "page", "invert", "match", "folds", "test",
+    *_OF_MASKS,
 }  # fmt: skip
 
+_LARGEST = 1 << 32  # of a number in a mask
 _MATCH = "the name of another domain, whose grey levels are taken and which has no `match` itself"
 TOO_FEW_ANNOTATED = (
     "annotated micrographs outside the test set: {count}. One is held out and others are trained on, so it takes two. "
@@ -45,28 +50,36 @@ class Options:
 
 @dataclass(frozen=True)
 class NativeMicrograph:
-    """A micrograph as it was taken: `name` is its stem, `mask` None where not annotated, `fold` -1 where in none."""
+    """A micrograph as it was taken: `name` is its stem, `mask` None where not annotated, `fold` -1 where in none.
+
+    given: its scale as it was asked for; data.survey.settled makes numbers of it. page: of an image file of several.
+    """
 
     name: str
     image: Path
     mask: Path | None
     fold: int
     test: bool
+    given: Given
+    page: Page = None
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One entry of domains.toml, its folders listed. background None stands for "rest".
+    """One entry of domains.toml, its folders listed. `values` are those of its masks, None without masks.
 
-    match: name of the domain whose grey levels its micrographs are given, or None.
+    pixel_size_nm, information_bar: as given for all its micrographs, numbers or "file"; the first may be None where a
+    table has it of each. each: some micrographs have their own. match: name of the domain whose grey levels its
+    micrographs are given, or None.
     """
 
     name: str
     root: Path
-    foreground: tuple[MaskValue, ...]
-    background: tuple[MaskValue, ...] | None
-    pixel_size_nm: float
-    information_bar: int
+    values: Values | None
+    pixel_size_nm: float | str | None
+    information_bar: int | str
+    each: bool
+    page: Page
     invert: bool
     match: str | None
     folds: int
@@ -91,8 +104,13 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
                 f"{path}: domain name '{name[:200]}' becomes a file name; use up to 100 letters, digits, _ . - only"
             )
         tables[name] = _Table(path, f"domains.{name}", entry, _DOMAIN)
-    options = _options(_Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS), tables)
-    domains = {name: _domain(name, table, options.seed) for name, table in tables.items()}
+    table = _Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS)
+    seed = table.take("seed", int, "an integer from 0", 0, lambda value: value >= 0)
+    reference = table.take("reference", str, "the domain whose pixel size is the common one")
+    if reference not in tables:
+        raise table.error("reference", reference, f"no such domain; there are {', '.join(tables) or 'none'}")
+    domains = {name: _domain(name, entry, seed) for name, entry in tables.items()}
+    options = _options(table, domains[reference], seed)
     for name, domain in domains.items():
         if domain.match and (domain.match == name or domain.match not in domains or domains[domain.match].match):
             raise tables[name].error("match", domain.match, f"it must be {_MATCH}; there are {', '.join(domains)}")
@@ -143,17 +161,15 @@ class _Table:
             raise self.error(key, value, "TOML's integers have 64 bit; it must be " + remedy)
         return value
 
-    def folder(self, key: str) -> Path:
-        """Take the folder that a key names, relative to the file. InputError where there is none."""
-        value = self.take(key, str, "a folder relative to this file")
-        folder = self.path.parent / value
+    def found(self, key: str, remedy: str) -> Found:
+        """Find the files that a key names, relative to the file. InputError where there is no such place."""
+        value = self.take(key, str, remedy)
         try:
-            found = folder.is_dir()
+            return find(self.path.parent, value)
         except OSError as error:  # a name that is too long, a folder above that may not be entered
             raise self.error(key, value, f"{error.strerror}; correct the path or its permissions") from error
-        if not found:
-            raise self.error(key, value, f"no folder {_shown(str(folder))}; create it or correct the path")
-        return folder
+        except ValueError as error:
+            raise self.error(key, value, str(error)) from error
 
 
 def _shown(value: object) -> str:
@@ -169,73 +185,147 @@ def _cut(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
 
 
-def _options(table: _Table, domains: dict[str, _Table]) -> Options:
-    reference = table.take("reference", str, "the domain whose pixel size is the common one")
-    if reference not in domains:
-        raise table.error("reference", reference, f"no such domain; there are {', '.join(domains) or 'none'}")
+def _options(table: _Table, reference: Domain, seed: int) -> Options:
     field = table.take(
         "field_of_view", list, "[width, height] of 64 or more pixels of the reference", [],
         lambda sides: len(sides) == 2 and all(type(side) is int and side >= 64 for side in sides),
     )  # fmt: skip
+    common = _pixel_size(table) if "pixel_size_nm" in table.entries else None
+    if common == FILE:
+        raise table.error("pixel_size_nm", common, "it must be a number; the reference's is taken without this key")
     return Options(
-        reference=reference,
-        reference_pixel_size_nm=_pixel_size(domains[reference]),
+        reference=reference.name,
+        reference_pixel_size_nm=common or _common_pixel_size(reference),
         scale=float(table.take("scale", float, "a factor above 0, at most 4", 0.5, lambda value: 0 < value <= 4)),
         tile=table.take("tile", int, "16 .. 4096 pixels", 512, lambda value: 16 <= value <= 4096),
         overlap=table.take("overlap", int, "0 .. 1024 pixels", 62, lambda value: 0 <= value <= 1024),
         field_of_view=tuple(field) or None,
-        seed=table.take("seed", int, "an integer from 0", 0, lambda value: value >= 0),
+        seed=seed,
     )
 
 
-def _pixel_size(table: _Table) -> float:
-    return float(table.take("pixel_size_nm", float, "the pixel size in nm, above 0", None, lambda v: 0 < v < 1e6))
+def _common_pixel_size(reference: Domain) -> float:
+    """Give the reference's pixel size in nm: the middle one of its micrographs' where they differ."""
+    if not reference.each and reference.pixel_size_nm != FILE:
+        return reference.pixel_size_nm
+    return middle(settled(one.image, one.page, one.given, quiet=True)[0] for one in reference.micrographs)
+
+
+def _pixel_size(table: _Table) -> float | str:
+    remedy = f'the pixel size in nm, above 0, or "{FILE}" for what each file says'
+    return _checked(table, "pixel_size_nm", remedy, pixel_size_of)
+
+
+def _checked(table: _Table, key: str, remedy: str, check: Callable[[object], T]) -> T:
+    value = table.take(key, (int, float, str), remedy)
+    try:
+        return check(value)
+    except ValueError as error:
+        raise table.error(key, value, f"it must be {error}") from None
 
 
 def _domain(name: str, table: _Table, seed: int) -> Domain:
     images, masks = _files(table)
+    rows = _rows(table, images, masks)
+    values = None
     if masks:
-        foreground = _values(table, "foreground")
-        background = _values(table, "background", [0])
-        shared = set(foreground) & set(background or ())
-        if shared:
-            raise table.error("background", table.entries.get("background", [0]), f"{shared.pop()} is foreground too")
+        values = _values_of(table)
     else:
-        foreground, background = (), None
-        for key in ("mask_suffix", "foreground", "background", "folds"):
+        for key in (*_OF_MASKS, "folds"):
             if key in table.entries:
                 raise table.error(key, table.entries[key], "there are no masks; add the key 'masks' or remove this one")
-    stems = {_composed(stem): stem for stem in images}
+    stems = {composed(stem): stem for stem in images}
     test = table.take("test", list, "a list of names (file names without suffix)", [],
                       lambda names: all(isinstance(name, str) for name in names))  # fmt: skip
-    test = {stems.get(_composed(name), name) for name in test}
+    test = {stems.get(composed(name), name) for name in test} | {stem for stem in rows if rows[stem].get("test")}
     for missing, problem in ((test - set(images), "no image"), (test - set(masks), "no mask")):
         if missing:
             raise table.error("test", sorted(missing)[0], f"{problem} of this name; correct or remove it")
+    folds, fold = _folds(table, sorted(set(masks) - test), rows, [seed, zlib.crc32(name.encode())])
+    page = None
+    if "page" in table.entries:
+        page = _checked(table, "page", 'a number from 1, "image" or "largest"', page_of)
+    size, bar = _scale(table, images, rows)
+    return Domain(
+        name=name,
+        root=table.path.parent,
+        values=values,
+        pixel_size_nm=size,
+        information_bar=bar,
+        each=any(row.keys() & {"pixel_size_nm", "information_bar"} for row in rows.values()),
+        page=page,
+        invert=table.take("invert", bool, "true or false", False),
+        match=table.take("match", str, _MATCH, "") or None,
+        folds=folds,
+        micrographs=tuple(
+            NativeMicrograph(
+                stem,
+                image,
+                masks.get(stem),
+                fold.get(stem, -1),
+                stem in test,
+                _given(table, rows.get(stem, {}), size, bar),
+                rows.get(stem, {}).get("page", page),
+            )
+            for stem, image in images.items()
+        ),
+    )
+
+
+def _folds(table: _Table, candidates: list[str], rows: dict[str, dict], seed: list[int]) -> tuple[int, dict[str, int]]:
+    """Give the number of folds, and the fold of each annotated micrograph: the table's, or a random split."""
     folds = table.take("folds", int, "2 or more", 0, lambda value: value >= 2)
-    candidates = sorted(set(masks) - test)
+    fold = {name: row["fold"] for name, row in rows.items() if "fold" in row}
+    if fold:
+        strange = sorted(fold.keys() - set(candidates))
+        if strange:
+            remedy = "has a fold, but no mask, or is in the test set; remove the fold"
+            raise table.error("micrographs", strange[0], remedy)
+        count = max(folds, max(fold.values()) + 1)
+        if folds not in (0, count) or count < 2 or set(fold.values()) != set(range(count)):
+            remedy = "folds are 0, 1, ... without a gap, as many as `folds` says"
+            raise table.error("micrographs", sorted(set(fold.values())), remedy)
+        return count, fold
     if folds and len(candidates) < 2:
         raise table.error("folds", folds, TOO_FEW_ANNOTATED.format(count=len(candidates)))
     if len(candidates) < folds:
         raise table.error(
             "folds", folds, f"only {len(candidates)} annotated micrographs outside the test set; lower it"
         )
-    fold = split_in_folds(candidates, folds, [seed, zlib.crc32(name.encode())]) if folds else {}
-    return Domain(
-        name=name,
-        root=table.path.parent,
-        foreground=foreground,
-        background=background,
-        pixel_size_nm=_pixel_size(table),
-        information_bar=table.take("information_bar", int, "a number of pixels from 0", 0, lambda value: value >= 0),
-        invert=table.take("invert", bool, "true or false", False),
-        match=table.take("match", str, _MATCH, "") or None,
-        folds=folds,
-        micrographs=tuple(
-            NativeMicrograph(stem, image, masks.get(stem), fold.get(stem, -1), stem in test)
-            for stem, image in images.items()
-        ),
-    )
+    return folds, split_in_folds(candidates, folds, seed) if folds else {}
+
+
+def _scale(table: _Table, images: dict[str, Path], rows: dict[str, dict]) -> tuple[float | str | None, int | str]:
+    """Give pixel size and bar of all micrographs; None for the first where the table has it of each."""
+    of_each = all("pixel_size_nm" in rows.get(stem, {}) for stem in images)
+    size = None if of_each and "pixel_size_nm" not in table.entries else _pixel_size(table)
+    bar = table.take("information_bar", (int, str), f'a number of pixels from 0, or "{FILE}"', 0,
+                     lambda value: value == FILE or (isinstance(value, int) and value >= 0))  # fmt: skip
+    return size, bar
+
+
+def _given(table: _Table, row: dict, size: float | str | None, bar: int | str) -> Given:
+    own = f"{table.path}: {table.where}"
+    named = {
+        key: f"{key} in {table.entries['micrographs']}" if key in row else f"{own}.{key}"
+        for key in ("pixel_size_nm", "information_bar")
+    }
+    return Given(row.get("pixel_size_nm", size), row.get("information_bar", bar), *named.values())
+
+
+def _rows(table: _Table, images: dict[str, Path], masks: dict[str, Path]) -> dict[str, dict]:
+    """Read the table of micrographs, where there is one, and add the masks that it names to `masks`."""
+    if "micrographs" not in table.entries:
+        return {}
+    name = table.take("micrographs", str, "a table (CSV) relative to this file")
+    rows = read_table(table.path.parent / name, images)
+    for stem, row in rows.items():
+        if mask := row.get("mask"):
+            places = [table.path.parent / mask, *(file.with_name(mask) for file in list(masks.values())[:1])]
+            if not any(place.is_file() for place in places):
+                raise table.error("micrographs", mask, f"no such file below {table.path.parent}; correct the table")
+            masks[stem] = next(place for place in places if place.is_file())
+    return rows
 
 
 def _files(table: _Table) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -243,31 +333,40 @@ def _files(table: _Table) -> tuple[dict[str, Path], dict[str, Path]]:
 
     A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one.
     """
-    folder = table.folder("images")
-    images = _listing(table, "images", folder)
-    masks = {}
+    found = table.found("images", "a folder relative to this file, or a pattern like lom/*.tif")
+    images, masks = _listing(table, "images", found.images), {}
     if "masks" in table.entries:
-        mask_folder = table.folder("masks")
-        suffix = _composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
-        found = _listing(table, "masks", mask_folder)
-        if mask_folder.resolve() == folder.resolve():
-            if not suffix:
+        of_masks = table.found("masks", "a folder relative to this file, or a pattern like lom/*.png")
+        suffix = composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
+        listed = _listing(table, "masks", of_masks.masks)
+        shared = set(found.images) & set(listed.values())
+        if shared:
+            if not suffix and len(shared) == len(listed):
                 raise table.error("masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed")
-            found = {stem: file for stem, file in found.items() if _composed(stem).endswith(suffix)}
-            images = {stem: file for stem, file in images.items() if stem not in found}
-        names = {_composed(stem): stem for stem in images}
-        for stem, file in found.items():
-            name = _composed(stem)
+            listed = {
+                stem: file
+                for stem, file in listed.items()
+                if (composed(stem).endswith(suffix) if suffix else file not in shared)
+            }
+            images = {stem: file for stem, file in images.items() if file not in listed.values()}
+        names = {composed(stem): stem for stem in images}
+        for stem, file in listed.items():
+            name = composed(stem)
             if not name.endswith(suffix) or name.removesuffix(suffix) not in names:
                 raise table.error(
-                    "masks", file.name, f"no image in {folder} belongs to it; check names and mask_suffix"
+                    "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
                 )
             masks[names[name.removesuffix(suffix)]] = file
         if not masks:
-            raise table.error("masks", table.entries["masks"], f"no mask in {mask_folder}; add some or remove the key")
+            remedy = f"no mask in {of_masks.folder}; add some or remove the key"
+            raise table.error("masks", table.entries["masks"], remedy)
     if not images:
-        raise table.error("images", table.entries["images"], f"no {' '.join(SUFFIXES)} file in {folder}; add some")
+        kinds = " ".join(SUFFIXES)
+        raise table.error("images", table.entries["images"], f"no {kinds} file in {found.folder}; add some")
     _check_names(table, images)
+    taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
+    if left := found.left(taken):
+        print(f"remark: {table.path}: {table.where}.images: not taken from {found.folder}: {left}", file=sys.stderr)
     return images, masks
 
 
@@ -284,34 +383,52 @@ def _check_names(table: _Table, images: dict[str, Path]) -> None:
             )
 
 
-def _composed(name: str) -> str:
-    """A name with every letter and its accents as one character, where Unicode has it (NFC)."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _listing(table: _Table, key: str, folder: Path) -> dict[str, Path]:
-    files, names = {}, {}
-    for file in list_images(folder):
-        other = names.setdefault(_composed(file.stem), file)
+def _listing(table: _Table, key: str, files: list[Path]) -> dict[str, Path]:
+    listed, names = {}, {}
+    for file in files:
+        other = names.setdefault(composed(file.stem), file)
         if other != file:
             form = "" if other.stem == file.stem else ", written with other Unicode characters"
             raise table.error(key, file.name, f"{other.name} has the same name{form}; rename or remove one")
-        files[file.stem] = file
-    return files
+        listed[file.stem] = file
+    return listed
+
+
+def _values_of(table: _Table) -> Values:
+    """Values of the masks. InputError where one has two meanings."""
+    instances = table.take("instances", bool, "true or false", False)
+    threshold = table.take("threshold", int, "a grey level 1 .. 255", 0, lambda value: 1 <= value <= 255) or None
+    for key in ("foreground", "background", "threshold"):
+        if (instances or (threshold and key != "threshold")) and key in table.entries:
+            other = "instances" if instances else "threshold"
+            if not (instances and key == "background"):
+                raise table.error(key, table.entries[key], f"`{other}` says already what is foreground; remove one")
+    foreground = () if instances or threshold else _values(table, "foreground")
+    background = () if threshold else _values(table, "background", [0])
+    ignore = _values(table, "ignore", [])
+    if foreground is None and background is None:
+        raise table.error("background", "rest", "foreground is the rest already; list the values of one of the two")
+    groups = {"foreground": foreground or (), "background": background or (), "ignore": ignore}
+    for one, other in (("background", "foreground"), ("ignore", "foreground"), ("ignore", "background")):
+        shared = set(groups[one]) & set(groups[other])
+        if shared:
+            raise table.error(one, table.entries.get(one, [0]), f"{shared.pop()} is {other} too")
+    return Values(foreground, background, ignore, threshold, instances)
 
 
 def _values(table: _Table, key: str, default: list | None = None) -> tuple[MaskValue, ...] | None:
-    """Mask values of a key: ints for grey, (r, g, b) for colours, None for "rest"."""
-    kinds = (list, str) if key == "background" else list
-    remedy = 'grey values 0 .. 255 or colours "#rrggbb" in a list' + (', or "rest"' if key == "background" else "")
+    """Mask values of a key: ints for numbers, (r, g, b) for colours, None for "rest"."""
+    rest = key != "ignore"
+    remedy = 'grey values 0 .. 255 or other whole numbers, or colours "#rrggbb", in a list' + ', or "rest"' * rest
     values = table.take(
-        key, kinds, remedy, default, lambda value: value == "rest" or (isinstance(value, list) and value)
-    )
+        key, (list, str) if rest else list, remedy, default,
+        lambda value: value == "rest" or (isinstance(value, list) and bool(value)),
+    )  # fmt: skip
     if values == "rest":
         return None
     parsed = []
     for value in values:
-        if type(value) is int and 0 <= value <= 255:
+        if type(value) is int and -_LARGEST <= value <= _LARGEST:
             parsed.append(value)
         elif isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
             parsed.append(tuple(bytes.fromhex(value[1:])))

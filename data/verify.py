@@ -179,6 +179,7 @@ def fingerprint(store: Store) -> str:
         f"training, {store.tile} + 2 x {store.overlap} px at scale {store.scale:g}",
         f"  grey levels     mean {mean:.1f}, standard deviation {deviation:.1f}, "
         f"percentiles 1, 25, 50, 75, 99: {percentiles}",
+        *(f"  scale           {line}" for line in _scales(store)),
     ]
     for name, of_test in (("training", False), ("testing", True)):
         fractions = _phase_fractions(store, of_test)
@@ -187,6 +188,20 @@ def fingerprint(store: Store) -> str:
             bars = " ".join(map(str, histogram))
             lines.append(f"  phase fraction  {name} tiles: mean {np.mean(fractions):.3f}; by tenths: {bars}")
     return "\n".join(lines)
+
+
+def _scales(store: Store) -> list[str]:
+    """Pixel size and bar of all native micrographs, those together that have the same."""
+    groups = defaultdict(dict)
+    for one in store.micrographs:
+        if one.pixel_size_nm is not None:
+            groups[one.pixel_size_nm, one.information_bar or 0][one.parent] = None
+    lines = []
+    for (size, bar), names in sorted(groups.items()):
+        factor = size / store.reference_pixel_size_nm * store.scale
+        named = ", ".join(names) if len(groups) > 1 else "all"
+        lines.append(f"{size:.4g} nm a pixel, resized {factor:.3g} times, {bar} rows cut off: {named}")
+    return lines
 
 
 def _phase_fractions(store: Store, of_test: bool) -> list[float]:

@@ -407,7 +407,12 @@ def _masks() -> Iterator[Fault]:
     yield bad("unknown grey value", mask("m1.png", encoded(".png", grey)), file, "mask value 77", "list it")
     yield bad("unknown colour", mask("m1.png", encoded(".png", colour)), file, '"#ff0000"', "list it")
     yield bad(
-        "soft edges of a JPEG", mask("m1.jpg", encoded(".jpg", MASK)), "source/masks/m1.jpg", "mask value", "list it"
+        "soft edges of a JPEG",
+        mask("m1.jpg", encoded(".jpg", MASK)),
+        "source/masks/m1.jpg",
+        "mask value",
+        "JPEG",
+        "threshold",
     )
     yield bad("truncated", mask("m1.png", half(encoded(".png", MASK))), file, "damaged or truncated", "again")
     yield bad("zero bytes", mask("m1.png", b""), file, "is empty")
@@ -418,7 +423,7 @@ def _masks() -> Iterator[Fault]:
         "float32",
         "8 or 16 bit",
     )
-    yield bad("16-bit numbers", mask("m1.png", encoded(".png", MASK.astype(np.uint16) * 100)), file, "25500", "8 bit")
+    yield bad("16-bit numbers", mask("m1.png", encoded(".png", MASK.astype(np.uint16) * 100)), file, "25500", "list it")
     yield bad(
         "extra mask", lambda: shutil.copy(file, "source/masks/m9.png"), "domains.source.masks", "m9.png", "no image"
     )
@@ -601,7 +606,7 @@ def _tomls() -> Iterator[Fault]:
         "make it a table",
     )
     yield bad("text for a list", "foreground = [255]", 'foreground = "255"', "foreground = '255'", "it must be")
-    yield bad("value that is no grey value", "foreground = [255]", "foreground = [256]", "256", "0 .. 255")
+    yield bad("value that is no grey value", "foreground = [255]", "foreground = [2.5]", "2.5", "0 .. 255")
     yield bad("foreground that is background too", "foreground = [255]", "foreground = [0]", "0 is foreground too")
     yield bad(
         "test micrograph that does not exist", '"m3"]', '"m33"]', "domains.labelled.test = 'm33'", "no image", "correct"
