@@ -279,12 +279,12 @@ def _folds(table: _Table, candidates: list[str], rows: dict[str, dict], seed: li
     if fold:
         strange = sorted(fold.keys() - set(candidates))
         if strange:
-            remedy = "has a fold, but no mask, or is in the test set; remove the fold"
-            raise table.error("micrographs", strange[0], remedy)
+            fault = "has a fold, but no mask, or is in the test set; remove the fold"
+            raise InputError(f"{table.path.parent / table.entries['micrographs']}: '{strange[0]}' {fault}")
         count = max(folds, max(fold.values()) + 1)
         if folds not in (0, count) or count < 2 or set(fold.values()) != set(range(count)):
-            remedy = "folds are 0, 1, ... without a gap, as many as `folds` says"
-            raise table.error("micrographs", sorted(set(fold.values())), remedy)
+            fault = f"fold = {sorted(set(fold.values()))}: folds are 0, 1, ... without a gap, as many as `folds` says"
+            raise InputError(f"{table.path.parent / table.entries['micrographs']}: {fault}")
         return count, fold
     if folds and len(candidates) < 2:
         raise table.error("folds", folds, TOO_FEW_ANNOTATED.format(count=len(candidates)))
@@ -321,9 +321,10 @@ def _rows(table: _Table, images: dict[str, Path], masks: dict[str, Path]) -> dic
     rows = read_table(table.path.parent / name, images)
     for stem, row in rows.items():
         if mask := row.get("mask"):
-            places = [table.path.parent / mask, *(file.with_name(mask) for file in list(masks.values())[:1])]
+            places = [table.path.parent / mask, *(file.parent / mask for file in list(masks.values())[:1])]
             if not any(place.is_file() for place in places):
-                raise table.error("micrographs", mask, f"no such file below {table.path.parent}; correct the table")
+                remedy = f"no such file, relative to {table.path.name} or to the other masks; correct it"
+                raise InputError(f"{table.path.parent / name}: mask = '{mask[:200]}': {remedy}")
             masks[stem] = next(place for place in places if place.is_file())
     return rows
 

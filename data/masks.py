@@ -99,6 +99,12 @@ def read_mask(
     raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first))
 
 
+def phase_fraction(mask: np.ndarray) -> float:
+    """Share of foreground in what counts of a mask; nan where nothing does."""
+    counted = np.count_nonzero(mask != IGNORED)
+    return float(np.count_nonzero(mask == 1) / counted) if counted else float("nan")
+
+
 def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information_bar: int) -> np.ndarray:
     """Rows of a mask that the microscope scanned. InputError for a mask of another size than the image's, or theirs."""
     if pixels.shape[:2] == shape:

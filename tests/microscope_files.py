@@ -83,6 +83,19 @@ def hitachi(path: Path, pixels: np.ndarray, nanometres: float, bar: int = 0, enc
     path.with_suffix(".txt").write_bytes((text + f"PixelSize={nanometres:.7g}\r\n").encode(encoding))
 
 
+def packed(path: Path, pixels: np.ndarray, bits: int, white_is_zero: bool = False, orientation: int = 1) -> None:
+    """Write a grey TIFF of `bits` a sample, packed: each row begins at a byte."""
+    samples = (pixels.astype(np.uint32)[..., None] >> np.arange(bits)[::-1]) & 1
+    content = np.packbits(samples.reshape(len(pixels), -1).astype(np.uint8), axis=1).tobytes()
+    height, width = pixels.shape
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8)]
+    tags += [(274, orientation), (277, 1), (278, height), (279, len(content))]
+    start = 8 + len(content) + len(content) % 2
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", start) + content.ljust(start - 8, b"\0") + directory)
+
+
 def _tagged(path: Path, pixels: np.ndarray, tag: int, content: bytes, **more) -> None:
     options = {"photometric": "rgb" if pixels.ndim == 3 else "minisblack", "metadata": None} | more
     extra = [(tag, "B" if tag == 50431 else "s", len(content), content, False)]
