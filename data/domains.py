@@ -1,7 +1,6 @@
 """domains.toml: which folders make up a domain and how its micrographs are cut (docs/data_format.md)."""
 
 import re
-import sys
 import tomllib
 import zlib
 from collections.abc import Callable, Iterable
@@ -11,23 +10,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from common.errors import InputError, require_file_name
-from data.decoding import SUFFIXES, Page
-from data.files import Found, find
-from data.masks import MaskValue, Values
+from common.errors import InputError
+from data.decoding import Page
+from data.entries import Table
+from data.files import cut
+from data.mask_values import OF_MASKS, values_of
+from data.masks import Values
+from data.pairs import files_of
 from data.survey import Given, middle, settled
 from data.table import FILE, composed, page_of, pixel_size_of, read_table
 
 T = TypeVar("T")
 
 _OPTIONS = {"reference", "pixel_size_nm", "scale", "tile", "overlap", "field_of_view", "seed"}
-_OF_MASKS = ("mask_suffix", "foreground", "background", "ignore", "threshold", "instances")
 _DOMAIN = {
     "images", "masks", "pixel_size_nm", "information_bar", "micrographs", "page", "invert", "match", "folds", "test",
-    *_OF_MASKS,
+    *OF_MASKS,
 }  # fmt: skip
 
-_LARGEST = 1 << 32  # of a number in a mask
 _MATCH = "the name of another domain, whose grey levels are taken and which has no `match` itself"
 TOO_FEW_ANNOTATED = (
     "annotated micrographs outside the test set: {count}. One is held out and others are trained on, so it takes two. "
@@ -94,8 +94,8 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml") from error
     except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
-        raise InputError(f"{path}: not valid TOML ({_cut(str(error))}); mend the line named") from error
-    top = _Table(path, "", document, {"options", "domains"})
+        raise InputError(f"{path}: not valid TOML ({cut(str(error))}); mend the line named") from error
+    top = Table(path, "", document, {"options", "domains"})
     entries = top.take("domains", dict, "a table [domains.NAME] for every domain")
     tables = {}
     for name, entry in entries.items():
@@ -103,8 +103,8 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
             raise InputError(
                 f"{path}: domain name '{name[:200]}' becomes a file name; use up to 100 letters, digits, _ . - only"
             )
-        tables[name] = _Table(path, f"domains.{name}", entry, _DOMAIN)
-    table = _Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS)
+        tables[name] = Table(path, f"domains.{name}", entry, _DOMAIN)
+    table = Table(path, "options", top.take("options", dict, "a table", {}), _OPTIONS)
     seed = table.take("seed", int, "an integer from 0", 0, lambda value: value >= 0)
     reference = table.take("reference", str, "the domain whose pixel size is the common one")
     if reference not in tables:
@@ -123,69 +123,7 @@ def split_in_folds(names: Iterable[str], folds: int, seed: int | list[int]) -> d
     return {str(name): position % folds for position, name in enumerate(order)}
 
 
-class _Table:
-    """A TOML table whose keys are checked as they are taken."""
-
-    def __init__(self, path: Path, where: str, entries: dict, known: set[str]):
-        self.path, self.where, self.entries = path, where, entries
-        if not isinstance(entries, dict):
-            raise self.error("", entries, "make it a table")
-        for key in entries:
-            if key not in known:
-                raise self.error(key, entries[key], f"unknown key; known are {', '.join(sorted(known))}")
-
-    def error(self, key: str, value: object, remedy: str) -> InputError:
-        """Make the error about a key's value, with file, place, value and remedy."""
-        place = _cut(".".join(part for part in (self.where, key) if part))
-        shown = "" if isinstance(value, dict) else f" = {_shown(value)}"
-        return InputError(f"{self.path}: {place}{shown}: {remedy}")
-
-    def take(
-        self,
-        key: str,
-        kind: type[T] | tuple[type[T], ...],
-        remedy: str,
-        default: T | None = None,
-        valid: Callable[[T], bool] = lambda value: True,
-    ) -> T:
-        """Take the value of a key. InputError, with `remedy`, where it is missing without a default or is not valid."""
-        if key not in self.entries:
-            if default is None:
-                raise InputError(f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}")
-            return default
-        value = self.entries[key]
-        kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool) or not valid(value):
-            raise self.error(key, value, f"it must be {remedy}")
-        if isinstance(value, int) and value.bit_length() > 63:
-            raise self.error(key, value, "TOML's integers have 64 bit; it must be " + remedy)
-        return value
-
-    def found(self, key: str, remedy: str) -> Found:
-        """Find the files that a key names, relative to the file. InputError where there is no such place."""
-        value = self.take(key, str, remedy)
-        try:
-            return find(self.path.parent, value)
-        except OSError as error:  # a name that is too long, a folder above that may not be entered
-            raise self.error(key, value, f"{error.strerror}; correct the path or its permissions") from error
-        except ValueError as error:
-            raise self.error(key, value, str(error)) from error
-
-
-def _shown(value: object) -> str:
-    """A value as a message shows it, however long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # more digits than Python prints, more brackets than it follows
-        return f"a {type(value).__name__} too long to be shown"
-    return _cut(text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
-
-
-def _options(table: _Table, reference: Domain, seed: int) -> Options:
+def _options(table: Table, reference: Domain, seed: int) -> Options:
     field = table.take(
         "field_of_view", list, "[width, height] of 64 or more pixels of the reference", [],
         lambda sides: len(sides) == 2 and all(type(side) is int and side >= 64 for side in sides),
@@ -211,12 +149,12 @@ def _common_pixel_size(reference: Domain) -> float:
     return middle(settled(one.image, one.page, one.given, quiet=True)[0] for one in reference.micrographs)
 
 
-def _pixel_size(table: _Table) -> float | str:
+def _pixel_size(table: Table) -> float | str:
     remedy = f'the pixel size in nm, above 0, or "{FILE}" for what each file says'
     return _checked(table, "pixel_size_nm", remedy, pixel_size_of)
 
 
-def _checked(table: _Table, key: str, remedy: str, check: Callable[[object], T]) -> T:
+def _checked(table: Table, key: str, remedy: str, check: Callable[[object], T]) -> T:
     value = table.take(key, (int, float, str), remedy)
     try:
         return check(value)
@@ -224,14 +162,14 @@ def _checked(table: _Table, key: str, remedy: str, check: Callable[[object], T])
         raise table.error(key, value, f"it must be {error}") from None
 
 
-def _domain(name: str, table: _Table, seed: int) -> Domain:
-    images, masks = _files(table)
+def _domain(name: str, table: Table, seed: int) -> Domain:
+    images, masks = files_of(table)
     rows = _rows(table, images, masks)
     values = None
     if masks:
-        values = _values_of(table)
+        values = values_of(table, masks)
     else:
-        for key in (*_OF_MASKS, "folds"):
+        for key in (*OF_MASKS, "folds"):
             if key in table.entries:
                 raise table.error(key, table.entries[key], "there are no masks; add the key 'masks' or remove this one")
     stems = {composed(stem): stem for stem in images}
@@ -272,7 +210,7 @@ def _domain(name: str, table: _Table, seed: int) -> Domain:
     )
 
 
-def _folds(table: _Table, candidates: list[str], rows: dict[str, dict], seed: list[int]) -> tuple[int, dict[str, int]]:
+def _folds(table: Table, candidates: list[str], rows: dict[str, dict], seed: list[int]) -> tuple[int, dict[str, int]]:
     """Give the number of folds, and the fold of each annotated micrograph: the table's, or a random split."""
     folds = table.take("folds", int, "2 or more", 0, lambda value: value >= 2)
     fold = {name: row["fold"] for name, row in rows.items() if "fold" in row}
@@ -295,7 +233,7 @@ def _folds(table: _Table, candidates: list[str], rows: dict[str, dict], seed: li
     return folds, split_in_folds(candidates, folds, seed) if folds else {}
 
 
-def _scale(table: _Table, images: dict[str, Path], rows: dict[str, dict]) -> tuple[float | str | None, int | str]:
+def _scale(table: Table, images: dict[str, Path], rows: dict[str, dict]) -> tuple[float | str | None, int | str]:
     """Give pixel size and bar of all micrographs; None for the first where the table has it of each."""
     of_each = all("pixel_size_nm" in rows.get(stem, {}) for stem in images)
     size = None if of_each and "pixel_size_nm" not in table.entries else _pixel_size(table)
@@ -304,7 +242,7 @@ def _scale(table: _Table, images: dict[str, Path], rows: dict[str, dict]) -> tup
     return size, bar
 
 
-def _given(table: _Table, row: dict, size: float | str | None, bar: int | str) -> Given:
+def _given(table: Table, row: dict, size: float | str | None, bar: int | str) -> Given:
     own = f"{table.path}: {table.where}"
     named = {
         key: f"{key} in {table.entries['micrographs']}" if key in row else f"{own}.{key}"
@@ -313,7 +251,7 @@ def _given(table: _Table, row: dict, size: float | str | None, bar: int | str) -
     return Given(row.get("pixel_size_nm", size), row.get("information_bar", bar), *named.values())
 
 
-def _rows(table: _Table, images: dict[str, Path], masks: dict[str, Path]) -> dict[str, dict]:
+def _rows(table: Table, images: dict[str, Path], masks: dict[str, Path]) -> dict[str, dict]:
     """Read the table of micrographs, where there is one, and add the masks that it names to `masks`."""
     if "micrographs" not in table.entries:
         return {}
@@ -327,112 +265,3 @@ def _rows(table: _Table, images: dict[str, Path], masks: dict[str, Path]) -> dic
                 raise InputError(f"{table.path.parent / name}: mask = '{mask[:200]}': {remedy}")
             masks[stem] = next(place for place in places if place.is_file())
     return rows
-
-
-def _files(table: _Table) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images by stem, and masks by the stem of their image. InputError for names that a store cannot have.
-
-    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one.
-    """
-    found = table.found("images", "a folder relative to this file, or a pattern like lom/*.tif")
-    images, masks = _listing(table, "images", found.images), {}
-    if "masks" in table.entries:
-        of_masks = table.found("masks", "a folder relative to this file, or a pattern like lom/*.png")
-        suffix = composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
-        listed = _listing(table, "masks", of_masks.masks)
-        shared = set(found.images) & set(listed.values())
-        if shared:
-            if not suffix and len(shared) == len(listed):
-                raise table.error("masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed")
-            listed = {
-                stem: file
-                for stem, file in listed.items()
-                if (composed(stem).endswith(suffix) if suffix else file not in shared)
-            }
-            images = {stem: file for stem, file in images.items() if file not in listed.values()}
-        names = {composed(stem): stem for stem in images}
-        for stem, file in listed.items():
-            name = composed(stem)
-            if not name.endswith(suffix) or name.removesuffix(suffix) not in names:
-                raise table.error(
-                    "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
-                )
-            masks[names[name.removesuffix(suffix)]] = file
-        if not masks:
-            remedy = f"no mask in {of_masks.folder}; add some or remove the key"
-            raise table.error("masks", table.entries["masks"], remedy)
-    if not images:
-        kinds = " ".join(SUFFIXES)
-        raise table.error("images", table.entries["images"], f"no {kinds} file in {found.folder}; add some")
-    _check_names(table, images)
-    taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
-    if left := found.left(taken):
-        print(f"remark: {table.path}: {table.where}.images: not taken from {found.folder}: {left}", file=sys.stderr)
-    return images, masks
-
-
-def _check_names(table: _Table, images: dict[str, Path]) -> None:
-    alike = {}
-    for stem, file in images.items():
-        require_file_name(stem, f"{table.path}: {table.where}.images", ending=file.suffix)
-        other = alike.setdefault(stem.casefold(), stem)
-        if other != stem:
-            print(
-                f"warning: {table.path}: {table.where}.images: '{other}' and '{stem}' differ in case only. On a disk "
-                "that does not tell them apart, the prediction of one replaces the other's. Rename one.",
-                file=sys.stderr,
-            )
-
-
-def _listing(table: _Table, key: str, files: list[Path]) -> dict[str, Path]:
-    listed, names = {}, {}
-    for file in files:
-        other = names.setdefault(composed(file.stem), file)
-        if other != file:
-            form = "" if other.stem == file.stem else ", written with other Unicode characters"
-            raise table.error(key, file.name, f"{other.name} has the same name{form}; rename or remove one")
-        listed[file.stem] = file
-    return listed
-
-
-def _values_of(table: _Table) -> Values:
-    """Values of the masks. InputError where one has two meanings."""
-    instances = table.take("instances", bool, "true or false", False)
-    threshold = table.take("threshold", int, "a grey level 1 .. 255", 0, lambda value: 1 <= value <= 255) or None
-    for key in ("foreground", "background", "threshold"):
-        if (instances or (threshold and key != "threshold")) and key in table.entries:
-            other = "instances" if instances else "threshold"
-            if not (instances and key == "background"):
-                raise table.error(key, table.entries[key], f"`{other}` says already what is foreground; remove one")
-    foreground = () if instances or threshold else _values(table, "foreground")
-    background = () if threshold else _values(table, "background", [0])
-    ignore = _values(table, "ignore", [])
-    if foreground is None and background is None:
-        raise table.error("background", "rest", "foreground is the rest already; list the values of one of the two")
-    groups = {"foreground": foreground or (), "background": background or (), "ignore": ignore}
-    for one, other in (("background", "foreground"), ("ignore", "foreground"), ("ignore", "background")):
-        shared = set(groups[one]) & set(groups[other])
-        if shared:
-            raise table.error(one, table.entries.get(one, [0]), f"{shared.pop()} is {other} too")
-    return Values(foreground, background, ignore, threshold, instances)
-
-
-def _values(table: _Table, key: str, default: list | None = None) -> tuple[MaskValue, ...] | None:
-    """Mask values of a key: ints for numbers, (r, g, b) for colours, None for "rest"."""
-    rest = key != "ignore"
-    remedy = 'grey values 0 .. 255 or other whole numbers, or colours "#rrggbb", in a list' + ', or "rest"' * rest
-    values = table.take(
-        key, (list, str) if rest else list, remedy, default,
-        lambda value: value == "rest" or (isinstance(value, list) and bool(value)),
-    )  # fmt: skip
-    if values == "rest":
-        return None
-    parsed = []
-    for value in values:
-        if type(value) is int and -_LARGEST <= value <= _LARGEST:
-            parsed.append(value)
-        elif isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
-            parsed.append(tuple(bytes.fromhex(value[1:])))
-        else:
-            raise table.error(key, value, f"it must be {remedy}")
-    return tuple(parsed)

@@ -8,30 +8,36 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from data import annotations
 from data.decoding import SUFFIXES
 from data.headers import texts_beside
 from data.images import list_images
 
-MASK_SUFFIXES = SUFFIXES
 _PATTERN = re.compile(r"[*?\[]")
+_ANNOTATIONS = (*annotations.SUFFIXES, *annotations.LABEL_SUFFIXES)
 _ENDINGS = 8  # that are named
 
 
 @dataclass(frozen=True)
 class Found:
-    """Files that were found, sorted: in `folder`, those that `pattern` names, or all of its images."""
+    """Files that were found, sorted: in `folder`, those that `pattern` names, or all that can be images or masks.
+
+    alone: it is the one file that was named.
+    """
 
     folder: Path
     pattern: str | None
     files: tuple[Path, ...]
+    alone: bool = False
 
     @property
     def images(self) -> list[Path]:
         return [file for file in self.files if file.suffix.lower() in SUFFIXES]
 
     @property
-    def masks(self) -> list[Path]:
-        return [file for file in self.files if file.suffix.lower() in MASK_SUFFIXES]
+    def annotations(self) -> list[Path]:
+        """Files that are no images and may be masks."""
+        return [file for file in self.files if file.suffix.lower() in _ANNOTATIONS]
 
     def left(self, taken: Collection[Path]) -> str:
         """Say what lies in the folder, and for a pattern with ** below it, and was not taken: endings and counts."""
@@ -62,12 +68,20 @@ def find(root: Path, value: str) -> Found:
         if not folder.is_dir():
             raise ValueError(f"no folder '{folder}'; create it or correct the path")
         return Found(folder, value, tuple(files))
+    if place.is_file() and place.suffix.lower() in _ANNOTATIONS:
+        return Found(place.parent, None, (place,), alone=True)
     if not place.is_dir():
-        raise ValueError(f"no folder '{_cut(str(place))}'; create it or correct the path")
-    return Found(place, None, tuple(list_images(place)))
+        raise ValueError(f"no folder '{cut(str(place))}'; create it or correct the path")
+    return Found(place, None, tuple(sorted([*list_images(place), *_annotations_in(place)])))
 
 
-def _cut(text: str) -> str:
+def _annotations_in(folder: Path) -> list[Path]:
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return [file for file in files if file.suffix.lower() in _ANNOTATIONS and file.is_file()]
+
+
+def cut(text: str) -> str:
+    """Shorten a text to what a message shows."""
     return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
 
 

@@ -9,10 +9,14 @@ import numpy as np
 
 from common.errors import InputError
 from common.limits import IGNORED
-from data.decoding import Decoded, decode
+from data import annotations
+from data.annotations.labels import read_labels
+from data.annotations.outlines import of_image
+from data.annotations.shapes import draw
+from data.decoding import Decoded, Facts, decode
 from data.images import colours_of, crop_information_bar, in_bands, to_grey, to_uint8
 
-MaskValue = int | tuple[int, int, int]  # a number, or (r, g, b) of 8 bit
+MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
 _UNKNOWN = 2
 _INSTANCES = 64  # more values than phases
 _SOFT = 8  # values in between
@@ -37,13 +41,13 @@ class Values:
 class UnknownValues(InputError):
     """A mask with values that are not listed: `pixels` has the number of each, by the value as it is written."""
 
-    def __init__(self, path: Path, pixels: dict[str, int], remedy: str):
+    def __init__(self, path: Path, pixels: dict[str, int], remedy: str, kind: str = "mask value"):
         names = _shortened([f"{value} ({count} px)" for value, count in pixels.items()], _LISTED)
         if len(pixels) == 1:
             ((value, count),) = pixels.items()
-            said = f"mask value {value} is neither foreground nor background ({count} px)"
+            said = f"{kind} {value} is neither foreground nor background ({count} px)"
         else:
-            said = f"mask values {', '.join(names)} are neither foreground nor background"
+            said = f"{kind}s {', '.join(names)} are neither foreground nor background"
         super().__init__(f"{path}: {said}; {remedy}")
         self.path, self.pixels = path, pixels
 
@@ -62,7 +66,7 @@ class UnknownValues(InputError):
 
 
 def read_mask(
-    path: Path | str, values: Values, shape: tuple[int, int] | None = None, information_bar: int = 0
+    path: Path | str, values: Values, shape: tuple[int, int] | None = None, information_bar: int = 0, name: str = ""
 ) -> np.ndarray:
     """Read one annotation as uint8 (h, w): 0 background, 1 foreground, IGNORED what counts nowhere.
 
@@ -71,9 +75,18 @@ def read_mask(
     may be listed as those of 8 bit. shape: (h, w) of the image; `information_bar` rows at the bottom of a mask of its
     size are cut off before values are judged, and a mask without them is as good. InputError for another size or type;
     UnknownValues for a value that is not listed.
+
+    A file with outlines, or with an HDF5 array of labels, is a mask too: of outlines, those of the image `name`, and
+    their labels are the values.
     """
     path = Path(path)
-    decoded = decode(path, numbers=values.threshold is None)
+    if path.suffix.lower() in annotations.SUFFIXES:
+        return _drawn(path, values, shape, information_bar, name or path.stem)
+    if path.suffix.lower() in annotations.LABEL_SUFFIXES:
+        labels = read_labels(path)
+        decoded = Decoded(labels, None, Facts(*labels.shape))
+    else:
+        decoded = decode(path, numbers=values.threshold is None)
     pixels = decoded.pixels
     if shape is not None:
         pixels = _scanned(path, pixels, shape, information_bar)
@@ -119,6 +132,54 @@ def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information
         f"{path}: {width} x {height} px, but its micrograph has {shape[1]} x {shape[0]} (information bar "
         f"{information_bar}); {remedy}"
     )
+
+
+def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, information_bar: int, name: str) -> np.ndarray:
+    """Mask of the outlines of an image, uint8 (h, w); the later ones cover the earlier, what has none is background."""
+    annotated = of_image(path, name)
+    if annotated is None:
+        raise InputError(f"{path}: annotates no image '{name[:200]}'; name the image as the file does")
+    size = annotated.size or shape
+    if size is None:
+        raise InputError(f"{path}: says no size of its image; give the image")
+    if shape is not None and size != shape and size != (shape[0] - information_bar, shape[1]):
+        raise InputError(
+            f"{path}: was drawn on an image of {size[1]} x {size[0]} px, but '{name[:200]}' has {shape[1]} x "
+            f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself"
+        )
+    if annotated.lines:
+        print(
+            f"warning: {path}: {annotated.lines} points or lines of '{name[:200]}' have no area and are left out",
+            file=sys.stderr,
+        )
+    mask, unknown = np.zeros(size, np.uint8), {}
+    for one in annotated.shapes:
+        kind = _class_of_label(one.label, values)
+        part, inside = draw(one, size)
+        if kind is None:
+            shown = f"'{one.label[:100]}'"
+            unknown[shown] = unknown.get(shown, 0) + int(inside.sum())
+        else:
+            mask[part][inside] = kind
+    if unknown:
+        remedy = 'list it as one of the two or in `ignore`, or set foreground = "rest" in the domains file'
+        raise UnknownValues(path, unknown, remedy, kind="label")
+    return mask if shape is None else mask[: shape[0] - information_bar]
+
+
+def _class_of_label(label: str, values: Values) -> int | None:
+    """Class of an outline by its label, which may be listed as text, a number or a colour; None for another."""
+    kinds = (("ignore", IGNORED), ("foreground", 1), ("background", 0))
+    for key, kind in kinds:
+        if label in (_as_label(value) for value in getattr(values, key) or ()):
+            return kind
+    if values.foreground is None or values.instances:
+        return 1
+    return 0 if values.background is None else None
+
+
+def _as_label(value: MaskValue) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*value) if isinstance(value, tuple) else str(value)
 
 
 def _readings(path: Path, decoded: Decoded) -> Iterator[np.ndarray]:
@@ -232,7 +293,8 @@ class _Judged:
     def _wanted(self, values: tuple[MaskValue, ...] | None) -> list[int]:
         """Codes of values; grey is a colour too."""
         if self.colours:
-            triples = [(value,) * 3 if isinstance(value, int) else value for value in values or ()]
+            listed = [value for value in values or () if not isinstance(value, str)]
+            triples = [(value,) * 3 if isinstance(value, int) else value for value in listed]
             return [red << 16 | green << 8 | blue for red, green, blue in triples if 0 <= red <= 255]
         numbers = [value if isinstance(value, int) else value[0] for value in values or () if _is_grey(value)]
         return [number for number in numbers if -(1 << 63) <= number < 1 << 63]
@@ -242,7 +304,7 @@ class _Judged:
 
 
 def _is_grey(value: MaskValue) -> bool:
-    return isinstance(value, int) or len(set(value)) == 1
+    return isinstance(value, int) or (isinstance(value, tuple) and len(set(value)) == 1)
 
 
 def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:

@@ -154,7 +154,7 @@ def read_native(
         raise InputError(f"{native.image}: {error}") from error
     if native.mask is None:
         return image, None
-    return image, prepare_mask(read_mask(native.mask, domain.values, grey.shape, bar), described.factor)
+    return image, prepare_mask(read_mask(native.mask, domain.values, grey.shape, bar, native.name), described.factor)
 
 
 def _result(
@@ -168,7 +168,7 @@ def _result(
         for one in described:
             if one.native.mask and one.native is not native:
                 try:
-                    read_mask(one.native.mask, domain.values, one.shape, one.information_bar)
+                    read_mask(one.native.mask, domain.values, one.shape, one.information_bar, one.native.name)
                 except UnknownValues as other:
                     others.append(other)
                 except InputError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import sha256_of
 from common.parallel import all_of
-from data.decoding import look
+from data.decoding import SUFFIXES, look
 from data.domains import Domain, NativeMicrograph, Options
 from data.survey import oddly_read, settled
 from data.table import FILE
@@ -67,7 +67,8 @@ def _described(native: NativeMicrograph, options: Options, domain: Domain, quiet
     if domain.each or FILE in (domain.pixel_size_nm, domain.information_bar):
         source |= {"pixel_size_nm": size, "information_bar": bar}
     odd = ({"page": native.page} if native.page else {}) | oddly_read(facts)
-    odd_mask = oddly_read(look(native.mask), mask=True) if native.mask else {}
+    is_picture = native.mask and native.mask.suffix.lower() in SUFFIXES
+    odd_mask = oddly_read(look(native.mask), mask=True) if is_picture else {}
     source |= ({"read": odd} if odd else {}) | ({"mask_read": odd_mask} if odd_mask else {})
     origin = (
         f"pixel_size_nm = {size:g} of {domain.name}, {options.reference_pixel_size_nm:g} of the reference "
