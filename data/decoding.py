@@ -3,6 +3,7 @@
 import logging
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ _TURNED = {
 # What these libraries print about a damaged file comes as an error of ours, once.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # reads EXIF
 Image.MAX_IMAGE_PIXELS = None  # the limit is _MOST, and an error
 
 

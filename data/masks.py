@@ -19,7 +19,7 @@ from data.images import colours_of, crop_information_bar, in_bands, to_grey, to_
 MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
 _UNKNOWN = 2
 _INSTANCES = 64  # more values than phases
-_SOFT = 8  # values in between
+_SOFT, _SOFT_SHARE = 8, 0.8  # values in between, and share of pixels that have them; a photograph has more
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message
 
 
@@ -249,7 +249,7 @@ class _Judged:
         if self.colours or len(listed) < 2 or unknown.sum() <= _SOFT:
             return False
         between = self.codes[unknown]
-        few = self.counts[unknown].sum() < self.counts.sum() / 2
+        few = self.counts[unknown].sum() < _SOFT_SHARE * self.counts.sum()
         return bool(few and between.min() > listed.min() and between.max() < listed.max())
 
     def mask(self) -> np.ndarray:

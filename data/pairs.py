@@ -19,7 +19,7 @@ def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path]]:
     """
     found = table.found("images", "a folder relative to this file, or a pattern like lom/*.tif")
     images, masks = _listing(table, "images", found.images), {}
-    if "masks" in table.entries:
+    if "masks" in table.entries and images:
         images, masks = _paired(table, found, images)
     if not images:
         kinds = " ".join(SUFFIXES)
