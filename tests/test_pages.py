@@ -1,6 +1,7 @@
 """Image files with several pages, odd depths and orientations; patterns of files, and tables of micrographs."""
 
 import json
+import tomllib
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from microscope_files import fei, olympus, packed, zeiss
 from PIL import Image
 
 from common.errors import InputError
+from data.domains import _DOMAIN as KEYS
+from data.domains import _OPTIONS as OPTIONS
 from data.domains import read_domains
 from data.images import read_image
 from data.store import Store, store_path
@@ -343,3 +346,14 @@ def test_real_files_of_odd_depth(tmp_path):
     assert (found.min(), found.max()) == (17, 221)
     found = read_image(CASES / "files" / "12bit_white_is_zero.tiff")
     assert (found.min(), found.max()) == (0, 16)
+
+
+def test_the_page_on_data_has_every_key_and_no_other():
+    page = (ROOT / "docs" / "data_format.md").read_text(encoding="utf-8")
+    blocks = [tomllib.loads(part.partition("```")[0]) for part in page.split("```toml\n")[1:]]
+    shown = {"options": set(), "domains": set()}
+    for block in blocks:
+        shown["options"] |= block.get("options", {}).keys()
+        for entry in block["domains"].values():
+            shown["domains"] |= entry.keys()
+    assert shown == {"options": set(OPTIONS), "domains": set(KEYS)} and len(blocks) > 8
