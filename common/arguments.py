@@ -27,6 +27,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 not_negative = number(float, lambda value: 0 <= value < math.inf, "a number from 0")
 fraction = number(float, lambda value: 0 <= value < 1, "a fraction from 0 to below 1")
+share = number(float, lambda value: 0 < value <= 1, "a share above 0, up to 1")
 whole = at_least(0)
 positive = at_least(1)
 

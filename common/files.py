@@ -80,7 +80,9 @@ def write_csv(path: Path | str, rows: list[dict], columns: Iterable[str] | None 
 def write_image(path: Path | str, picture: np.ndarray, jpeg_quality: int = 95) -> None:
     """Write uint8 (h, w) grey or (h, w, 3) RGB in the format of the file's ending."""
     colours = picture if picture.ndim == 2 else picture[..., ::-1]
-    write_file(path, cv2.imencode(Path(path).suffix, colours, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1].tobytes())
+    ending = Path(path).suffix
+    quality = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if ending == ".jpg" else []  # OpenCV 4.14 warns of it elsewhere
+    write_file(path, cv2.imencode(ending, colours, quality)[1].tobytes())
 
 
 def read_grey(path: Path | str) -> np.ndarray | None:

@@ -28,6 +28,8 @@ _DOMAIN = {
     *OF_MASKS,
 }  # fmt: skip
 
+AUTO = "auto"  # of `invert`: what evaluation.gap recommends
+_INVERT = 'true, false, or "auto" for what evaluation.gap recommends'
 _MATCH = "the name of another domain, whose grey levels are taken and which has no `match` itself"
 TOO_FEW_ANNOTATED = (
     "annotated micrographs outside the test set: {count}. One is held out and others are trained on, so it takes two. "
@@ -69,8 +71,8 @@ class Domain:
     """One entry of domains.toml, its folders listed. `values` are those of its masks, None without masks.
 
     pixel_size_nm, information_bar: as given for all its micrographs, numbers or "file"; the first may be None where a
-    table has it of each. each: some micrographs have their own. match: name of the domain whose grey levels its
-    micrographs are given, or None.
+    table has it of each. each: some micrographs have their own. invert: AUTO stands for what is not decided yet. match:
+    name of the domain whose grey levels its micrographs are given, or None.
     """
 
     name: str
@@ -80,7 +82,7 @@ class Domain:
     information_bar: int | str
     each: bool
     page: Page
-    invert: bool
+    invert: bool | str
     match: str | None
     folds: int
     micrographs: tuple[NativeMicrograph, ...]
@@ -192,7 +194,7 @@ def _domain(name: str, table: Table, seed: int) -> Domain:
         information_bar=bar,
         each=any(row.keys() & {"pixel_size_nm", "information_bar"} for row in rows.values()),
         page=page,
-        invert=table.take("invert", bool, "true or false", False),
+        invert=table.take("invert", (bool, str), _INVERT, False, lambda value: value in (False, True, AUTO)),
         match=table.take("match", str, _MATCH, "") or None,
         folds=folds,
         micrographs=tuple(

@@ -41,8 +41,8 @@ class Table:
                 raise InputError(f"{self.path}: {self.where or 'top level'} lacks the key '{key}'; add {remedy}")
             return default
         value = self.entries[key]
-        kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool) or not valid(value):
+        kinds = (int, float) if kind is float else kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds) or not valid(value):
             raise self.error(key, value, f"it must be {remedy}")
         if isinstance(value, int) and value.bit_length() > 63:
             raise self.error(key, value, "TOML's integers have 64 bit; it must be " + remedy)

@@ -13,7 +13,11 @@ def grey_levels(images: Iterable[np.ndarray]) -> np.ndarray:
 
 def matched(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Micrograph uint8 (h, w) whose grey levels are replaced, in their order, so that they are spread as `levels`."""
-    own = grey_levels([image])
+    return transfer(grey_levels([image]), levels)[image]
+
+
+def transfer(own: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Table, uint8 (256,), that replaces grey levels spread as `own` in their order by levels spread as `levels`."""
     place = np.cumsum(own) - own / 2  # of each level in the order of all pixels
     table = np.interp(place, np.cumsum(levels) - levels / 2, np.arange(256))
-    return np.rint(table).astype(np.uint8)[image]
+    return np.rint(table).astype(np.uint8)

@@ -25,7 +25,8 @@ from common.arguments import positive
 from common.errors import InputError, exits_cleanly
 from common.memory import free_memory
 from common.parallel import ahead
-from data.domains import Domain, NativeMicrograph, Options, read_domains
+from data.decision import Decision, read_decision, recorded, undecided
+from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
 from data.images import prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import grey_levels, matched
 from data.masks import MaskValue, UnknownValues, Values, read_mask
@@ -49,16 +50,29 @@ def main(arguments: list[str] | None = None) -> None:
         "--workers", type=positive, default=WORKERS, metavar="N",
         help="micrographs that are read at once, each of which is in memory (default here: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--gap", type=Path, action="append", default=[], metavar="FILE",
+        help="gap.json of evaluation.gap: polarity and grey levels that it recommends for its target",
+    )  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="write odd sizes without asking, as scripts need it")
     options = parser.parse_args(arguments)
 
     cutting, domains = read_domains(options.domains)
-    for name in options.domain or domains:
+    decisions = {decision.domain: decision for decision in map(read_decision, options.gap)}
+    for name in (*(options.domain or domains), *decisions):
         if name not in domains:
-            raise InputError(f"{options.domains}: --domain {name} is not in it; there are {', '.join(domains)}")
-        like = domains.get(domains[name].match)
-        reference = None if options.yes else domains[cutting.reference]
-        prepare_domain(cutting, domains[name], options.out, options.force, options.workers, like, reference)
+            raise InputError(f"{options.domains}: there is no domain {name} in it, only {', '.join(domains)}")
+    reference = None if options.yes else domains[cutting.reference]
+    for name in options.domain or domains:
+        domain, decision = domains[name], decisions.get(name)
+        if domain.invert == AUTO and decision is None:
+            decision = recorded(store_path(options.out, name))
+        if decision:
+            domain = decision.apply(domain, domains, options.domains)
+        elif domain.invert == AUTO:
+            domain = undecided(domain)
+        like = domains.get(domain.match)
+        prepare_domain(cutting, domain, options.out, options.force, options.workers, like, decision, reference)
 
 
 def prepare_domain(
@@ -68,13 +82,15 @@ def prepare_domain(
     force: bool = False,
     workers: int = WORKERS,
     like: Domain | None = None,
+    decision: Decision | None = None,
     ask_beside: Domain | None = None,
 ) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
     `workers` micrographs are read at once, and one more is in memory; the store is the same for any number. Where they
     are enlarged, each has its share of the memory that is free now. like: the domain whose grey levels it is given.
-    ask_beside: the reference, where the user is to be asked before an odd store is written.
+    decision: what the domain was changed by, for the record. ask_beside: the reference, where the user is to be asked
+    before an odd store is written.
     Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
     """
     path = store_path(out, domain.name)
@@ -82,7 +98,7 @@ def prepare_domain(
     provenance = [one.source for one in described]
     depth, as_before = _depth(path, described, workers)
     levels = None if like is None else levels_of(options, like, workers)
-    parameters = _parameters(options, domain, levels, depth)
+    parameters = _parameters(options, domain, levels, depth) | ({"gap": decision.as_parameters()} if decision else {})
     if _is_there(path, parameters, provenance, force, as_before):
         return path
     if ask_beside:

@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.seeds import generator
 from common.signals import serve, unsignalled
 from data.augmentation import Augmentation
+from data.looks import Looks
 from data.store import Store
 
 _LONGEST_SOCKET = 107  # bytes in the path of a Unix socket, man 7 unix
@@ -54,15 +55,19 @@ class LabelledTiles(_Tiles):
     """Augmented source tiles with masks.
 
     An item is (image uint8 (1, T, T), mask uint8 (1, tile, tile)): the mask covers the centre only, because the loss
-    discards the overlap (paper Section 2.2).
+    discards the overlap (paper Section 2.2). After the geometry a tile may get another look.
     """
 
-    def __init__(self, store: Store, fold: int | None, policy: str, seed: int):
+    def __init__(self, store: Store, fold: int | None, policy: str, seed: int, looks: Looks | None = None):
         super().__init__(store, fold, policy, seed, labelled=True)
+        self.looks = looks
 
     def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         tile, margin = self.tiles[where[1]], self.store.overlap
         image, mask = self.augment(self.store.tile_image(tile), self.store.tile_mask(tile), self._rng(*where))
+        if self.looks:
+            rng = generator(self.seed, f"looks of {self.store.domain}", *where)
+            image = self.looks(image, mask, int(self.store.tile_micrograph[tile]), rng)
         centre = slice(margin, margin + self.store.tile)
         return _tensor(image), _tensor(mask[centre, centre])
 

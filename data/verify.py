@@ -141,7 +141,9 @@ def _check_tiles(store: Store) -> list[str]:
             if micrograph.labelled:
                 pixels["mask"] = store.mask(micrograph.index)
                 if not np.isin(pixels["mask"], (0, 1, IGNORED)).all():
-                    problems.append(f"mask of '{micrograph.name}' has values other than 0, 1 and {IGNORED}")
+                    problems.append(
+                        f"mask of '{micrograph.name}' has values other than 0 and 1, and {IGNORED} for ignored pixels"
+                    )
             own = np.flatnonzero(store.tile_micrograph == micrograph.index)
             for name, array in pixels.items():
                 cut, positions = cut_tiles(array, store.tile, store.overlap)

@@ -1,6 +1,6 @@
 """Picture of an adaptation: a test micrograph, its label, and its prediction before and after.
 
-    python -m evaluation.before_after runs/demo/seed0/supervised runs/demo/seed0/uda \
+    python -m evaluation.before_after runs/demo/seed0/supervised/fold0 runs/demo/seed0/uda/fold0 \
         --data runs/demo/seed0/stores --domain t3 --out docs/images/before_after.jpg
 
 Both runs are scored on the domain before, by evaluate.py: its score.json and predictions/ are read here.

@@ -4,15 +4,18 @@
     python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented
 
 Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are candidates
-of their own. No label of the target is read: the candidates are ranked by what is expected of them, as
-evaluation.gap does. Where the judge cannot tell, the source's model is kept. `--score` scores all candidates on the
-target's labelled test micrographs afterwards, so that one sees what the choice has cost.
+of their own, and so is the source's model with statistics of the target. No label of the target is read: the
+candidates are ranked by what is expected of them, as evaluation.gap does. Where the judge cannot tell, the source's
+model is kept. `--score` scores all candidates on the target's labelled test micrographs afterwards, so that one sees
+what the choice has cost.
 """
 
 if not __package__:
     raise SystemExit("error: start it in the project's folder: python -m evaluation.choose")
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +25,14 @@ from common.files import write_file
 from data.store import Store, store_path
 from evaluation import scoring
 from evaluation.judge.choice import Candidate, choose, grouped
+from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
+from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, load_member, refuse_trained_on, require_same_preparation
 from training.device import choose_algorithms, choose_device
+
+_STATISTICS = Remedy(adabn=True)
 
 
 def true_miou(candidate: Candidate, target: Store, device: object) -> float:
@@ -41,7 +48,7 @@ def true_miou(candidate: Candidate, target: Store, device: object) -> float:
     return float(np.mean(found))
 
 
-def _members(runs: list[str], device: object) -> list[Member]:
+def _members(runs: Sequence[Path | str], device: object) -> list[Member]:
     """Members of runs, of the checkpoints that they kept, and of files of checkpoints."""
     found = []
     for run in map(Path, runs):
@@ -64,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
     parser.add_argument("--out", type=Path, required=True, help="folder of choice.json and choice.html")
     parser.add_argument("--score", action="store_true", help="score all candidates too; it does not change the choice")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="keeps what the judge learns of these models")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     options = parser.parse_args(arguments)
     choose_algorithms(deterministic=False, amp="off")
@@ -78,14 +86,21 @@ def main(arguments: list[str] | None = None) -> None:
         for member in candidate.members:
             require_same_preparation(member, target)
     judge = Judge(plain.members, source, device)
-    judge.calibrate()
+    judge.calibrate(options.calibration)
+    out, images = make_folder(options.out), judge.images_of(target)
+    if judge.adabn and all(one.remedy != _STATISTICS for one in candidates):  # they cost no training
+        files = export(judge, target, images, _STATISTICS, make_folder(out / "statistics"))
+        candidates.append(Candidate(f"{plain.name}, {_STATISTICS}", tuple(_members(files, device))))
     choice = choose(judge, candidates, target)
+    paths = choice.chosen.candidate.paths
+    if choice.chosen.candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken
+        paths = export(judge, target, images, Remedy(), make_folder(out / "as_it_is"))
+    write_file(out / "choice.json", choice.as_json(paths))
     truth = {}
     if options.score:
         labelled = Store(target.path)
         truth = {one.name: true_miou(one, labelled, device) for one in candidates}
-    out = make_folder(options.out)
-    write_file(out / "choice.json", choice.as_json())
+        write_file(out / "scores.json", json.dumps(truth, indent=2) + "\n")
     write_file(out / "choice.html", choice_page(choice, truth))
     print(f"{options.domain}: {choice.sentence}\n{out / 'choice.html'}")
     for one in choice.ranked:

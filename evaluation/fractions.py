@@ -83,3 +83,21 @@ def of_specimen(images: Sequence[Sequence[float]], models: Sequence[Sequence[flo
     if len(images) < FEW and len(parts) > len(images):
         return Fraction.of(parts, by_model), f"{FIELD} px"
     return Fraction.of(whole, by_model), "image"
+
+
+def sentence(fraction: Fraction, field: str) -> str:
+    """Say what a person quotes of a specimen, with a warning where it is too uncertain to be quoted."""
+    text = f"phase fraction {100 * fraction.mean:.1f} %"
+    if np.isnan(fraction.ci95):
+        return f"{text}, of one field; its error is unknown. Give more micrographs."
+    kind = "images" if field == "image" else f"fields of {field}"
+    text += f" ± {100 * fraction.ci95:.1f} % (95 % confidence, {fraction.fields} {kind}"
+    text += (
+        "" if np.isnan(fraction.std_models) else f"; ± {100 * fraction.ci95_with_models:.1f} % with the models' spread"
+    )
+    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %"
+    if fraction.relative_accuracy > ACCURACY:
+        needed = fraction.fields_needed
+        text += f"\nwarning: too few fields for {100 * ACCURACY:.0f} % relative accuracy (ASTM E562)"
+        text += f"; it takes about {needed} such {kind}" if needed else ""
+    return text

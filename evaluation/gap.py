@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
     parser.add_argument("--checkpoint", default="last", help="of the runs: last (default), best, or a milestone")
     parser.add_argument("--out", type=Path, help="folder to write to (default: gap/<domain> beside the first run)")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="keeps what the judge learns of these models")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     options = parser.parse_args(arguments)
     if options.out and len(options.domain) > 1:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         for member in members:
             require_same_preparation(member, store)
     judge = Judge(members, source, device)
-    judge.calibrate()
+    judge.calibrate(options.calibration)
     for target in targets:
         gap = measure(judge, target, f"remedies for {target.domain}")
         out = options.out or members[0].run.parent / "gap" / target.domain

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -15,7 +15,10 @@ td, th { padding: .25em .7em; text-align: left; border-bottom: 1px solid #ddd; w
 th { border-bottom: 2px solid #222 } tr.first td { border-top: 2px solid #aaa }
 th { white-space: normal; vertical-align: bottom } table.wrapped td:nth-child(2) { white-space: normal }
 img { max-width: 100%; border: 1px solid #eee } p.note { color: #555; max-width: 50em }
-p.warning { background: #fff3d6; border-left: 4px solid #e67800; padding: .6em 1em }
+pre { background: #f6f6f6; padding: .8em; overflow-x: auto; font-size: 12px }
+div.beside { display: flex; flex-wrap: wrap; gap: .5em }
+div.beside img { flex: 1 1 300px; min-width: 0; max-width: 580px }
+p.warning { white-space: pre-line; background: #fff3d6; border-left: 4px solid #e67800; padding: .6em 1em }
 """
 
 
@@ -35,7 +38,7 @@ def image(png: bytes, description: str = "") -> str:
     return f"<img src='data:image/jpeg;base64,{encoded}' alt='{text(description)}'>"
 
 
-def table(header: list[str], rows: list[list[str]], wrapped: bool = False) -> str:
+def table(header: list[str], rows: Iterable[list[str]], wrapped: bool = False) -> str:
     """A table, with a line above each row whose first cell is new; wrapped: the second column may break."""
     lines = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in header) + "</tr>"]
     before = None

@@ -22,7 +22,7 @@ from data.store import PREPARATION
 from data.survey import Given, depth_of, settled
 from data.table import FILE
 from evaluation.figures import heat, overlay
-from evaluation.fractions import ACCURACY, Fraction, fields_of, of_specimen
+from evaluation.fractions import Fraction, fields_of, of_specimen, sentence
 from evaluation.inference import Segmentation, for_inference, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed
@@ -192,7 +192,7 @@ class _Table:
         pixel_size, bar = (agreed(row[key] for row in self.rows) for key in ("pixel_size_nm", "information_bar"))
         size = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": pixel_size}
         write_csv(path, [*self.rows, size | _columns(whole, field) | {"information_bar": bar, "confidence": sure}])
-        print(f"{path}: {_sentence(whole, field)}")
+        print(f"{path}: {sentence(whole, field)}")
 
 
 def _columns(fraction: Fraction, field: str) -> dict:
@@ -206,24 +206,6 @@ def _columns(fraction: Fraction, field: str) -> dict:
         "std_models": fraction.std_models,
         "ci95_with_models": fraction.ci95_with_models,
     }
-
-
-def _sentence(fraction: Fraction, field: str) -> str:
-    """Say what a person quotes of a specimen, with a warning where it is too uncertain to be quoted."""
-    text = f"phase fraction {100 * fraction.mean:.1f} %"
-    if np.isnan(fraction.ci95):
-        return f"{text}, of one field; its error is unknown. Give more micrographs."
-    kind = "images" if field == "image" else f"fields of {field}"
-    text += f" ± {100 * fraction.ci95:.1f} % (95 % confidence, {fraction.fields} {kind}"
-    text += (
-        "" if np.isnan(fraction.std_models) else f"; ± {100 * fraction.ci95_with_models:.1f} % with the models' spread"
-    )
-    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %"
-    if fraction.relative_accuracy > ACCURACY:
-        needed = fraction.fields_needed
-        text += f"\nwarning: too few fields for {100 * ACCURACY:.0f} % relative accuracy (ASTM E562)"
-        text += f"; it takes about {needed} such {kind}" if needed else ""
-    return text
 
 
 def _reduced(picture: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_csv, write_file
 from evaluation import report
+from evaluation.judge.remedies import Remedy
 from evaluation.members import agreed
 from evaluation.metrics import mean_std, percent
 from evaluation.scoring import read_config, read_score
@@ -28,7 +29,7 @@ from training.configuration import digest_of
 from training.experiments import EXPERIMENTS
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
-# Methods: (run of a seed, variant of its score). `transductive` adapts to the images that are scored too, without
+# Methods: (runs of a seed, variant of their scores). `transductive` adapts to the images that are scored too, without
 # their labels, `control` is adaptation without adversary, `oracle` a model trained on target labels.
 METHODS = {
     "generalization": ("supervised", "plain"),
@@ -43,6 +44,9 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "φ": r"$\varphi$",
     "†": r"$^\dagger$", "—": "---", "√": r"$\surd$", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
+_METHOD_OF = {str(Remedy()): "generalization", str(Remedy(adabn=True)): "adabn"}
+# Stages of summary.json by the steps of launch/adapt.py.
+_STAGES = {"supervised": "supervised", "gap": "gap", "uda": "uda", "choose": "report", "segment": "report"}
 SUMMARISED = ("generalization", "adabn", "uda")
 
 
@@ -163,7 +167,7 @@ def demo_scores(folder: Path | str) -> dict[str, dict[str, dict]]:
     found = {}
     for seed in _seeds(folder):
         for method, (run, variant) in METHODS.items():
-            for path in sorted((seed / run / "evaluation").glob("*/score.json")):
+            for path in sorted((seed / run).glob("fold*/evaluation/*/score.json")):
                 score = read_score(path)
                 # An adapted model counts on its own target; on other targets it is neither of the methods.
                 meant = score["domain"] == "source" or score["target"] in (None, score["domain"])
@@ -182,7 +186,7 @@ def demo_summary(folder: Path | str) -> dict:
     def mean(domain: str, method: str, name: str) -> float | None:
         return mean_std(score[name] for score in scores[domain][method].values())[0]
 
-    targets = {}
+    targets, judged = {}, [expectations(seed) for seed in _seeds(folder)]
     for domain in scores:
         if domain == "source" or "generalization" not in scores[domain]:
             continue
@@ -191,9 +195,34 @@ def demo_summary(folder: Path | str) -> dict:
             if method in scores[domain]:
                 names = {"miou": "miou", "rdt": "rdt", "phase_fraction": "phase_fraction_predicted"}
                 targets[domain][method] = {k: mean(domain, method, name) for k, name in names.items()}
-    times = [json.loads(path.read_text()) for s in _seeds(folder) if (path := s / "seconds.json").is_file()]
+                expected = mean_std(of[domain, method] for of in judged if (domain, method) in of)[0]
+                targets[domain][method] |= {} if expected is None else {"expected_miou": expected}
+    times = [_seconds(seed) for seed in _seeds(folder) if (seed / "seconds.json").is_file()]
     seconds = {stage: mean_std(time.get(stage) for time in times)[0] for stage in (times[0] if times else ())}
     return {"source": {"miou": mean("source", "generalization", "miou")}, "targets": targets, "seconds": seconds}
+
+
+def _seconds(seed: Path) -> dict[str, float]:
+    """Seconds of a seed's stages: those that its script has measured, and those of the launcher's steps."""
+    found = json.loads((seed / "seconds.json").read_text())
+    steps = json.loads((seed / "steps.json").read_text()) if (seed / "steps.json").is_file() else []
+    for step in steps:
+        stage = _STAGES.get(step["step"].partition(" ")[0])
+        if stage:
+            found[stage] = found.get(stage, 0.0) + step["seconds"]
+    return found
+
+
+def expectations(seed: Path) -> dict[tuple[str, str], float]:
+    """Read what the judge expects in a seed's folder: mIoU by target and method, from its choices."""
+    found = {}
+    for path in sorted(seed.glob("choice*/choice.json")):
+        choice = json.loads(path.read_text())
+        for one in choice["ranked"]:
+            method = "uda" if one["adapted"] else _METHOD_OF.get(one["remedy"])
+            if method:
+                found[choice["target"], method] = one["expected"]["miou"]
+    return found
 
 
 def demo_methods(scores: dict[str, dict[str, dict]]) -> list[str]:

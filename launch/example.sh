@@ -16,19 +16,19 @@ python -m data.verify "$stores"
 for seed in ${SEEDS:-0 1 2}; do
     folder=runs/$name/seed$seed
     common=(--data "$stores" --seed "$seed" --fold "$seed" --workers 0)
-    uda=(--experiment demo.uda --target target "${common[@]}" --reference "$folder/supervised")
-    train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --run-dir "$folder/supervised"
-    train train_uda.py "${uda[@]}" --steps 600 --run-dir "$folder/uda"
+    uda=(--experiment demo.uda --target target "${common[@]}" --reference "$folder/supervised/fold$seed")
+    train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --run-dir "$folder/supervised/fold$seed"
+    train train_uda.py "${uda[@]}" --steps 600 --run-dir "$folder/uda/fold$seed"
     train train_supervised.py --experiment demo.supervised "${common[@]}" --steps 400 --source target \
-        --reference "$folder/supervised" --run-dir "$folder/oracle"
-    score() { python evaluate.py "$folder/$1" --data "$stores" --domain "${@:2}"; }
+        --reference "$folder/supervised/fold$seed" --run-dir "$folder/oracle/fold$seed"
+    score() { python evaluate.py "$folder/$1/fold$seed" --data "$stores" --domain "${@:2}"; }
     score supervised source target
     score supervised source target --otsu
     score supervised target --adabn
     score uda target
     score oracle target
     if [[ ${TRANSDUCTIVE:-0} == 1 ]]; then
-        train train_uda.py "${uda[@]}" --steps 600 --transductive --run-dir "$folder/transductive"
+        train train_uda.py "${uda[@]}" --steps 600 --transductive --run-dir "$folder/transductive/fold$seed"
         score transductive target
     fi
 done

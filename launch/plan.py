@@ -85,8 +85,10 @@ class Study:
         for name, entry in self.trained(adapted=False).items():
             runs = [self.run(name, fold) for fold in self.folds(name)]
             domains = [other["domain"] for other in self.entries.values() if other.get("run") == name]
+            if not domains:  # an experiment past the study that nothing asks to be scored elsewhere
+                continue
             lines, last = [self.evaluate(runs, domains)], domains[-1]
-            for epoch in entry["milestones"]:
+            for epoch in entry.get("milestones", ()):
                 if epoch < entry["epochs"]:  # else it is the final model
                     lines.append(self.evaluate(runs, [entry["source"], "t2"], "--checkpoint", f"epoch{epoch}"))
                     last = f"t2.epoch{epoch}"

@@ -41,7 +41,8 @@ def view_of(side, seed=0, rank=0, world=1):
     options = SimpleNamespace(
         **defaults_of("train_uda") | {"discriminator_patch": side, "seed": seed, "batch_size": 16}
     )
-    return DiscriminatorView(options, SimpleNamespace(tile=48, overlap=8), Processes(rank, world, torch.device("cpu")))
+    store, processes = SimpleNamespace(tile=48, overlap=8), Processes(rank, world, torch.device("cpu"))
+    return DiscriminatorView(options, ("main", "aux"), store, processes)
 
 
 def differences(source, target):

@@ -159,9 +159,8 @@ def test_the_change_that_extending_shows_is_all_it_takes(tmp_path):
         ["git", "apply", str(tmp_path / "change.diff")],
         [*python, "ruff", "check", "."],
         [*python, "ruff", "format", "--check", "."],
-        [*python, "pytest", "-q", "tests/test_discriminator_view.py", "-k", "balance or parts"],
-        [*python, "pytest", "-q", "tests/test_options.py", "-k", "discriminators_see or no_option_is_without"],
+        [*python, "pytest", "-q", "tests/test_options.py", "-k", "lambda_squares or no_option_is_without"],
     ):
         ended = subprocess.run(command, cwd=copied, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "self_information" in (copied / "training" / "discriminator_view.py").read_text()
+    assert "squares_loss" in (copied / "losses" / "entropy.py").read_text()

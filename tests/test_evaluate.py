@@ -337,9 +337,9 @@ def test_starting_weights_bring_what_they_were_trained_on(stores, tmp_path, monk
 def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
     for seed in (0, 1):
         folder = tmp_path / f"seed{seed}"
-        supervised = make_run(folder / "supervised", stores, seed, experiment="<i>demo", data=str(stores))
+        supervised = make_run(folder / "supervised/fold0", stores, seed, experiment="<i>demo", data=str(stores))
         facts = {"script": "train_uda", "target": "labelled", "reference": str(supervised), "data": str(stores)}
-        adapted = make_run(folder / "uda", stores, seed + 5, **facts)
+        adapted = make_run(folder / "uda/fold0", stores, seed + 5, **facts)
         (adapted / "metrics.jsonl").write_text('{"step": 1, "loss_seg_main": 0.7}\n{"step": 2, "los')
         (folder / "seconds.json").write_text(json.dumps({"data": 10.0 + seed, "uda": 5.0}))
         for name, *options in (("source",), ("labelled",), ("labelled", "--adabn")):
@@ -355,9 +355,9 @@ def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
     assert not summary["targets"]
     assert set(target) == {"label_phase_fraction", "generalization", "adabn", "uda"}
     assert set(target["adabn"]) == {"miou", "rdt", "phase_fraction"}
-    scores = [score_of(tmp_path / f"seed{seed}/supervised/evaluation/labelled") for seed in (0, 1)]
+    scores = [score_of(tmp_path / f"seed{seed}/supervised/fold0/evaluation/labelled") for seed in (0, 1)]
     assert target["generalization"]["miou"] == pytest.approx((scores[0]["miou"] + scores[1]["miou"]) / 2)
-    assert target["uda"]["rdt"] == score_of(tmp_path / "seed0/uda/evaluation/labelled")["rdt"] is not None
+    assert target["uda"]["rdt"] == score_of(tmp_path / "seed0/uda/fold0/evaluation/labelled")["rdt"] is not None
     assert "generalization" in printed and "±" in printed
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img src='data:image/jpeg;base64,") == page.count("<img") == 4, "stands alone in one file"
@@ -375,8 +375,8 @@ def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
 
 
 def test_an_adapted_model_on_another_target_is_not_a_result_of_the_demonstration(tmp_path, stores, monkeypatch):
-    supervised = make_run(tmp_path / "seed0/supervised", stores, data=str(stores))
-    adapted = make_run(tmp_path / "seed0/uda", stores, target="t9", reference=str(supervised))
+    supervised = make_run(tmp_path / "seed0/supervised/fold0", stores, data=str(stores))
+    adapted = make_run(tmp_path / "seed0/uda/fold0", stores, target="t9", reference=str(supervised))
     for folder, name in ((supervised, "source"), (supervised, "labelled"), (adapted, "labelled")):
         assert call(monkeypatch, folder, "--data", stores, "--domain", name) == 0
     target = tables.demo_summary(tmp_path)["targets"]["labelled"]

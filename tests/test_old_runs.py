@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, command, run
-from short_runs import STEPS, differences, steps_on_record, stopped_after, supervised_arguments, uda_arguments
+from short_runs import STEPS, differences, metrics, steps_on_record, stopped_after, supervised_arguments, uda_arguments
 
 from training import checkpoint
 
@@ -67,6 +67,30 @@ def test_an_adaptation_that_an_older_version_was_stopped_in_goes_on_bit_for_bit(
     run(*line[1:])
     assert differences(adapted, tmp_path / "run") == []
     assert steps_on_record(tmp_path / "run") == STEPS
+
+
+def test_a_control_of_an_older_version_goes_on_without_its_discriminators(before, stores, tmp_path):
+    """They did not touch the model: it gets the bits that it would have had, and the old checkpoint can be read."""
+    control = ("--steps", 6, "--checkpoint-every", 3, "--lambda-adv-main", 0, "--lambda-adv-aux", 0)
+    full, folder = tmp_path / "full", tmp_path / "resumed"
+    run("train_uda.py", *adaptation(stores, full), *control, code=before)
+    shutil.copytree(full, folder)
+    for name in ("best.pt", "finished.json"):
+        (folder / name).unlink()
+    os.replace(folder / "previous.pt", folder / "last.pt")
+    assert {"model", "discriminators"} <= checkpoint.load(folder).keys() and checkpoint.load_model(folder)[1][
+        "step"
+    ] == 3
+    run("train_uda.py", *adaptation(stores, folder), *control)
+    then, now = checkpoint.load(full), checkpoint.load(folder)
+    assert then["step"] == now["step"] == 6 and "discriminators" not in now
+    assert all(torch.equal(value, now["model"][key]) for key, value in then["model"].items())
+    assert torch.equal(then["optimizers"][0]["state"][0]["exp_avg"], now["optimizers"][0]["state"][0]["exp_avg"])
+    then, now = (metrics(one)[-2] for one in (full, folder))
+    assert now["step"] == 6 and all(value == then[name] for name, value in now.items())
+    assert then.keys() - now.keys() == {
+        name for name in then if name.startswith(("loss_adv", "loss_D", "gradient_norm_D"))
+    }
 
 
 def test_a_supervised_run_of_an_older_version_goes_on_bit_for_bit(stores, supervised, tmp_path):

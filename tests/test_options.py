@@ -22,7 +22,7 @@ from training.configuration import parse
 from training.device import choose_algorithms
 from training.experiments import METHODS, read_experiments
 from training.health import Health
-from training.options import SCRIPTS, parser_of
+from training.options import SCRIPTS, defaults_of, parser_of
 from training.precision import PRECISIONS
 from training.schedule import factor
 
@@ -69,7 +69,10 @@ ARITHMETIC = {
     "batch_size": 4, "micro_batch": 1, "learning_rate": 1e-3, "schedule": "constant", "power": 2, "amp": "bf16",
     "optimizer": "sgd", "backbone_factor": 0.1, "weight_decay": 0.1, "lambda_aux": 0.5, "gan": "least_squares",
     "lambda_adv_main": 0.5, "lambda_adv_aux": 0.5, "discriminator_learning_rate": 0.01, "discriminator_width": 8,
-    "discriminator_patch": 40, "transductive": None, "target": "unlabelled",
+    "discriminator_patch": 40, "discriminators_see": "self-information", "lambda_entropy_main": 0.5,
+    "lambda_entropy_aux": 0.5, "entropy_power": [2, "--lambda-entropy-main", 0.5], "looks": "fourier",
+    "looks_share": [0.5, "--looks", "curves"], "looks_by_region": [None, "--looks", "convolutions"],
+    "looks_beta": [0.2, "--looks", "fourier"], "transductive": None, "target": "unlabelled",
 }  # fmt: skip
 # The other options, each with the test that shows what it changes.
 ELSEWHERE = {
@@ -90,6 +93,7 @@ ELSEWHERE = {
     "log_every": "test_looking_at_the_values_rarely_changes_nothing",
     "validate_every": "test_killed_and_resumed_equals_uninterrupted",
     "checkpoint_every": "test_killed_and_resumed_equals_uninterrupted",
+    "judge_every": "test_a_training_logs_the_criteria_and_warns_where_the_target_gets_worse",
     "keep_every": "test_the_choice_is_made_without_labels_and_taken_by_evaluate",
     "milestones": "test_every_network_of_a_run_is_in_its_best_checkpoint_and_its_milestones",
     "wandb": "test_tracking_is_offline_without_a_key",
@@ -241,13 +245,18 @@ def test_schedules():
     ],
 )
 def test_an_unhealthy_game_is_reported_once(gan, values, word):
-    health = Health(gan)
+    health = Health(options_with(gan=gan), ("main", "aux"))
     said = [warning for _ in range(50) for warning in health.observe(values)]
     assert len(said) == 1 and word in said[0]
 
 
+def options_with(**values):
+    """Options of train_uda.py, the defaults but for these."""
+    return argparse.Namespace(**{**defaults_of("train_uda"), **values})
+
+
 def test_a_healthy_game_is_not_reported():
-    health = Health("vanilla")
+    health = Health(options_with(), ("main", "aux"))
     assert not [health.observe({"loss_D_main": 0.4, "target_phase_fraction": 0.4}) for _ in range(50)][-1]
 
 
@@ -258,6 +267,7 @@ def test_a_healthy_game_is_not_reported():
         (arguments.positive, {"1": 1}, ("0", "-3", "nan")),
         (arguments.at_least(96), {"96": 96}, ("95",)),
         (arguments.fraction, {"0": 0, "0.5": 0.5}, ("1", "-0.1", "nan")),
+        (arguments.share, {"1": 1, "0.1": 0.1}, ("0", "1.1", "-0.1", "nan")),
         (arguments.not_negative, {"0": 0, "1e-3": 1e-3}, ("-1e-9", "inf", "nan", "x")),
     ],
 )

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from common.arguments import first_contradiction
 from common.errors import InputError, make_folder, require_file_name
 from common.files import write_file
+from data.looks import OF_SOURCE
 from data.nanosem.image_store import ImageStore, image_store_path
 from data.selection_file import selection_digest
 from data.store import Store, store_path
@@ -30,11 +31,17 @@ NANOSEM_IMAGES = 15_000  # the study's for training (paper Section 2.4.2): --dry
 # Options that may differ between a run and its continuation: they change neither the data nor the arithmetic.
 OPERATIONAL = {
     "data", "run_dir", "workers", "wandb", "wandb_project", "checkpoint_every", "panels_every", "log_every",
-    "keep_every", "milestones", "milestone_steps", "device",
+    "keep_every", "judge_every", "milestones", "milestone_steps", "device",
     "selection", "pretraining_file",  # what counts of these is their digest
 }  # fmt: skip
 # What may differ between repeats of one configuration: `milestone_steps` counts in the fold's own tiles.
 REPEATED = OPERATIONAL | {"fold", "seed", "reference", "iterations", "milestone_steps"}
+# An option, those of which it needs one, and what is said where none of them is given.
+NEEDS = {
+    ("entropy_power", "lambda_entropy_main", "lambda_entropy_aux"): (
+        "--entropy-power: is of the entropy, which has no weight. Give --lambda-entropy-main too."
+    ),
+}
 # Options that exclude each other, with what is said where both are given (common.arguments.first_contradiction).
 EXCLUDES = {
     ("epochs", "steps"): "--epochs and --steps both say how long to train: give one of them",
@@ -226,8 +233,12 @@ def _require(parser: argparse.ArgumentParser, asked: argparse.Namespace, config:
         parser.error("give --target DOMAIN (or an --experiment that has one)")
     # An experiment's steps give way to epochs that are asked for.
     given = {name for name, value in config.items() if value and (name not in ("epochs", "steps") or vars(asked)[name])}
-    if contradiction := first_contradiction(given, {}, EXCLUDES):
+    if contradiction := first_contradiction(given, NEEDS, EXCLUDES):
         raise InputError(contradiction)
+    if config.get("looks_by_region") and config["looks"] not in OF_SOURCE:
+        raise InputError(
+            f"--looks-by-region: not with --looks {config['looks']}. Give --looks {' or '.join(OF_SOURCE)} with it."
+        )
     if config.get("fold", 0) < 0:
         raise InputError(f"--fold {config['fold']}: folds count from 0.")
     if config.get("target") and config["target"] == config["source"]:

@@ -1,11 +1,13 @@
-"""The view that discriminators have of a prediction: its probability maps, whole or as patches of like phase fraction.
+"""The view that discriminators have of a prediction: its maps, whole or as patches of like phase fraction.
+
+The maps are probabilities (AdaptSegNet) or how unsure the prediction is (ADVENT, Vu et al., CVPR 2019).
 
 Where source and target differ in phase fraction, a discriminator can tell their predictions apart by that alone, and
 the segmentation model is pushed to predict the source's fraction. Of patches that were chosen to have the same
 predicted fraction it has to judge the morphology (end of paper Section 4.3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,10 +17,16 @@ from torch import Tensor
 from common.errors import InputError
 from common.seeds import generator
 from data.store import Store
+from losses import self_information
 from models import classes, probabilities
 from models.discriminator import SMALLEST_INPUT
 from training.distributed import Processes
 
+# What the discriminators may see, made of probabilities (N, C, H, W).
+SHOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "probabilities": lambda maps: maps,
+    "self-information": self_information,
+}
 _CANDIDATES = 4  # places of a patch per its own side, in each direction
 
 
@@ -30,9 +38,10 @@ class DiscriminatorView:
     or on the parts of a batch.
     """
 
-    def __init__(self, options: SimpleNamespace, target: Store, processes: Processes):
-        """Options: discriminator_patch, seed, batch_size. InputError for patches smaller than a discriminator takes, or
-        larger than the tiles of `target`.
+    def __init__(self, options: SimpleNamespace, levels: Sequence[str], target: Store, processes: Processes):
+        """levels: those with a discriminator. Options: discriminators_see, discriminator_patch, seed, batch_size.
+
+        InputError for patches smaller than a discriminator takes, or larger than the tiles of `target`.
         """
         side, tile = options.discriminator_patch, target.tile + 2 * target.overlap
         if side is not None and not SMALLEST_INPUT <= side <= tile:
@@ -40,7 +49,8 @@ class DiscriminatorView:
                 f"--discriminator-patch {side}: the discriminators need {SMALLEST_INPUT} px, the tiles have {tile}. "
                 "Give a side between the two."
             )
-        self.side, self.seed = side, options.seed
+        self.levels, self.side, self.seed = levels, side, options.seed
+        self.shown = SHOWN[options.discriminators_see]
         self.first = processes.rank * options.batch_size // processes.world  # place in the global batch
         self.step, self.place = None, self.first
 
@@ -53,11 +63,11 @@ class DiscriminatorView:
         foreground in the main prediction is nearest to the source patch's. All levels show the same window. Gradients
         pass through. Several calls with one `step` are taken for consecutive parts of this process's batch.
         """
-        source, target = _each(probabilities, source), _each(probabilities, target)
-        if self.side is not None:
+        source, target = ({k: probabilities(logits[k]) for k in self.levels} for logits in (source, target))
+        if self.side is not None and self.levels:
             of_source, of_target = self._windows(source["main"], target["main"], step)
             source, target = _each(self._cut, source, of_source), _each(self._cut, target, of_target)
-        return source, target
+        return _each(self.shown, source), _each(self.shown, target)
 
     def _windows(self, source: Tensor, target: Tensor, step: int) -> tuple[list, list]:
         """Row and column of the window of each source tile, and of each target tile."""

@@ -157,7 +157,7 @@ def _release_all_else(error: BaseException | None) -> None:
 def parallel(module: torch.nn.Module, processes: Processes) -> torch.nn.Module:
     """The module on its device, its gradients averaged over all processes."""
     module = module.to(processes.device)
-    if processes.world == 1:
+    if processes.world == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     ids = [processes.device.index] if processes.device.type == "cuda" else None
     # Statistics are shared where they are used (broadcast_buffers), not before every step.

@@ -1,6 +1,8 @@
-"""Warnings about the adversarial game, from values that a run logs anyway (no labels)."""
+"""Warnings about an adaptation that goes wrong, from values that a run logs anyway (no labels)."""
 
 import math
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 _MEMORY = 0.9  # of the running means, in logging steps
 _PATIENCE = 10  # logging steps before the first judgement: the discriminators start blind by construction
@@ -9,9 +11,15 @@ _PATIENCE = 10  # logging steps before the first judgement: the discriminators s
 class Health:
     """Running means of what `observe` is given; it returns each warning once, when it first holds."""
 
-    def __init__(self, gan: str):
-        """`gan`: the kind of GAN loss, which decides what a guess costs."""
-        self.blind = {"vanilla": math.log(2), "least_squares": 0.25}[gan]
+    def __init__(self, options: SimpleNamespace, levels: Sequence[str]):
+        """Options: gan, which decides what a guess costs, and the weights of the losses on the target's `levels`.
+
+        A discriminator whose verdict has weight 0 adapts nothing and is not judged.
+        """
+        self.blind = {"vanilla": math.log(2), "least_squares": 0.25}[options.gan]
+        weights = (f"lambda_{term}_{level}" for term in ("adv", "entropy") for level in levels)
+        self.acting = [name for name in weights if getattr(options, name)]
+        self.judged = [f"loss_D_{level}" for level in levels if f"lambda_adv_{level}" in self.acting]
         self.means: dict[str, float] = {}
         self.observed = 0
         self.warned: set[str] = set()
@@ -30,20 +38,22 @@ class Health:
     def _findings(self) -> dict[str, str]:
         found = {}
         for name, mean in self.means.items():
-            if name.startswith("loss_D_") and abs(mean - self.blind) < 0.015 * self.blind:
+            if name in self.judged and abs(mean - self.blind) < 0.015 * self.blind:
                 found[name + " blind"] = (
                     f"{name} stays at {mean:.3f}: the discriminator is blind, so nothing is adapted. Train longer or "
                     "raise --discriminator-learning-rate."
                 )
-            if name.startswith("loss_D_") and mean < 0.15 * self.blind:
+            if name in self.judged and mean < 0.15 * self.blind:
                 found[name + " wins"] = (
                     f"{name} is down at {mean:.3f}: the discriminator wins. Raise --lambda-adv-main and "
                     "--lambda-adv-aux, or lower --discriminator-learning-rate."
                 )
         fraction = self.means.get("target_phase_fraction")
         if fraction is not None and not 0.02 < fraction < 0.98:
+            options = " and ".join(f"--{name.replace('_', '-')}" for name in self.acting)
+            remedy = f"Lower {options}" if options else "No loss of this run adapts it: see what evaluation.gap says"
             found["fraction"] = (
                 f"the predicted phase fraction on the target is {fraction:.3f}: the model collapses to one class. "
-                "Lower --lambda-adv-main and --lambda-adv-aux."
+                f"{remedy}."
             )
         return found

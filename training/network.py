@@ -45,11 +45,16 @@ def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Modu
 
 def build_discriminators(
     options: SimpleNamespace, model: nn.Module, processes: Processes
-) -> tuple[models.Discriminators, Optimizer]:
-    """Build a discriminator for each level of the model's output, and their optimizer (Tsai et al., CVPR 2018)."""
-    discriminators = _placed(models.Discriminators(model.levels, options.discriminator_width), processes)
+) -> tuple[models.Discriminators, list[Optimizer]]:
+    """Build a discriminator for each level of the model's output, and their optimizer (Tsai et al., CVPR 2018).
+
+    Where the adversarial loss has weight 0 at every level, none is built, and there is no optimizer.
+    """
+    acts = any(getattr(options, f"lambda_adv_{level}") for level in model.levels)
+    levels = model.levels if acts else ()
+    discriminators = _placed(models.Discriminators(levels, options.discriminator_width), processes)
     groups = [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}]
-    return discriminators, build_adam(groups, betas=(0.9, 0.99))
+    return discriminators, [build_adam(groups, betas=(0.9, 0.99))] if acts else []
 
 
 def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> tuple[nn.Module, Optimizer]:

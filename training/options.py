@@ -1,17 +1,21 @@
 """The options of the training scripts: typed and grouped. Which script has which stands in SCRIPTS."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import models
-from common.arguments import fraction, not_negative, positive, whole
+from common.arguments import fraction, not_negative, number, positive, share, whole
 from common.errors import InputError
 from data.augmentation import POLICIES
+from data.looks import OF_SOURCE, OF_TARGET
+from training.discriminator_view import SHOWN
 from training.experiments import METHODS
 from training.precision import PRECISIONS
 from training.schedule import SCHEDULES
+
+_below_half = number(float, lambda value: 0 <= value < 0.5, "a share from 0 to below 0.5")
 
 
 class _WithDefaults(argparse.HelpFormatter):
@@ -80,6 +84,28 @@ def _source(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reference", help="supervised source run that RDT is measured against; without UDA: this run")
 
 
+def _looks(parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("looks of the source")
+    group.add_argument(
+        "--looks",
+        choices=("none", *OF_SOURCE, *more),
+        default="none",
+        help="other grey levels and textures of the source's tiles, after augmentation: docs/methods.md",
+    )
+    group.add_argument("--looks-share", type=share, default=1.0, help="of the tiles that get another look")
+    group.add_argument(
+        "--looks-by-region", action="store_true", help="a look for each labelled phase: with curves, convolutions"
+    )
+    return group
+
+
+def _looks_of_target(parser: argparse.ArgumentParser) -> None:
+    group = _looks(parser, OF_TARGET)
+    group.add_argument(
+        "--looks-beta", type=_below_half, default=0.05, help="of fourier: half the window, as a share of the side"
+    )
+
+
 def _target(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("target")
     group.add_argument("--target", help="domain to adapt to; its masks are never read. Asked for without --experiment")
@@ -143,10 +169,26 @@ def _segmentation(parser: argparse.ArgumentParser) -> None:
 
 
 def _adversary(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("adversarial adaptation")
+    group = parser.add_argument_group("adaptation by the predictions")
     group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla", help="loss on verdicts")
-    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; 0 for a control run")
+    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; both 0: a control run")
     group.add_argument("--lambda-adv-aux", type=not_negative, default=2e-4, help="weight at the auxiliary head")
+    group.add_argument(
+        "--lambda-entropy-main", type=not_negative, default=0.0, help="weight of the entropy on the target, MinEnt"
+    )
+    group.add_argument("--lambda-entropy-aux", type=not_negative, default=0.0, help="weight at the auxiliary head")
+    group.add_argument(
+        "--entropy-power",
+        type=not_negative,
+        metavar="ETA",
+        help="FDA's robust penalty in place of the entropy: its square to the power of ETA, published 2",
+    )
+    group.add_argument(
+        "--discriminators-see",
+        choices=SHOWN,
+        default="probabilities",
+        help="maps of the predictions; self-information is ADVENT",
+    )
     group.add_argument("--discriminator-learning-rate", type=not_negative, default=1e-4, help="initial rate")
     group.add_argument("--discriminator-width", type=positive, default=64, help="channels of the first layer")
     group.add_argument(
@@ -183,6 +225,14 @@ def _record_of_tiles(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--panels-every", type=positive, default=2000, help="steps between pictures of predictions")
 
 
+def _record_of_target(parser: argparse.ArgumentParser) -> None:
+    _record_of_tiles(parser)
+    group = parser.add_argument_group("judge")
+    group.add_argument(
+        "--judge-every", type=positive, default=250, metavar="STEPS", help="between looks at the target, without labels"
+    )
+
+
 class Script(NamedTuple):
     """A training script: the experiment whose values hold where none is asked for, and the groups of its options."""
 
@@ -191,7 +241,9 @@ class Script(NamedTuple):
 
 
 SCRIPTS = {
-    "train_supervised": Script("S.10", (_run, _source, _model, _segmentation, _record_of_tiles)),
-    "train_uda": Script("T3.2", (_run, _source, _target, _model, _segmentation, _adversary, _record_of_tiles)),
+    "train_supervised": Script("S.10", (_run, _source, _looks, _model, _segmentation, _record_of_tiles)),
+    "train_uda": Script(
+        "T3.2", (_run, _source, _target, _looks_of_target, _model, _segmentation, _adversary, _record_of_target)
+    ),
     "pretrain_nanosem": Script("NanoSEM", (_run, _pictures, _classifier, _optimisation, _record)),
 }

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from common.errors import InputError
 from data.domains import TOO_FEW_ANNOTATED
+from data.looks import OF_SOURCE, Fourier, Histogram, Looks, levels_by_micrograph
 from data.selection_file import read_selection
 from data.store import Store, store_path
 from data.tiles import LabelledTiles, UnlabelledTiles
@@ -15,10 +16,25 @@ from training.weights import trained_on
 NATIVE = ("pixel_size_nm", "invert", "information_bar")
 
 
-def labelled_tiles(options: SimpleNamespace) -> LabelledTiles:
-    """Open the annotated source: its training tiles with masks. InputError as of Store."""
+def labelled_tiles(options: SimpleNamespace, target: UnlabelledTiles | None = None) -> LabelledTiles:
+    """Open the annotated source: its training tiles with masks, in the looks asked for. InputError as of Store.
+
+    target: that some looks are taken from.
+    """
     store = Store(store_path(options.data, options.source))
-    return LabelledTiles(store, options.fold, options.augmentation, options.seed)
+    looks = None if vars(options).get("looks", "none") == "none" else _looks(options, store, target)
+    return LabelledTiles(store, options.fold, options.augmentation, options.seed, looks)
+
+
+def _looks(options: SimpleNamespace, source: Store, target: UnlabelledTiles | None) -> Looks:
+    if options.looks == "fourier":
+        look = Fourier(target.store, target.tiles, options.looks_beta)
+    elif options.looks == "histogram":
+        own = levels_by_micrograph(source, source.training_tiles(options.fold, labelled=True))
+        look = Histogram(own, list(levels_by_micrograph(target.store, target.tiles).values()))
+    else:
+        look = OF_SOURCE[options.looks]
+    return Looks(look, options.looks_share, options.looks_by_region)
 
 
 def unlabelled_tiles(options: SimpleNamespace) -> UnlabelledTiles:

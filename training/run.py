@@ -294,7 +294,8 @@ class Run:
             )
         for key, network in self.networks.items():
             network.load_state_dict(saved[key])
-        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+        # A control without adversary had discriminators once, and an optimizer of theirs: they did not touch the model.
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=False):
             _restore(optimizer, state)
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.best, self.overflows = saved["step"], saved["best"], saved["overflows"]

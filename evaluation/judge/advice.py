@@ -38,12 +38,18 @@ def as_it_is(tried: Sequence[Tried]) -> Tried:
 
 
 def advise(
-    tried: Sequence[Tried], target: str, source: str, source_miou: float, floor: float, trusted_gain: float = 0.0
+    tried: Sequence[Tried],
+    target: str,
+    source: str,
+    source_miou: float,
+    floor: float,
+    trusted_gain: float = 0.0,
+    inverted: bool = False,
 ) -> Advice:
     """Choose the simplest remedy that is as good as the best, and say whether it is enough.
 
     source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1. trusted_gain: what
-    a remedy has to be expected to gain, as of Calibration; what gains less is left.
+    a remedy has to be expected to gain, as of Calibration; what gains less is left. inverted: if the store already is.
     """
     before = as_it_is(tried)
     trusted = [each for each in tried if each is before or each.expected.gain_over(before.expected) >= trusted_gain]
@@ -64,15 +70,15 @@ def advise(
         surely = "" if len(trusted) == len(tried) else " surely"
         return Advice("adapt", chosen, f"no remedy{surely} helps on {target}: {known}. Adaptation is worth its hours.")
     gain = f"expected mIoU {100 * before.expected.miou:.0f} -> {chosen.expected}, the source's own is"
-    sentence = f"{_asked(chosen.remedy, target, source)}: {gain} {100 * source_miou:.0f}."
+    sentence = f"{_asked(chosen.remedy, target, source, inverted)}: {gain} {100 * source_miou:.0f}."
     if enough:
         return Advice("remedy", chosen, sentence)
     return Advice("adapt", chosen, f"{sentence} Adaptation from there is worth its hours.")
 
 
-def _asked(remedy: Remedy, target: str, source: str) -> str:
+def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
     """Say what a person is asked to do for a remedy."""
-    keys = ["`invert = true`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
+    keys = [f"`invert = {'false' if inverted else 'true'}`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
     asked = [f"set {' and '.join(keys)} for {target}"] if keys else []
     if remedy.scale != 1:
         asked.append(f"its scale looks wrong by {max(remedy.scale, 1 / remedy.scale):.3g}: check pixel_size_nm")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -34,13 +35,17 @@ class Candidate:
     @property
     def is_generalization(self) -> bool:
         """True for a model of the source as it is."""
-        return not self.members[0].config.get("target") and self.remedy == Remedy()
+        return not self.is_adapted and self.remedy == Remedy()
+
+    @property
+    def is_adapted(self) -> bool:
+        """True for a model that was trained on a target too."""
+        return bool(self.members[0].config.get("target"))
 
     @property
     def risk(self) -> tuple[int, int, int]:
         """Order from safe to bold: source model, with a remedy, adapted; then the later checkpoint."""
-        adapted = bool(self.members[0].config.get("target"))
-        return adapted, self.remedy.changes, -self.members[0].step
+        return self.is_adapted, self.remedy.changes, -self.members[0].step
 
     @property
     def paths(self) -> list[str]:
@@ -67,19 +72,20 @@ class Choice:
     chosen: Ranked
     sentence: str
 
-    def as_json(self) -> str:
-        """Give the content of choice.json."""
+    def as_json(self, paths: Sequence[Path | str]) -> str:
+        """Give the content of choice.json. paths: checkpoints or runs of what is chosen."""
         ranked = [
             {
                 "name": one.candidate.name,
                 "runs": one.candidate.paths,
-                "generalization": one.candidate.is_generalization,
+                "adapted": one.candidate.is_adapted,
+                "remedy": str(one.candidate.remedy),
                 "expected": {name: round(value, 4) for name, value in asdict(one.expected).items()},
                 "criteria": {name: round(value, 4) for name, value in one.criteria.items()},
             }
             for one in self.ranked
         ]
-        chosen = {"chosen": self.chosen.candidate.name, "runs": self.chosen.candidate.paths}
+        chosen = {"chosen": self.chosen.candidate.name, "runs": [str(path) for path in paths]}
         return (
             json.dumps({"target": self.target, **chosen, "sentence": self.sentence, "ranked": ranked}, indent=2) + "\n"
         )

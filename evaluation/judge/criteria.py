@@ -175,7 +175,8 @@ def _norm_inputs(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]
     found = {}
 
     def keep(name: str, features: Tensor) -> None:
-        found[name] = features.mean((0, 2, 3)), features.var((0, 2, 3), correction=0)
+        mean = features.mean((0, 2, 3), keepdim=True)
+        found[name] = mean.flatten(), (features - mean).square().mean((0, 2, 3))  # torch.var takes twenty times as long
 
     hooks = [
         module.register_forward_pre_hook(lambda _, given, name=name: keep(name, given[0][:1].float()))

@@ -4,7 +4,10 @@ It never reads a label of a target. What it knows of right and wrong it learns o
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 import models
-from common.errors import InputError
+from common.errors import InputError, make_folder
+from common.files import write_file
 from common.limits import IGNORED
 from data.levels import grey_levels
 from data.masks import phase_fraction
@@ -29,7 +33,7 @@ WINDOW = 256  # px of a side at working scale
 WINDOWS = 8  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
 HELD_OUT = 4  # source micrographs, and windows of them, that are disturbed at once
-DISTURBANCES = 64
+DISTURBANCES = 48
 _TRIED = ({"match": True}, {"adabn": True}, {"match": True, "adabn": True})
 
 
@@ -109,8 +113,28 @@ class Judge:
         each = -(-count // len(images))
         return [window for image in images for window in windows(remedy.apply(image, self.levels), each)]
 
-    def calibrate(self) -> None:
-        """Learn what criteria mean: disturb held-out source micrographs, and compare predictions with the truth.
+    def calibrate(self, kept: Path | None = None) -> None:
+        """Learn what criteria mean, or take that up from the file `kept`, which is written otherwise."""
+        known = _read(kept, self._identity()) if kept else None
+        if known:
+            self._samples, self.source_miou = [tuple(sample) for sample in known["samples"]], known["source_miou"]
+            return
+        self._learn()
+        if kept:
+            content = {"of": self._identity(), "source_miou": self.source_miou, "samples": self._samples}
+            make_folder(kept.parent)
+            write_file(kept, json.dumps(content) + "\n")
+
+    def _identity(self) -> str:
+        """Digest of what is learnt from: the models, their source, and how many disturbances there are."""
+        digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {DISTURBANCES}".encode())
+        for watched in self.watched:
+            for value in watched.model.state_dict().values():
+                digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _learn(self) -> None:
+        """Disturb held-out source micrographs, and compare predictions with the truth.
 
         Of each disturbance the micrographs are judged as they are and under one remedy, against the shapes of some
         labels only: other specimens have other shapes too.
@@ -147,6 +171,15 @@ class Judge:
         count = min(len(self.masks), max(3, len(self.masks) // 3))
         first = rng.integers(0, len(self.masks) - count + 1)
         return sorted(self.masks, key=lambda mask: np.count_nonzero(mask == 1))[first : first + count]
+
+
+def _read(kept: Path, identity: str) -> dict | None:
+    """Read a kept calibration; None where there is none, or not of this identity."""
+    try:
+        known = json.loads(kept.read_text())
+        return known if known["of"] == identity and known["samples"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def windows(image: np.ndarray, count: int) -> list[np.ndarray]:

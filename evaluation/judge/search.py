@@ -21,11 +21,15 @@ PICTURES = 3
 
 @dataclass(frozen=True)
 class Gap:
-    """Outcome for a target: what was tried, best first, the advice, and how the judge was calibrated."""
+    """Outcome for a target: what was tried, best first, the advice, and how the judge was calibrated.
+
+    prepared: polarity and grey levels that its store has.
+    """
 
     source: str
     target: str
     runs: list[str]
+    prepared: dict
     source_miou: float
     tried: list[Tried]
     advice: Advice
@@ -37,6 +41,7 @@ class Gap:
             "source": self.source,
             "target": self.target,
             "runs": self.runs,
+            "prepared": self.prepared,
             "source_miou": round(self.source_miou, 4),
             "advice": self.advice.kind,
             "sentence": self.advice.sentence,
@@ -73,9 +78,18 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     found += tried([Remedy(one.invert, one.match, scale, one.adabn) for one in best for scale in SCALES])
     found.sort(key=lambda each: -each.expected.miou)
     names = target.domain, judge.source.domain
-    advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain)
+    inverted = _prepared(target)["invert"]
+    advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain, inverted)
     runs = [str(member.run) for member in judge.members]
-    return Gap(judge.source.domain, target.domain, runs, judge.source_miou, found, advice, calibration)
+    return Gap(
+        judge.source.domain, target.domain, runs, _prepared(target), judge.source_miou, found, advice, calibration
+    )
+
+
+def _prepared(target: Store) -> dict:
+    """Describe what the remedies are on top of: a store may have some of them already."""
+    parameters = target.metadata["parameters"]
+    return {"invert": parameters["invert"], "match": parameters.get("match")}
 
 
 def _described(tried: Tried) -> dict:

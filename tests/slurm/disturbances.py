@@ -132,7 +132,7 @@ JOBS = [
         returns=False),
     Job("cancelled", TRAIN, "`scancel`", cancelled, state="CANCELLED", returns=False),
 ]  # fmt: skip
-CHOSEN = os.environ.get("SLURM_JOBS", "").split() or [*(job.name for job in JOBS), "array", "family"]
+CHOSEN = os.environ.get("SLURM_JOBS", "").split() or [*(job.name for job in JOBS), "array", "family", "laboratory"]
 JOBS = [job for job in JOBS if job.name in CHOSEN]
 
 
@@ -206,6 +206,31 @@ def follow_family(cluster: Cluster, stores: Path, folder: Path) -> dict:
         "runs": runs,
         "left": cluster.run(*launcher, "supervised", "--dry-run", "S.1", **environment),
     }
+
+
+def follow_laboratory(cluster: Cluster, stores: Path, folder: Path) -> dict:
+    """Submit the steps of launch/adapt.sh, and tell a training to stop: what waits for it goes on after it."""
+    out = folder / "laboratory"
+    environment = {
+        "PROCESSES": "1", "SBATCH_GRES": "none", "CPUS": "32", "SBATCH_OUTPUT": f"{folder}/%x.%a.log",
+        "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+    }  # fmt: skip
+    before = set(LISTS.glob("*"))
+    submitted = cluster.run(
+        "bash", ROOT / "launch" / "adapt.sh", stores.parent / "domains.toml", "--source", "source", "--target",
+        "labelled", "--out", out, "--folds", 2, "--experiments", "demo.supervised", "demo.uda", "--always-adapt",
+        "--submit", "--", "--steps", 40, "--batch-size", 4, "--workers", 0, **environment,
+    )  # fmt: skip
+    ids = dict(line.split(": ") for line in submitted.splitlines())
+    _until(lambda: steps_on_record(out / "supervised" / "fold0") >= 2)
+    cluster.run("scancel", "--signal=USR1", "--batch", f"{ids['supervised']}_0")
+    waiting = cluster.show(ids["gap"])
+    _until(lambda: all(task["JobState"] in OVER for array in ids.values() for task in cluster.tasks(array)))
+    for path in set(LISTS.glob("*")) - before:
+        if str(folder) in path.read_text():
+            path.unlink()
+    tasks = [task for array in ids.values() for task in cluster.tasks(array)]
+    return {"waiting": (waiting["JobState"], waiting["Reason"]), "states": [t["JobState"] for t in tasks], "out": out}
 
 
 def _until(done: Callable[[], bool]) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from cluster import Cluster
 from conftest import ROOT, run
-from disturbances import CHOSEN, JOBS, STEPS, follow_array, follow_family, options
+from disturbances import CHOSEN, JOBS, STEPS, follow_array, follow_family, follow_laboratory, options
 from short_runs import differences
 
 
@@ -54,7 +54,7 @@ def jobs(cluster, stores, folder):
     for job in JOBS:
         job.start(cluster, stores, folder)
     followed = {job.name: job.follow for job in JOBS}
-    for name, one in (("array", follow_array), ("family", follow_family)):
+    for name, one in (("array", follow_array), ("family", follow_family), ("laboratory", follow_laboratory)):
         if name in CHOSEN:
             followed[name] = partial(one, cluster, stores, folder)
     outcomes = Outcomes()
@@ -127,6 +127,18 @@ def test_a_family_is_submitted_with_what_it_needs(jobs):
         assert (folder / "evaluation" / "source" / "score.json").exists()
         assert (folder / "evaluation" / "labelled" / "score.json").exists()
     assert outcome["left"] == "", "a second submission would have nothing to do"
+
+
+@pytest.mark.skipif("laboratory" not in CHOSEN, reason="not in SLURM_JOBS")
+def test_a_laboratory_is_submitted_in_steps_that_wait_for_each_other(jobs):
+    outcome = jobs["laboratory"]
+    assert outcome["waiting"] == ("PENDING", "Dependency")
+    assert outcome["states"] == ["COMPLETED"] * 7
+    out = outcome["out"]
+    assert all(
+        (out / kind / f"fold{fold}" / "finished.json").exists() for kind in ("supervised", "uda") for fold in (0, 1)
+    )
+    assert "What to check" in (out / "report.html").read_text()
 
 
 def test_the_table(jobs, undisturbed, cluster):

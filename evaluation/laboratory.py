@@ -1,0 +1,186 @@
+"""The report of launch/adapt.sh: what was found on a laboratory's micrographs, how sure it is, and what to look at.
+
+    python -m evaluation.laboratory runs/sem-lom
+
+reads what the launcher's steps have left in that folder, and writes report.html there.
+"""
+
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m evaluation.laboratory")
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from common.errors import InputError, exits_cleanly
+from common.files import write_file
+from evaluation import page
+from evaluation.fractions import ACCURACY, Fraction, sentence
+from evaluation.judge.calibration import Expected
+from evaluation.segment_folder import SPECIMEN
+
+_LOOKED_AT = 8  # images whose pictures are in the page, the least sure first
+_WIDE = 0.2  # of an interval of the expected mIoU
+_FAR = 0.9  # of the source's own mIoU; what is expected below is no finished segmentation
+_UNSURE = 0.8  # mean confidence of an image
+
+
+class Outcome:
+    """Outcome of the steps, as their folder has it."""
+
+    def __init__(self, folder: Path):
+        """Read it. InputError where a file is missing or damaged."""
+        self.folder = folder
+        self.gap = _json(folder / "gap" / "gap.json")
+        path = folder / "choice" / "choice.json"
+        self.choice = _json(path) if path.exists() else None
+        scores = folder / "choice" / "scores.json"
+        self.scores = _json(scores) if scores.exists() else {}
+        self.steps = _json(folder / "steps.json")
+        table = folder / "segmented" / "phase_fractions.csv"
+        try:
+            rows = list(csv.DictReader(table.read_text().splitlines()))
+            self.images, self.specimen = [row for row in rows if row["file"] != SPECIMEN], rows[-1]
+            self.fraction = _fraction(self.specimen)
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise InputError(f"{table}: not a readable table ({error!r}). Run launch/adapt.sh again.") from error
+        self.images.sort(key=lambda row: float(row["confidence"]))
+
+    @property
+    def expected(self) -> dict:
+        """Give what is expected of the model that was taken: mIoU, low and high, fractions of 1."""
+        if self.choice is None:
+            return self.gap["recommended"]["expected"]
+        return next(one["expected"] for one in self.choice["ranked"] if one["name"] == self.choice["chosen"])
+
+
+def report(outcome: Outcome) -> str:
+    """Make the page."""
+    gap, folder = outcome.gap, outcome.folder
+    said = (gap if outcome.choice is None else outcome.choice)["sentence"].replace(f"{folder}/", "")
+    fraction, expected = sentence(outcome.fraction, outcome.specimen["field"]), outcome.expected
+    links = [("gap/gap.html", "what the target needs"), ("choice/choice.html", "the choice")]
+    links += [("stores/contact_sheet.png", "the micrographs as they were cut"), ("log.txt", "the log")]
+    links += [("segmented/phase_fractions.csv", "all phase fractions"), ("segmented/masks", "all masks")]
+    there = [f"<a href='{path}'>{page.text(name)}</a>" for path, name in links if (folder / path).exists()]
+    sections = [
+        f"<p class='warning'><b>{page.text(fraction[:1].upper() + fraction[1:])}</b></p>",
+        f"<p>Of {len(outcome.images)} images of <b>{page.text(gap['target'])}</b>, segmented by what was learnt on "
+        f"<b>{page.text(gap['source'])}</b>. No label of {page.text(gap['target'])} was used. "
+        f"The expected mIoU is {_interval(expected)} %; held-out micrographs of {page.text(gap['source'])} have "
+        f"{100 * gap['source_miou']:.0f} %.</p>",
+        f"<p>{page.text(said[:1].upper() + said[1:])}</p>",
+        "<h2>What to check</h2>",
+        "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in remarks(outcome)) + "</ul>",
+        f"<p class='note'>More: {', '.join(there)}.</p>",
+        "<h2>Look at these first</h2>",
+        "<p class='note'>The images that the models are least sure of. On the left what was found, on the right where "
+        "they are unsure.</p>",
+        *(_pictures(outcome, row) for row in outcome.images[:_LOOKED_AT]),
+        "<h2>All images, the least sure first</h2>",
+        page.table(["image", "phase fraction [%]", "95 % interval [%]", "confidence [%]"], map(_row, outcome.images)),
+        "<h2>What was expected of each model</h2>",
+        *_expectations(outcome),
+        "<h2>What was done</h2>",
+        *_done(outcome),
+    ]
+    return page.whole(f"From {gap['source']} to {gap['target']}", sections)
+
+
+def remarks(outcome: Outcome) -> list[str]:
+    """List in sentences what a person should check before the fractions are quoted."""
+    expected, fraction, found = outcome.expected, outcome.fraction, []
+    if expected["miou"] < _FAR * outcome.gap["source_miou"]:
+        found.append(
+            "The models are expected to be far from what they reach on the source. Do not quote the fraction before a "
+            "person has compared masks and images."
+        )
+    if outcome.gap["advice"] == "label":
+        found.append("Source and target share little. Check every picture, and label five images of the target.")
+    if expected["high"] - expected["low"] > _WIDE:
+        found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")
+    if outcome.gap["recommended"]["scale"] != 1:
+        found.append(
+            f"The scale looked wrong by {outcome.gap['recommended']['scale']:g}. Check pixel_size_nm in domains.toml."
+        )
+    unsure = [row for row in outcome.images if float(row["confidence"]) < _UNSURE]
+    if unsure:
+        found.append(
+            f"{len(unsure)} of {len(outcome.images)} images have a mean confidence below {100 * _UNSURE:.0f} %."
+        )
+    if fraction.relative_accuracy > ACCURACY:
+        found.append("The fields are too few for the phase fraction to be quoted to 10 %.")
+    if fraction.ci95_with_models > 2 * fraction.ci95:
+        found.append("The models differ more than the fields do: quote the interval with the models' spread.")
+    return found or ["Nothing stands out. Look at the pictures all the same."]
+
+
+def _pictures(outcome: Outcome, row: dict) -> str:
+    stem = Path(row["file"]).stem
+    pictures = [outcome.folder / "segmented" / kind / f"{stem}.png" for kind in ("overlays", "confidence")]
+    shown = "".join(page.image(path.read_bytes(), stem) for path in pictures if path.exists())
+    title = f"{row['file']}: {_percent(row['phase_fraction'])} %, confidence {_percent(row['confidence'])} %"
+    return f"<h3>{page.text(title)}</h3><div class='beside'>{shown}</div>"
+
+
+def _row(row: dict) -> list[str]:
+    interval = f"± {_percent(row['ci95'])}" if row["ci95"] else ""
+    return [row["file"], _percent(row["phase_fraction"]), interval, _percent(row["confidence"])]
+
+
+def _expectations(outcome: Outcome) -> list[str]:
+    ranked, chosen = (
+        (outcome.choice["ranked"], outcome.choice["chosen"])
+        if outcome.choice
+        else ([one | {"name": one["remedy"]} for one in outcome.gap["tried"]], outcome.gap["recommended"]["remedy"])
+    )
+    header = ["", "model", "expected mIoU [%]", *(["measured [%]"] if outcome.scores else [])]
+    rows = []
+    for one in ranked:
+        measured = [_percent(outcome.scores.get(one["name"], ""))] if outcome.scores else []
+        name = one["name"].replace(f"{outcome.folder}/", "")
+        rows.append(["taken" if one["name"] == chosen else "", name, _interval(one["expected"]), *measured])
+    note = "Expected, not measured: no label of the target was read for it."
+    note += " What was measured on labelled test images came afterwards." if outcome.scores else ""
+    return [page.table(header, rows, wrapped=True), f"<p class='note'>{note}</p>"]
+
+
+def _done(outcome: Outcome) -> list[str]:
+    rows = [[step["title"], f"{step['seconds'] / 60:.1f}", step["finished"]] for step in outcome.steps]
+    commands = "\n".join(command for step in outcome.steps for command in step["commands"])
+    table = page.table(["step", "minutes", "finished"], rows)
+    return [table, "<h3>The commands, to repeat it</h3>", f"<pre>{page.text(commands)}</pre>"]
+
+
+def _fraction(row: dict) -> Fraction:
+    names = ("phase_fraction", "fields", "std_fields", "ci95", "std_models", "ci95_with_models")
+    mean, fields, *others = (float(row[name] or "nan") for name in names)
+    return Fraction(mean, int(fields), *others)
+
+
+def _interval(expected: dict) -> str:
+    return str(Expected(*(expected[name] for name in ("miou", "low", "high"))))
+
+
+def _percent(value: str | float) -> str:
+    return f"{100 * float(value):.1f}" if value != "" else ""
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Run launch/adapt.sh again.") from error
+
+
+@exits_cleanly
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m evaluation.laboratory", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder that launch/adapt.sh has written to")
+    folder = parser.parse_args().folder
+    write_file(folder / "report.html", report(Outcome(folder)))
+
+
+if __name__ == "__main__":
+    main()

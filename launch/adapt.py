@@ -1,0 +1,275 @@
+"""Carry a segmentation from an annotated kind of micrograph to another without labels, in one command.
+
+    launch/adapt.sh domains.toml --source sem --target lom
+
+prepares and verifies both domains, trains on the source in several folds, and asks what the target needs. Where a
+remedy suffices it stops there; else it adapts, and chooses between what it has. Then it segments all images of the
+target and writes report.html. The same command again goes on where it was stopped, and takes up new images.
+"""
+
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m launch.adapt")
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import gpus
+from common.arguments import positive
+from common.errors import InputError, exits_cleanly, make_folder
+from data.domains import read_domains
+from data.store import store_path
+from launch.steps import Failed, Step, executable, run_all
+from launch.submit import submit
+
+ENOUGH = ("as it is", "remedy")  # advice of evaluation.gap that needs no training
+# Experiments: on GPUs the study's, else what two cores can do.
+LARGE, SMALL = ("S.10", "T3.2"), ("demo.supervised", "demo.uda")
+FOLDS = 3
+
+
+class Launch:
+    """The steps from micrographs to the report, each with its commands, for the domains of a domains.toml."""
+
+    def __init__(self, options: argparse.Namespace):
+        """Read what the folder holds. InputError where source or target are not in domains.toml, or not to be used."""
+        self.options, self.out, self.toml = options, options.out, options.domains
+        _, domains = read_domains(options.domains)
+        for name in (options.source, options.target):
+            if name not in domains:
+                raise InputError(f"{options.domains}: no domain {name} in it, only {', '.join(domains)}")
+        source, target = domains[options.source], domains[options.target]
+        if source.folds < options.folds:
+            raise InputError(
+                f"{options.domains}: {source.name} has {source.folds} folds, {options.folds} are to be trained. Give "
+                f"it `folds = {max(options.folds, 2)}` and masks, or give --folds."
+            )
+        self.micrographs = [micrograph.image for micrograph in target.micrographs]
+        self.scored = any(one.mask and one.test for one in target.micrographs) or bool(target.folds)
+        self.folds = range(options.folds)
+        self.stores, self.remedied = self.out / "stores", self.out / "remedied"
+        self.gap, self.choice = self.out / "gap" / "gap.json", self.out / "choice" / "choice.json"
+        self.segmented = self.out / "segmented" / "phase_fractions.csv"
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps in their order. Those after the gap report depend on what it advises."""
+        yield self.prepare()
+        yield from map(self.supervised, self.folds)
+        yield self.measure()
+        if self.adapts:
+            yield from ([self.prepare_remedied()] if self.changes_store else [])
+            yield from map(self.adapt, self.folds)
+            yield self.choose()
+        yield self.segment()
+        yield self.report()
+
+    def prepare(self) -> Step:
+        """Cut both domains into tile stores and check them; what is up to date is kept."""
+        return Step("prepare", "tile stores", [self._prepare(self.stores), self._verify(self.stores)])
+
+    def supervised(self, fold: int) -> Step:
+        """Train on the source."""
+        run = self._run("supervised", fold)
+        command = self._train("supervised", fold, self.stores, "--source", self.options.source)
+        needs = [store_path(self.stores, self.options.source)]
+        return Step(
+            f"supervised {fold}", f"source model, fold {fold}", [command], run / "finished.json", needs, weight=10
+        )
+
+    def measure(self) -> Step:
+        """Ask what the target needs."""
+        command = ["-m", "evaluation.gap", *self._runs("supervised"), "--domain", self.options.target]
+        command += ["--data", self.stores, "--out", self.gap.parent, "--calibration", self.out / "calibration.json"]
+        needs = [self._run("supervised", fold) / "finished.json" for fold in self.folds]
+        needs.append(store_path(self.stores, self.options.target))
+        return Step("gap", "what the target needs", [_python(command)], self.gap, needs, weight=6)
+
+    def prepare_remedied(self) -> Step:
+        """Cut the target with the recommended polarity and grey levels, from which the adaptation starts."""
+        return Step(
+            "remedied",
+            "tile stores with the remedy",
+            [self._prepare(self.remedied, "--gap", self.gap, "--yes"), self._verify(self.remedied)],
+            store_path(self.remedied, self.options.target),
+            [self.gap],
+        )
+
+    def adapt(self, fold: int) -> Step:
+        """Adapt the source's model to the target."""
+        run = self._run("uda", fold)
+        more = ["--source", self.options.source, "--target", self.options.target]
+        command = self._train("uda", fold, self.data, *more, "--reference", self._run("supervised", fold))
+        needs = [self._run("supervised", fold) / "finished.json", store_path(self.data, self.options.target)]
+        return Step(f"uda {fold}", f"adaptation, fold {fold}", [command], run / "finished.json", needs, weight=25)
+
+    def choose(self) -> Step:
+        """Choose between the source's model, its remedies and the adapted ones."""
+        remedied = (
+            self.gap.exists() and not self.changes_store and self._advice["recommended"] != self._advice["as_it_is"]
+        )
+        runs = [*self._runs("supervised"), *(self._remedied if remedied else []), *self._runs("uda")]
+        command = ["-m", "evaluation.choose", *runs]
+        command += ["--domain", self.options.target, "--data", self.data, "--out", self.choice.parent]
+        command += ["--calibration", self.out / "calibration.json", *(["--score"] if self.scored else [])]
+        needs = [self.gap, *(self._run("uda", fold) / "finished.json" for fold in self.folds)]
+        return Step("choose", "choice", [_python(command)], self.choice, needs, weight=3)
+
+    def segment(self) -> Step:
+        """Segment all images of the target by what was chosen."""
+        models = [self.choice] if self.adapts else self._remedied
+        command = ["evaluate.py", *models, "--images", self.micrographs[0].parent, "--out", self.segmented.parent]
+        command += ["--ensemble"] if len(models) > 1 else []
+        needs = [models[0], *self.micrographs]
+        return Step("segment", "segmentation", [_python(command)], self.segmented, needs, weight=3)
+
+    def report(self) -> Step:
+        """Write report.html."""
+        return Step("report", "report", [_python(["-m", "evaluation.laboratory", self.out])])
+
+    def lines(self) -> list[str]:
+        """Give every command of the steps, for a person and a shell."""
+        found, unknown = [], not self.gap.exists()
+        for step in self.steps():
+            if step.name == "uda 0" and unknown and not self.options.always_adapt:
+                found.append(f"# unless {self.gap} says that no training is needed:")
+            found += [f"# {step.title}{': done' if step.done else ''}", *map(shlex.join, step.commands)]
+        return found
+
+    def run_only(self, names: list[str]) -> None:
+        """Run some steps. A training takes this program's place, so that signals reach it."""
+        for step in self.steps():
+            if step.name in names and not step.done:
+                if step.trains:
+                    command = executable(step.commands[0])
+                    os.execvp(command[0], command)
+                run_all(lambda step=step: [step], self.out)
+
+    def outcome(self) -> str:
+        """Say what was found, in the judge's sentence."""
+        file = self.choice if self.adapts else self.gap
+        return json.loads(file.read_text())["sentence"]
+
+    @property
+    def adapts(self) -> bool:
+        """True where the gap report advises to adapt, or it is asked for; and before there is a report."""
+        return self.options.always_adapt or not self.gap.exists() or self._advice["advice"] not in ENOUGH
+
+    @property
+    def changes_store(self) -> bool:
+        """True where the recommended remedy changes the micrographs, so that they are prepared again."""
+        remedy = self._advice["recommended"] if self.gap.exists() else {"invert": False, "match": False}
+        return remedy["invert"] or remedy["match"]
+
+    @property
+    def data(self) -> Path:
+        """Folder of the stores that the adaptation takes."""
+        return self.remedied if self.changes_store else self.stores
+
+    @property
+    def _advice(self) -> dict:
+        return json.loads(self.gap.read_text())
+
+    @property
+    def _remedied(self) -> list[Path]:
+        """Checkpoints that evaluation.gap writes: the source's models with the recommended remedy."""
+        return [self.gap.with_name(f"fold{fold}.pt") for fold in self.folds]
+
+    def _run(self, kind: str, fold: int) -> Path:
+        return self.out / kind / f"fold{fold}"
+
+    def _runs(self, kind: str) -> list[Path]:
+        return [self._run(kind, fold) for fold in self.folds]
+
+    def _prepare(self, out: Path, *more: object) -> list[str]:
+        names = ("--domain", self.options.source, "--domain", self.options.target)
+        return _python(["-m", "data.prepare", self.toml, "--out", out, *names, *more])
+
+    def _verify(self, out: Path) -> list[str]:
+        return _python(["-m", "data.verify", out])
+
+    def _train(self, kind: str, fold: int, data: Path, *more: object) -> list[str]:
+        count, experiment = self.options.processes, self.options.experiments[kind == "uda"]
+        launcher = ["torchrun", "--standalone", f"--nproc_per_node={count}"] if count > 1 else ["python"]
+        script = "train_uda.py" if kind == "uda" else "train_supervised.py"
+        words = [script, "--experiment", experiment, "--data", data, "--fold", fold, "--run-dir", self._run(kind, fold)]
+        return [*launcher, *map(str, [*words, *more, *self.options.rest])]
+
+
+def _python(words: list[object]) -> list[str]:
+    return ["python", *map(str, words)]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(
+        prog="launch/adapt.sh",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Options of the training scripts follow after --, such as: -- --steps 3000 --seed 1",
+    )
+    parser.add_argument("domains", type=Path, help="the domains.toml (docs/data_format.md)")
+    parser.add_argument("--source", required=True, metavar="DOMAIN", help="the annotated domain")
+    parser.add_argument("--target", required=True, metavar="DOMAIN", help="the domain without labels")
+    parser.add_argument("--out", type=Path, help="folder of everything (default: runs/<source>-<target>)")
+    parser.add_argument("--folds", type=positive, default=FOLDS, help="models of either kind (default: %(default)s)")
+    parser.add_argument("--always-adapt", action="store_true", help="adapt even where a remedy is expected to suffice")
+    parser.add_argument(
+        "--experiments", nargs=2, metavar=("SUPERVISED", "UDA"),
+        help=f"what is trained (default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without)",
+    )  # fmt: skip
+    parser.add_argument("--processes", type=positive, help="of a training (default: the number of GPUs, or 1)")
+    parser.add_argument("--dry-run", action="store_true", help="print all commands and stop")
+    parser.add_argument("--submit", action="store_true", help="submit the steps as SLURM jobs (PROCESSES=4 GPUs each)")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps only, as a submitted job does")
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; defaults depend on whether there are GPUs, on this machine or where jobs run."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    options = build_parser().parse_args(words[:cut])
+    options.rest = words[cut + 1 :]
+    there = len(gpus.names())
+    if options.submit and options.processes is None:
+        options.processes = int(os.environ.get("PROCESSES", 4))
+    options.processes = options.processes or max(1, there)
+    options.experiments = options.experiments or (LARGE if there or options.submit else SMALL)
+    options.out = options.out or Path("runs") / f"{options.source}-{options.target}"
+    options.given = words[:cut]
+    if not there:  # torch takes one thread otherwise
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // options.processes)))
+    return options
+
+
+@exits_cleanly
+def main() -> None:
+    options = parse()
+    launch = Launch(options)
+    try:
+        _do(launch, options)
+    except Failed as error:
+        print(f"{error}\nWhat it printed is in {options.out / 'log.txt'}. The same command goes on.", file=sys.stderr)
+        sys.exit(error.status if error.status > 0 else 1)
+
+
+def _do(launch: Launch, options: argparse.Namespace) -> None:
+    if options.dry_run:
+        print("\n".join(launch.lines()))
+    elif options.submit:
+        submit(launch)
+    elif options.only:
+        launch.run_only(options.only)
+    else:
+        make_folder(options.out)
+        run_all(lambda: list(launch.steps()), options.out)
+        print(f"\n{launch.outcome()}\n{options.out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Steps of a launcher: run one after the other under one bar, skipped where their outcome is there."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import make_folder
+from common.files import write_file
+
+_BAR = re.compile(r"(\d+)%\|")  # of a command's own bar
+
+
+@dataclass
+class Step:
+    """Commands, the file that they leave last, and the files that it has to be newer than.
+
+    weight: how long it takes beside others, roughly. A step without an outcome is always run: its commands skip what is
+    up to date.
+    """
+
+    name: str
+    title: str
+    commands: list[list[str]]
+    outcome: Path | None = None
+    needs: Sequence[Path] = ()
+    weight: float = 1.0
+
+    @property
+    def done(self) -> bool:
+        """True where the outcome is there, and newer than what it was made of."""
+        if self.outcome is None or not self.outcome.exists():
+            return False
+        made = self.outcome.stat().st_mtime
+        return all(need.exists() and need.stat().st_mtime <= made for need in self.needs)
+
+    @property
+    def trains(self) -> bool:
+        """True for a training, which uses all processes and goes on where it was stopped."""
+        return self.outcome is not None and self.outcome.name == "finished.json"
+
+
+class Failed(Exception):
+    """A command has ended with an exit status other than 0."""
+
+    def __init__(self, step: Step, command: list[str], status: int):
+        super().__init__(f"{step.title} ended with status {status}: {shlex.join(command)}")
+        self.status = status
+
+
+def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
+    """Run what `plan` says is to be done, under a bar with the time left. Failed where a command fails.
+
+    The plan is asked again after every step: a step may decide about those behind it. What the commands print goes
+    above the bar and to log.txt; steps.json records commands and seconds.
+    """
+    watched = sys.stderr.isatty()
+    form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
+    over, spent, start = set(), 0.0, time.monotonic()
+    with tqdm(smoothing=0, bar_format=form, disable=not watched) as bar:
+        while step := next((one for one in plan() if one.name not in over and not one.done), None):
+            bar.set_description(step.title)
+            ahead = [one for one in plan() if one.name not in over and not one.done]
+            bar.total = spent + sum(one.weight for one in ahead)
+            began = time.monotonic()
+            if not watched:
+                left = (began - start) / spent * (bar.total - spent) if spent else float("nan")
+                print(f"== {step.title}" + (f", about {left / 60:.0f} min left" if spent else ""), flush=True)
+            for number, command in enumerate(step.commands):
+                shown = [spent + step.weight * part / len(step.commands) for part in (number, number + 1)]
+                run(step, command, out, bar, *shown)
+            record(out, step, time.monotonic() - began)
+            over.add(step.name)
+            spent += step.weight
+        bar.n = bar.total = spent or 1.0
+
+
+def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: float) -> None:
+    """Run a command, moving the bar from `low` to `high` as the command's own bars go."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with (make_folder(out) / "log.txt").open("ab") as log:
+        child = subprocess.Popen(executable(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        for number in (signal.SIGTERM, signal.SIGUSR1):  # torchrun passes on SIGTERM; the other one kills it
+            signal.signal(number, lambda *_: child.terminate())
+        try:
+            for text in _pieces(child, log):
+                share = _BAR.search(text)
+                if share:
+                    bar.n = max(bar.n, low + (high - low) * int(share[1]) / 100)  # a command may have several
+                    bar.update(0)
+                elif text.strip():
+                    bar.write(f"  {text.rstrip()}")
+        except KeyboardInterrupt:  # Ctrl-C reaches the command too, which saves
+            child.wait()
+            raise
+        if child.wait():
+            raise Failed(step, command, child.returncode)
+
+
+def record(out: Path, step: Step, seconds: float) -> None:
+    """Add a step to steps.json, or replace it there."""
+    path = out / "steps.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    entry = {
+        "step": step.name,
+        "title": step.title,
+        "commands": [shlex.join(command) for command in step.commands],
+        "seconds": round(seconds, 1),
+        "finished": datetime.now().isoformat(timespec="seconds"),
+    }
+    write_file(path, json.dumps([one for one in known if one["step"] != step.name] + [entry], indent=2) + "\n")
+
+
+def executable(command: list[str]) -> list[str]:
+    """Replace `python` and `torchrun` by those of the environment that this program runs in."""
+    first, *rest = command
+    return [sys.executable if first == "python" else str(Path(sys.executable).with_name(first)), *rest]
+
+
+def _pieces(child: subprocess.Popen, log: object) -> list[str]:
+    """Yield what a command prints, cut at line ends and at what its bars are drawn over by."""
+    left = b""
+    while chunk := child.stdout.read1():
+        log.write(chunk)
+        *whole, left = re.split(rb"[\r\n]", left + chunk)
+        yield from (piece.decode(errors="replace") for piece in whole)
+    yield left.decode(errors="replace")

@@ -1,0 +1,150 @@
+"""launch/adapt.sh: from a folder of micrographs to a report, stopped and gone on with, and what it decides."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, annotated, domains_toml, run, unannotated
+
+from data.store import Store
+from launch.steps import Step
+
+SHORT = ("--batch-size", 4, "--workers", 0, "--log-every", 5, "--wandb", "disabled")
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory) -> Path:
+    """Bright blobs on a dark ground, annotated; `negative` in the other polarity without a mask; and a domains.toml."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    for domain, seed in (("source", 0), ("negative", 1)):
+        for kind in ("images", "masks"):
+            (folder / domain / kind).mkdir(parents=True)
+        for k in range(6):
+            rng = np.random.default_rng([seed, k])
+            mask = cv2.GaussianBlur(rng.standard_normal((100, 90)), (0, 0), 6) > 0.02
+            image = np.clip(80 + 70 * mask + 12 * rng.standard_normal(mask.shape), 0, 255).astype(np.uint8)
+            image = image if domain == "source" else 255 - image
+            cv2.imwrite(str(folder / domain / "images" / f"m{k}.png"), image)
+            cv2.imwrite(str(folder / domain / "masks" / f"m{k}.png"), 255 * mask.astype(np.uint8))
+    text = domains_toml(source=annotated("source", folds=3), negative=unannotated("negative", invert="auto"))
+    (folder / "domains.toml").write_text(text)
+    return folder
+
+
+def adapt(laboratory, out, *more, rest=("--steps", 80), ok=True):
+    line = ["-m", "launch.adapt", laboratory / "domains.toml", "--source", "source", "--target", "negative"]
+    line += ["--out", out, "--folds", 1, "--experiments", "demo.supervised", "demo.uda", *more, "--", *SHORT, *rest]
+    return run(*line, ok=ok)
+
+
+def test_a_remedy_that_suffices_ends_it_after_a_stop_and_a_second_call(laboratory, tmp_path):
+    out = tmp_path / "out"
+    stopped(laboratory, out)
+    said = adapt(laboratory, out).stdout
+    assert "goes on from step" in said, "the training that was stopped"
+    assert "`invert = true`" in said and not (out / "uda").exists(), "no training where a remedy suffices"
+    found = {path.stem: cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0 for path in (out / "segmented/masks").iterdir()}
+    for name, mask in found.items():
+        label = cv2.imread(str(laboratory / "negative" / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE) > 0
+        assert (mask == label).mean() > 0.8
+    page = (out / "report.html").read_text()
+    for words in ("`invert = true`", "95 % confidence", "What to check", "evaluate.py", "m0.png", "inverted"):
+        assert words in page, words
+    assert "measured" not in page.split("<h2>What was expected")[1].split("What was done")[0].replace(
+        "not measured", ""
+    )
+
+    before = {step["step"]: step["finished"] for step in json.loads((out / "steps.json").read_text())}
+    again = adapt(laboratory, out).stdout
+    assert "up to date" in again and "calibration" not in again
+    after = {step["step"]: step["finished"] for step in json.loads((out / "steps.json").read_text())}
+    assert before.keys() == after.keys()
+    assert {step for step in before if before[step] != after[step]} <= {"prepare", "report"}, "what was done is done"
+
+
+def stopped(laboratory, out):
+    """Start it, and stop it with SIGTERM while it trains."""
+    line = ["-m", "launch.adapt", laboratory / "domains.toml", "--source", "source", "--target", "negative"]
+    line += ["--out", out, "--folds", 1, "--experiments", "demo.supervised", "demo.uda", "--", *SHORT, "--steps", 80]
+    process = subprocess.Popen(
+        [os.sys.executable, *map(str, line)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    record = out / "supervised" / "fold0" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (record.exists() and record.read_text().count("\n") > 2):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 75 and "The same command goes on" in error
+    assert "stopped by SIGTERM" in said and (out / "supervised" / "fold0" / "last.pt").exists()
+
+
+def test_an_adaptation_starts_from_what_the_judge_recommends(laboratory, tmp_path):
+    out = tmp_path / "out"
+    adapt(laboratory, out, "--always-adapt", rest=("--steps", 60))
+    remedied = Store(out / "remedied" / "negative.h5")
+    decided = remedied.metadata["parameters"]
+    assert decided["invert"] is True and decided["gap"] == {"invert": True, "match": decided["gap"]["match"]}
+    config = json.loads((out / "uda" / "fold0" / "config.json").read_text())
+    assert config["data"] == str(out / "remedied") and config["reference"] == str(out / "supervised" / "fold0")
+    choice = json.loads((out / "choice" / "choice.json").read_text())
+    assert {one["remedy"] for one in choice["ranked"]} == {"as it is", "statistics of the target"}
+    assert sum(one["adapted"] for one in choice["ranked"]) == 1
+    mask = cv2.imread(str(out / "segmented" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
+    label = cv2.imread(str(laboratory / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
+    assert (mask == label).mean() > 0.8
+
+    # What was decided stays so for `invert = "auto"`, with new micrographs too.
+    command = ("-m", "data.prepare", laboratory / "domains.toml", "--out", out / "remedied", "--domain", "negative")
+    assert "up to date" in run(*command, "--gap", out / "gap" / "gap.json").stdout
+    if not decided["gap"]["match"]:
+        assert "up to date" in run(*command).stdout
+    assert "not decided yet" in run(*command[:4], tmp_path / "anew", *command[5:]).stdout
+    assert Store(tmp_path / "anew" / "negative.h5").metadata["parameters"]["invert"] is False
+
+
+def test_a_dry_run_says_everything_and_does_nothing(laboratory, tmp_path):
+    said = adapt(laboratory, tmp_path / "out", "--dry-run", "--folds", 3).stdout
+    assert not (tmp_path / "out").exists()
+    lines = [shlex.split(line) for line in said.splitlines() if not line.startswith("#")]
+    scripts = [line[2] if line[1] == "-m" else line[1] for line in lines]
+    trained = ["train_supervised.py"] * 3, ["train_uda.py"] * 3
+    before = ["data.prepare", "data.verify", *trained[0], "evaluation.gap"]
+    assert scripts == [*before, *trained[1], "evaluation.choose", "evaluate.py", "evaluation.laboratory"]
+    assert all((ROOT / line[1]).exists() for line in lines if line[1] != "-m")
+    assert "unless" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "rest", "words"),
+    [
+        (("--target", "lom"), (), ["no domain lom", "source, negative"]),
+        (("--folds", 4), (), ["3 folds, 4 are to be trained"]),
+        ((), ("--no-such-option", 1), ["status 2", "log.txt", "The same command goes on"]),
+    ],
+)
+def test_what_cannot_be_is_said(laboratory, tmp_path, more, rest, words):
+    failed = adapt(laboratory, tmp_path / "out", *more, rest=rest, ok=False)
+    assert failed.returncode == 2
+    assert all(word in failed.stderr for word in words), failed.stderr
+
+
+def test_a_step_is_done_where_its_outcome_is_newer_than_its_needs(tmp_path):
+    made, need = tmp_path / "made", tmp_path / "need"
+    step = Step("name", "title", [], made, [need])
+    assert not step.done
+    for path, moment in ((need, 1), (made, 2)):
+        path.touch()
+        os.utime(path, (moment, moment))
+    assert step.done
+    os.utime(need, (3, 3))
+    assert not step.done
+    assert not Step("name", "title", []).done, "a step without an outcome is always run"

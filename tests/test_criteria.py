@@ -1,0 +1,209 @@
+"""The judge's parts: criteria, calibration, remedies, disturbances, advice and choice."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from data.levels import grey_levels, matched
+from evaluation.judge import judge as judging
+from evaluation.judge.advice import Tried, advise
+from evaluation.judge.calibration import Calibration, Expected
+from evaluation.judge.choice import Candidate, choose
+from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria, shape_of
+from evaluation.judge.disturbances import Disturbance
+from evaluation.judge.remedies import Remedy
+from evaluation.members import Member
+
+
+def test_what_gains_too_little_is_left_for_the_safer_model():
+    """Gains of 0.15 logits are trusted here, 3.6 points at 60 %."""
+    for gain, taken in ((0.02, "safe"), (0.05, "bold"), (-0.1, "safe")):
+        expected = {"safe": 0.6, "bold": 0.6 + gain}
+        found = choice_of(expected)
+        assert found.chosen.candidate.name == taken, gain
+        assert ("cannot tell" in found.sentence) == (gain == 0.02)
+
+
+def test_more_of_any_criterion_never_lets_expect_more():
+    rng = np.random.default_rng(0)
+    samples = [dict(zip("abc", rng.random(3), strict=True)) for _ in range(80)]
+    truth = [1 / (1 + np.exp(4 * each["a"] + 2 * each["b"] - 3)) for each in samples]
+    fitted = Calibration.fit(samples, truth, range(80))
+    assert fitted.mae < 0.02 and fitted.spearman > 0.98 and fitted.weights[0] > fitted.weights[1] > fitted.weights[2]
+    for name in "abc":
+        values = [fitted.expected(samples[0] | {name: value}).miou for value in np.linspace(-1, 3, 20)]
+        assert (np.diff(values) <= 0).all()
+
+
+def test_the_interval_holds_nine_of_ten():
+    rng = np.random.default_rng(1)
+
+    def draw(count):
+        samples = [{"a": value} for value in rng.random(count)]
+        return samples, [1 / (1 + np.exp(3 * each["a"] - 1 + 0.4 * rng.standard_normal())) for each in samples]
+
+    fitted = Calibration.fit(*draw(128), range(128))
+    expected = [(fitted.expected(sample), miou) for sample, miou in zip(*draw(2000), strict=True)]
+    assert np.mean([one.low <= miou <= one.high for one, miou in expected]) == pytest.approx(0.9, abs=0.04)
+
+
+def test_gains_are_trusted_from_where_they_were_real():
+    """Expected gains below one logit are noise here, those above are real."""
+    rng = np.random.default_rng(2)
+    samples, truth, groups = [], [], []
+    for group in range(120):
+        before, gain = rng.uniform(1, 3), rng.uniform(0, 2)
+        real = gain if gain > 1 else rng.uniform(-1, 0.5)
+        samples += [{"a": before}, {"a": before - gain}]
+        truth += [1 / (1 + np.exp(before)), 1 / (1 + np.exp(before - real))]
+        groups += [group, group]
+    fitted = Calibration.fit(samples, truth, groups)
+    assert 0.4 < fitted.trusted_gain < 1.3
+    backwards = Calibration.fit(samples, truth[::-1], groups)
+    assert backwards.trusted_gain > 0 or backwards.weights[0] == 0
+    assert Calibration.fit(samples[::2], truth[::2], groups[::2]).trusted_gain == np.inf, "nothing was tried"
+
+
+def test_a_gain_that_is_not_trusted_is_left():
+    mious = {Remedy(): 0.75, Remedy(match=True): 0.84}
+    found = [tried(*each) for each in mious.items()]
+    assert advise(found, "t", "s", 0.93, 0.3, trusted_gain=0.3).recommended.remedy == Remedy(match=True)
+    kept = advise(found, "t", "s", 0.93, 0.3, trusted_gain=1.0)
+    assert kept.recommended.remedy == Remedy() and "no remedy surely helps" in kept.sentence
+
+
+def test_matching_gives_the_levels_asked_for_and_keeps_their_order():
+    rng = np.random.default_rng(2)
+    image = np.clip(rng.normal(60, 15, (200, 200)), 0, 255).astype(np.uint8)
+    other = np.clip(rng.normal(150, 40, (200, 200)), 0, 255).astype(np.uint8)
+    changed = matched(image, grey_levels([other]))
+    assert changed.mean() == pytest.approx(other.mean(), abs=1) and changed.std() == pytest.approx(other.std(), abs=1.5)
+    order = np.argsort(image, axis=None, kind="stable")
+    assert (np.diff(changed.ravel()[order].astype(int)) >= 0).all()
+    assert np.abs(matched(image, grey_levels([image])).astype(int) - image).max() <= 1
+    uniform = np.full((20, 20), 7, np.uint8)
+    assert len(np.unique(matched(uniform, grey_levels([other])))) == 1
+
+
+def test_remedies_are_what_they_say():
+    image = np.random.default_rng(3).integers(0, 256, (40, 60), np.uint8)
+    levels = grey_levels([image])
+    np.testing.assert_array_equal(Remedy(invert=True).apply(image, levels), 255 - image)
+    assert Remedy(scale=0.5).apply(image, levels).shape == (20, 30)
+    assert str(Remedy()) == "as it is" and Remedy().changes == 0
+    both = Remedy(True, True, 2.0, True)
+    assert both.changes == 4 and all(word in str(both) for word in ("inverted", "grey levels", "2", "statistics"))
+
+
+def test_shapes_of_what_one_can_count():
+    square = np.zeros((64, 64), bool)
+    square[16:48, 16:48] = True
+    size, chord, solidity, boundary = shape_of(square)
+    assert np.exp(size) == 32 * 32 and np.exp(chord) == pytest.approx(32) and solidity == pytest.approx(1)
+    assert np.exp(boundary) * square.size == 4 * 32
+    cross = np.zeros((64, 64), bool)
+    cross[28:36, 8:56] = cross[8:56, 28:36] = True
+    assert shape_of(cross)[2] < 0.6, "less solid than a square"
+    nothing = shape_of(np.zeros((64, 64), bool))
+    assert np.isfinite(nothing).all() and nothing[0] == 0
+    shapes = Shapes.of([square.astype(np.uint8)] * 3, 2)
+    assert (shapes.distance(square.astype(np.uint8)) == 0).all()
+    assert (shapes.distance(np.zeros((64, 64), np.uint8))[[0, 1, 3]] > 5).all()
+
+
+def test_looking_at_a_model_leaves_it_as_it_was():
+    model = models.build("deeplabv2_small")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = np.random.default_rng(4).integers(0, 256, (64, 64), np.uint8)
+    shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
+    watched = Watched.of(model)
+    found, (predicted,) = criteria([watched], image, shapes)
+    again, _ = criteria([watched], image, shapes)
+    assert found == again and set(found) == set(CRITERIA) - {"models"} and predicted.shape == image.shape
+    assert all(np.isfinite(value) and value >= 0 for value in found.values())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_network_without_batch_norm_is_judged_by_the_rest():
+    model = models.build("deeplabv2_small")
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.BatchNorm2d):
+                setattr(parent, name, torch.nn.Identity())
+    image = np.random.default_rng(5).integers(0, 256, (64, 64), np.uint8)
+    shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
+    found, _ = criteria([Watched.of(model)], image, shapes)
+    assert "norms" not in found and "entropy" in found
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_disturbances_keep_mask_and_image_together(number):
+    rng = np.random.default_rng(number)
+    disturbance = Disturbance.draw(rng)
+    image = np.full((96, 120), 60, np.uint8)
+    image[24:72, 30:90] = 180
+    mask = (image > 100).astype(np.uint8)
+    changed, moved = disturbance.apply(image, mask, rng)
+    assert changed.shape == moved.shape and changed.dtype == moved.dtype == np.uint8
+    assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
+
+
+def choice_of(expected):
+    """The choice between a source model and an adapted one, of which so much is expected."""
+    criteria = {name: {"known": miou} for name, miou in expected.items()}
+    members = {
+        "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
+        "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
+    }
+    order = list(expected)
+    looks = iter(order)
+    image = np.zeros((32, 32), np.uint8)
+    judge = SimpleNamespace(
+        images_of=lambda target: [image],
+        look=lambda images, remedy, watched: (criteria[next(looks)], [image], [[image]]),
+        calibration=lambda names: SimpleNamespace(
+            trusted_gain=0.15,
+            expected=lambda found: Expected(found["known"], found["known"] - 0.1, found["known"] + 0.1),
+        ),
+    )
+    candidates = [Candidate(name, (members[name],)) for name in order]
+    return choose(judge, candidates, SimpleNamespace(domain="t"))
+
+
+def tried(remedy, miou):
+    return Tried(remedy, Expected(miou, miou - 0.05, miou + 0.05), {}, [])
+
+
+@pytest.mark.parametrize(
+    ("mious", "kind", "words"),
+    [
+        ({Remedy(): 0.85, Remedy(invert=True): 0.3}, "as it is", "as it is"),
+        ({Remedy(): 0.08, Remedy(invert=True): 0.88}, "remedy", "`invert = true` for lom: expected mIoU 8 -> 88"),
+        ({Remedy(): 0.30, Remedy(scale=2.0): 0.86}, "remedy", "by 2: check pixel_size_nm"),
+        ({Remedy(): 0.30, Remedy(adabn=True): 0.6}, "adapt", "--adabn"),
+        ({Remedy(): 0.60, Remedy(match=True): 0.61}, "adapt", "no remedy helps"),
+        ({Remedy(): 0.30, Remedy(match=True): 0.33}, "label", "label five micrographs"),
+    ],
+)
+def test_advice_follows_what_is_expected(mious, kind, words):
+    found = advise([tried(*each) for each in mious.items()], "lom", "sem", source_miou=0.9, floor=0.25)
+    assert found.kind == kind and words in found.sentence
+
+
+def test_the_simplest_of_remedies_that_are_as_good_is_recommended():
+    mious = {Remedy(): 0.3, Remedy(True, True, 1.41, True): 0.89, Remedy(True): 0.88, Remedy(True, True): 0.87}
+    assert advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3).recommended.remedy == Remedy(True)
+
+
+def test_windows_lie_in_the_micrograph_and_show_its_bottom():
+    image = np.arange(400 * 500, dtype=np.int32).reshape(400, 500)
+    one, *_ = judging.windows(image, 3)
+    assert one.shape == (256, 256) and one[-1, 0] == image[-1, 0]
+    assert {window.shape for window in judging.windows(image, 3)} == {(256, 256)}
+    assert judging.windows(image[:30, :40], 1)[0].shape == (30, 40)
