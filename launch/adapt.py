@@ -93,7 +93,7 @@ class Launch:
         return Step(
             "remedied",
             "tile stores with the remedy",
-            [self._prepare(self.remedied, "--gap", self.gap), self._verify(self.remedied)],
+            [self._prepare(self.remedied, "--gap", self.gap, "--yes"), self._verify(self.remedied)],
             store_path(self.remedied, self.options.target),
             [self.gap],
         )
