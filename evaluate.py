@@ -25,8 +25,10 @@ import torch
 
 from common.arguments import first_contradiction, given_options, number, share, whole
 from common.errors import InputError, exits_cleanly
+from data.decoding import Page
 from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
+from data.table import FILE, page_of
 from evaluation import gradcam, scoring
 from evaluation.members import (
     Member,
@@ -48,7 +50,7 @@ from training.device import choose_algorithms, choose_device
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
 
-_NATIVE = "--pixel-size, --invert and --information-bar go with --images; a store has them already"
+_NATIVE = "--pixel-size, --invert, --information-bar and --page go with --images; a store has them already"
 _OUT = "--out goes with --ensemble or --images, and these need it"
 # An option, those of which it needs one, and what is said where none of them is given.
 NEEDS = {
@@ -62,6 +64,8 @@ NEEDS = {
     ("pixel_size", "images"): _NATIVE,
     ("invert", "images"): _NATIVE,
     ("information_bar", "images"): _NATIVE,
+    ("page", "images"): _NATIVE,
+    ("images_of", "images"): "--images-of goes with --images",
 }
 # An option, those that it excludes, and what is said where one of them is given too.
 EXCLUDES = {
@@ -71,6 +75,10 @@ EXCLUDES = {
     ),
     ("domain", "images"): "give either --domain or --images",
     ("images", "adabn", "otsu", "selection", "gradcam"): "--adabn, --otsu, --selection and --gradcam go with --domain",
+    ("images_of", "pixel_size", "information_bar", "page"): (
+        "--images-of: domains.toml says scale and page of each micrograph; not with --pixel-size, --information-bar or "
+        "--page"
+    ),
     ("selection", "adabn", "otsu", "ensemble", "tta", "adabn_by_image"): (
         "--selection scores the runs as they are: not with --adabn, --adabn-by-image, --tta, --otsu or --ensemble"
     ),
@@ -80,12 +88,27 @@ EXCLUDES = {
     ("otsu", "adabn", "ensemble", "tta", "adabn_by_image"): (
         "--otsu uses no model: not with --adabn, --adabn-by-image, --tta or --ensemble"
     ),
-    (
-        "adabn_by_image",
-        "adabn",
-    ): "--adabn takes statistics of the domain, --adabn-by-image of each micrograph: give one",
+    ("adabn_by_image", "adabn"): "--adabn is of the domain, --adabn-by-image of each micrograph: give one of them",
 }
-pixel_size = number(float, lambda value: 0 < value < 1e6, "a positive number of nm below a million")
+_nanometres = number(float, lambda value: 0 < value < 1e6, "a positive number of nm below a million, nor `file`")
+
+
+def pixel_size(text: str) -> float | str:
+    """Nanometres, or what each file says."""
+    return text if text == FILE else _nanometres(text)
+
+
+def information_bar(text: str) -> int | str:
+    """Rows, or what each file says."""
+    return text if text == FILE else whole(text)
+
+
+def page(text: str) -> Page:
+    """Which picture of a file with several."""
+    try:
+        return page_of(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not {error}") from None
 
 
 def score_members(members: list[Member], domain: str, options: argparse.Namespace, device: torch.device) -> None:
@@ -207,10 +230,14 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
     group.add_argument("--wandb-project", default="microstructure-adaptation")
     group = parser.add_argument_group("segment micrographs without labels")
-    group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp)")
-    group.add_argument("--pixel-size", type=pixel_size, metavar="NM", help="default: that of the domain adapted to")
+    group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp), or a domains.toml")
+    group.add_argument("--images-of", metavar="DOMAIN", help="of that domains.toml, each micrograph with its own scale")
+    group.add_argument("--pixel-size", type=pixel_size, metavar="NM",
+                       help="or `file`: what each file says; default: that of the domain adapted to")  # fmt: skip
     group.add_argument("--invert", action=argparse.BooleanOptionalAction, help="bright field; default likewise")
-    group.add_argument("--information-bar", type=whole, metavar="PX", help="rows at the bottom to ignore; likewise")
+    group.add_argument("--information-bar", type=information_bar, metavar="PX",
+                       help="rows at the bottom to ignore, or `file`; likewise")  # fmt: skip
+    group.add_argument("--page", type=page, help='of files with several: its number, "image" or "largest"; likewise')
     return parser
 
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 
 import cv2
 from tqdm import tqdm
@@ -30,6 +31,12 @@ def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Future]
                 yield futures.popleft()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def all_of(function: Callable, items: Iterable, workers: int) -> list:
+    """Give function(item) of every item, from `workers` threads. Raises what the first that fails has raised."""
+    with closing(ahead(function, items, workers)) as futures:
+        return [future.result() for future in futures]
 
 
 def in_processes(function: Callable, items: Sequence, workers: int, activity: str) -> Iterator:

@@ -13,7 +13,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,22 +23,19 @@ from tqdm import tqdm
 
 from common.arguments import positive
 from common.errors import InputError, exits_cleanly
-from common.files import sha256_of
 from common.memory import free_memory
 from common.parallel import ahead
 from data.decision import Decision, read_decision, recorded, undecided
 from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
-from data.images import (
-    crop_information_bar,
-    prepare_mask,
-    prepare_micrograph,
-    read_image,
-    read_mask,
-    warn_of_enlargement,
-)
+from data.images import prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import grey_levels, matched
+from data.masks import MaskValue, UnknownValues, Values, read_mask
+from data.sizes import confirm, fields_of_view, odd_sizes
+from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
+from data.survey import depth_of
 
+_NOT_ALWAYS = ("match", "depth", "page", "ignore", "threshold", "instances")  # parameters of stores that use them
 WORKERS = min(4, os.cpu_count())
 
 
@@ -57,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--gap", type=Path, action="append", default=[], metavar="FILE",
         help="gap.json of evaluation.gap: polarity and grey levels that it recommends for its target",
     )  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help="write odd sizes without asking, as scripts need it")
     options = parser.parse_args(arguments)
 
     cutting, domains = read_domains(options.domains)
@@ -64,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in (*(options.domain or domains), *decisions):
         if name not in domains:
             raise InputError(f"{options.domains}: there is no domain {name} in it, only {', '.join(domains)}")
+    reference = None if options.yes else domains[cutting.reference]
     for name in options.domain or domains:
         domain, decision = domains[name], decisions.get(name)
         if domain.invert == AUTO and decision is None:
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif domain.invert == AUTO:
             domain = undecided(domain)
         like = domains.get(domain.match)
-        prepare_domain(cutting, domain, options.out, options.force, options.workers, like, decision)
+        prepare_domain(cutting, domain, options.out, options.force, options.workers, like, decision, reference)
 
 
 def prepare_domain(
@@ -84,27 +83,32 @@ def prepare_domain(
     workers: int = WORKERS,
     like: Domain | None = None,
     decision: Decision | None = None,
+    ask_beside: Domain | None = None,
 ) -> Path:
     """Write the store of one domain, or keep the one that is there if it is the same. Returns its path.
 
     `workers` micrographs are read at once, and one more is in memory; the store is the same for any number. Where they
     are enlarged, each has its share of the memory that is free now. like: the domain whose grey levels it is given.
-    decision: what the domain was changed by, for the record.
+    decision: what the domain was changed by, for the record. ask_beside: the reference, where the user is to be asked
+    before an odd store is written.
     Raises InputError if a different store is there and not `force`, and for an unusable micrograph or mask.
     """
     path = store_path(out, domain.name)
+    described = describe(options, domain, workers)
+    provenance = [one.source for one in described]
+    depth, as_before = _depth(path, described, workers)
     levels = None if like is None else levels_of(options, like, workers)
-    parameters = _parameters(options, domain, levels) | ({"gap": decision.as_parameters()} if decision else {})
-    describing = ahead(partial(_provenance, root=domain.root), domain.micrographs, workers)
-    provenance = [found.result() for found in describing]
-    if _is_there(path, parameters, provenance, force):
+    parameters = _parameters(options, domain, levels, depth) | ({"gap": decision.as_parameters()} if decision else {})
+    if _is_there(path, parameters, provenance, force, as_before):
         return path
-    reading = _reading(options, domain, workers)
+    if ask_beside:
+        confirm(odd_sizes(options, domain, described, describe(options, ask_beside, workers, quiet=True)))
+    reading = _reading(domain, described, depth, workers)
     names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
         for native, read in zip(domain.micrographs, progress, strict=True):
-            image, mask = read.result()
+            image, mask = _result(read, native, domain, described)
             image = image if levels is None else matched(image, levels)
             for suffix, field in fields_of_view(image.shape, options):
                 name = native.name + suffix
@@ -124,113 +128,100 @@ def prepare_domain(
 
 def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.ndarray:
     """Share of a domain's pixels at each grey level, float64 (256,), all its micrographs together at working scale."""
-    with closing(_reading(options, domain, workers)) as reading:
+    described = describe(options, domain, workers, quiet=True)
+    depth, _ = depth_of([(one.native.image, one.native.page) for one in described], workers)
+    with closing(_reading(domain, described, depth, workers)) as reading:
         progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
         return grey_levels(read.result()[0] for read in progress)
 
 
-def _reading(options: Options, domain: Domain, workers: int) -> Iterator[Future]:
+def _depth(path: Path, described: list[Described], workers: int) -> tuple[int | None, bool]:
+    """Depth of a domain's camera, and whether a store without one is as good; from a store of the same files, or read.
+
+    As of depth_of.
+    """
+    with suppress(InputError, KeyError, OSError):
+        there = Store(path).metadata
+        if "depth" in there["parameters"] and same_files(there["sources"], [one.source for one in described]):
+            return there["parameters"]["depth"], True
+    return depth_of([(one.native.image, one.native.page) for one in described], workers)
+
+
+def _reading(domain: Domain, described: list[Described], depth: int | None, workers: int) -> Iterator[Future]:
     """Read the micrographs of a domain ahead, `workers` at once; each result is what read_native returns."""
-    factor = domain.pixel_size_nm / options.reference_pixel_size_nm * options.scale
-    origin = (
-        f"pixel_size_nm = {domain.pixel_size_nm:g} of {domain.name}, {options.reference_pixel_size_nm:g} of the "
-        f"reference {options.reference}, and scale = {options.scale:g}"
-    )
-    warn_of_enlargement(factor, origin)
-    share = free_memory() // min(workers, len(domain.micrographs))
-    reader = partial(read_native, domain=domain, factor=factor, origin=origin, memory=share)
-    return ahead(reader, domain.micrographs, workers)
+    largest = max(described, key=lambda one: one.factor)
+    warn_of_enlargement(largest.factor, largest.origin)
+    share = free_memory() // min(workers, len(described))
+    return ahead(partial(read_native, domain=domain, depth=depth, memory=share), described, workers)
 
 
 def read_native(
-    native: NativeMicrograph, domain: Domain, factor: float, origin: str, memory: int
+    described: Described, domain: Domain, depth: int | None, memory: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale.
 
-    factor, origin, memory: as of prepare_micrograph.
+    depth: of the domain's camera, as of read_image; memory: as of prepare_micrograph.
     """
-    grey = read_image(native.image)
+    native, bar = described.native, described.information_bar
+    grey = read_image(native.image, depth, native.page)
     try:
-        image = prepare_micrograph(grey, factor, domain.invert, domain.information_bar, origin, memory)
+        image = prepare_micrograph(grey, described.factor, domain.invert, bar, described.origin, memory)
     except InputError as error:
         raise InputError(f"{native.image}: {error}") from error
     if native.mask is None:
         return image, None
-    mask = read_mask(native.mask, domain.foreground, domain.background)
-    cropped = crop_information_bar(grey, domain.information_bar).shape
-    if mask.shape == grey.shape:
-        mask = crop_information_bar(mask, domain.information_bar)
-    if mask.shape != cropped:
-        raise InputError(
-            f"{native.mask}: {mask.shape[1]} x {mask.shape[0]} px, but {native.image.name} has "
-            f"{grey.shape[1]} x {grey.shape[0]} (information bar {domain.information_bar}); "
-            "export the mask at the micrograph's size"
-        )
-    return image, prepare_mask(mask, factor)
+    return image, prepare_mask(read_mask(native.mask, domain.values, grey.shape, bar, native.name), described.factor)
 
 
-def fields_of_view(shape: tuple[int, int], options: Options) -> list[tuple[str, tuple[slice, slice]]]:
-    """Crops of a working-scale micrograph: (name suffix, (rows, columns) slices), as many as fit, centred.
-
-    The study crops its light-optical micrographs to the field of the electron-optical ones (Section 2.2).
-    A side that is smaller than the field is kept whole. Suffixes are row and column in as many digits as the largest
-    number has, so no two are alike: _00 .. _11, or _0000 .. _1111.
-    """
-    if options.field_of_view is None:
-        return [("", (slice(None), slice(None)))]
-    width, height = (round(side * options.scale) for side in options.field_of_view)
-    rows, columns = _fields(shape[0], height), _fields(shape[1], width)
-    if len(rows) == len(columns) == 1:
-        return [("", (rows[0], columns[0]))]
-    digits = len(str(max(len(rows), len(columns)) - 1))
-    return [
-        (f"_{row:0{digits}}{column:0{digits}}", (rows[row], columns[column]))
-        for row in range(len(rows))
-        for column in range(len(columns))
-    ]
+def _result(
+    read: Future, native: NativeMicrograph, domain: Domain, described: list[Described]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Wait for a micrograph and its mask. An unknown value's message has those of all masks of the domain."""
+    try:
+        return read.result()
+    except UnknownValues as error:
+        others = [error]
+        for one in described:
+            if one.native.mask and one.native is not native:
+                try:
+                    read_mask(one.native.mask, domain.values, one.shape, one.information_bar, one.native.name)
+                except UnknownValues as other:
+                    others.append(other)
+                except InputError:
+                    continue  # the first bad mask is the one that is named
+        raise UnknownValues.of_all(others) from None
 
 
-def _fields(side: int, field: int) -> list[slice]:
-    count = max(1, side // field)
-    size = min(side, field)
-    first = (side - count * size) // 2
-    return [slice(first + number * size, first + (number + 1) * size) for number in range(count)]
-
-
-def _parameters(options: Options, domain: Domain, levels: np.ndarray | None) -> dict:
+def _parameters(options: Options, domain: Domain, levels: np.ndarray | None, depth: int | None) -> dict:
     """Everything that decides what a store holds, in the types that JSON gives back."""
     given = {} if levels is None else {"match": domain.match, "levels": levels.tolist()}
-    colours = {
-        key: values if values is None else [list(value) if isinstance(value, tuple) else value for value in values]
-        for key, values in (("foreground", domain.foreground), ("background", domain.background))
-    }
+    given |= {"depth": depth} if depth else {}
+    given |= {"page": domain.page} if domain.page else {}
     cutting = asdict(options) | {"field_of_view": options.field_of_view and list(options.field_of_view)}
     own = {key: getattr(domain, key) for key in ("pixel_size_nm", "information_bar", "invert", "folds")}
-    return {"domain": domain.name} | cutting | own | colours | given
+    return {"domain": domain.name} | cutting | own | _of_masks(domain.values) | given
 
 
-def _provenance(native: NativeMicrograph, root: Path) -> dict:
-    try:
-        sha256, mask_sha256 = sha256_of(native.image), native.mask and sha256_of(native.mask)
-    except OSError as error:
-        message = f"{error.filename}: cannot be read ({error.strerror}); check it and its permissions"
-        raise InputError(message) from error
-    return {
-        "name": native.name,
-        "file": Path(os.path.relpath(native.image, root)).as_posix(),
-        "sha256": sha256,
-        "mask_file": native.mask and Path(os.path.relpath(native.mask, root)).as_posix(),
-        "mask_sha256": mask_sha256,
-        "fold": native.fold,
-        "test": native.test,
-    }
+def _of_masks(values: Values | None) -> dict:
+    """Parameters of a domain's masks: the two that there always are, and those that are used."""
+    values = values or Values((), None)
+    found = {key: _json(getattr(values, key)) for key in ("foreground", "background")}
+    used = {"ignore": _json(values.ignore), "threshold": values.threshold, "instances": values.instances}
+    return found | {key: value for key, value in used.items() if value}
 
 
-def _is_there(path: Path, parameters: dict, provenance: list[dict], force: bool) -> bool:
-    """Tell if the store that is asked for is there. InputError where another one is, which only `force` replaces."""
+def _json(values: tuple[MaskValue, ...] | None) -> list | None:
+    return values if values is None else [list(value) if isinstance(value, tuple) else value for value in values]
+
+
+def _is_there(path: Path, parameters: dict, provenance: list[dict], force: bool, as_before: bool = False) -> bool:
+    """Tell if the store that is asked for is there. InputError where another one is, which only `force` replaces.
+
+    as_before: one without a common depth holds the same pixels.
+    """
     if not path.exists():
         return False
-    different = _differences(path, parameters, provenance)
+    different = _differences(path, parameters, provenance, as_before)
     if different and not force:
         raise InputError(f"{path}: differs in {', '.join(different)}; use another --out, or --force")
     if not different:
@@ -238,28 +229,25 @@ def _is_there(path: Path, parameters: dict, provenance: list[dict], force: bool)
     return not different
 
 
-def _differences(path: Path, parameters: dict, provenance: list[dict]) -> list[str]:
+def _differences(path: Path, parameters: dict, provenance: list[dict], as_before: bool) -> list[str]:
     """List what an existing store was prepared with otherwise than asked for now.
 
     What counts of files is their content and their name without folder and ending: they may have been moved.
     """
     try:
         store = Store(path)
-        parts = [_identities(sources) for sources in (store.metadata["sources"], provenance)]
+        same = same_files(store.metadata["sources"], provenance)
     except (InputError, KeyError):
         return ["its format, or it is damaged"]
     there = store.metadata["parameters"]
-    asked = parameters if "match" in parameters else parameters | {"match": None}
+    asked = {key: None for key in _NOT_ALWAYS} | parameters
+    if as_before and "depth" not in there:
+        del asked["depth"]
     different = [key for key, value in asked.items() if there.get(key) != value]
-    different += ["the image or mask files or their split"] * (parts[0] != parts[1])
+    different += ["the image or mask files, their split or how they are read"] * (not same)
     # As an older version named more than ten fields.
     named_twice = len({micrograph.name for micrograph in store.micrographs}) < len(store.micrographs)
     return different + ["the names of its fields of view, of which two are alike"] * named_twice
-
-
-def _identities(sources: list[dict]) -> list[tuple]:
-    keys = ("name", "sha256", "mask_sha256", "fold", "test")
-    return sorted(tuple(map(str, (source[key] for key in keys))) for source in sources)
 
 
 def _summarise(store: Store) -> None:

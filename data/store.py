@@ -23,8 +23,11 @@ _COMPRESSED = {
 
 @dataclass(frozen=True)
 class Micrograph:
-    """A prepared micrograph: `parent` is the native one it was cropped from, `file` and `sha256` are the
-    parent's; fold is -1 outside all folds; height and width are px at working scale, without padding."""
+    """A prepared micrograph, with what it has of the native one it was cropped from, its `parent`.
+
+    file, sha256, pixel_size_nm and information_bar are the parent's (the last two None where an older store does not
+    say them). fold is -1 outside all folds; height and width are px at working scale, without padding.
+    """
 
     index: int
     name: str
@@ -36,6 +39,8 @@ class Micrograph:
     labelled: bool
     height: int
     width: int
+    pixel_size_nm: float | None = None
+    information_bar: int | None = None
 
 
 def store_path(folder: Path | str, domain: str) -> Path:
@@ -228,7 +233,9 @@ def digest(pixels: np.ndarray) -> str:
 def _micrographs(metadata: dict) -> list[Micrograph]:
     natives = {native["name"]: native for native in metadata["sources"]}
     names = [field.name for field in fields(Micrograph)]
+    # Of a whole domain, unless a source has its own.
+    scale = {key: metadata["parameters"].get(key) for key in ("pixel_size_nm", "information_bar")}
     return [
-        Micrograph(**{name: ({"index": index} | natives[entry["parent"]] | entry)[name] for name in names})
+        Micrograph(**{name: (scale | {"index": index} | natives[entry["parent"]] | entry)[name] for name in names})
         for index, entry in enumerate(metadata["micrographs"])
     ]

@@ -13,19 +13,18 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-import cv2
 import h5py
 import numpy as np
 
 from common.errors import InputError, exits_cleanly
-from common.files import write_figure
+from common.limits import IGNORED
+from data.contact_sheet import draw_contact_sheet
 from data.images import cut_tiles
+from data.masks import phase_fraction
 from data.sealed import check_seal, seal_is_intact
-from data.store import TILE_STORE, Micrograph, Store, digest
+from data.store import TILE_STORE, Store, digest
 
-_MICROGRAPHS_SHOWN = 3  # a domain, in the contact sheet
-_SHOWN_SIDE, _DETAIL_SIDE = 700, 256  # px at working scale
-_OUTLINE, _FRAME = (255, 220, 0), (230, 30, 30)
+_ALIKE = 0.1  # phase fractions
 
 
 @exits_cleanly
@@ -100,8 +99,28 @@ def oddities(store: Store) -> list[str]:
         image = store.image(micrograph.index)
         if image.min() == image.max():
             found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
-        if micrograph.labelled and not store.mask(micrograph.index).any():
+        if micrograph.labelled and not (store.mask(micrograph.index) == 1).any():
             found.append(f"mask of '{micrograph.name}' has no foreground; check the mask file and `foreground`")
+    return found + _swapped(store)
+
+
+def _swapped(store: Store) -> list[str]:
+    """Warnings of masks whose phase fraction is about 1 - that of the others: their values may be swapped."""
+    shares = defaultdict(list)
+    for micrograph in store.micrographs:
+        if micrograph.labelled:
+            shares[micrograph.parent].append(phase_fraction(store.mask(micrograph.index)))
+    fractions = {name: float(np.mean(of)) for name, of in shares.items() if not np.isnan(np.mean(of))}
+    found = []
+    for name, fraction in fractions.items():
+        others = np.array([other for one, other in fractions.items() if one != name])
+        usual = np.median(others) if len(others) > 1 else 0.5
+        alike = abs(fraction - (1 - usual)) < _ALIKE and np.mean(np.abs(others - usual) < abs(usual - 0.5)) > 0.5
+        if alike and abs(usual - 0.5) > _ALIKE:
+            found.append(
+                f"mask of '{name}' has {100 * fraction:.0f} % foreground, and the others {100 * usual:.0f} %, about as "
+                "much as it has background: are its values swapped?"
+            )
     return found
 
 
@@ -121,8 +140,10 @@ def _check_tiles(store: Store) -> list[str]:
             pixels = {"image": store.image(micrograph.index)}
             if micrograph.labelled:
                 pixels["mask"] = store.mask(micrograph.index)
-                if not np.isin(pixels["mask"], (0, 1)).all():
-                    problems.append(f"mask of '{micrograph.name}' has values other than 0 and 1")
+                if not np.isin(pixels["mask"], (0, 1, IGNORED)).all():
+                    problems.append(
+                        f"mask of '{micrograph.name}' has values other than 0 and 1, and {IGNORED} for ignored pixels"
+                    )
             own = np.flatnonzero(store.tile_micrograph == micrograph.index)
             for name, array in pixels.items():
                 cut, positions = cut_tiles(array, store.tile, store.overlap)
@@ -179,6 +200,7 @@ def fingerprint(store: Store) -> str:
         f"training, {store.tile} + 2 x {store.overlap} px at scale {store.scale:g}",
         f"  grey levels     mean {mean:.1f}, standard deviation {deviation:.1f}, "
         f"percentiles 1, 25, 50, 75, 99: {percentiles}",
+        *(f"  scale           {line}" for line in _scales(store)),
     ]
     for name, of_test in (("training", False), ("testing", True)):
         fractions = _phase_fractions(store, of_test)
@@ -189,69 +211,28 @@ def fingerprint(store: Store) -> str:
     return "\n".join(lines)
 
 
+def _scales(store: Store) -> list[str]:
+    """Pixel size and bar of all native micrographs, those together that have the same."""
+    groups = defaultdict(dict)
+    for one in store.micrographs:
+        if one.pixel_size_nm is not None:
+            groups[one.pixel_size_nm, one.information_bar or 0][one.parent] = None
+    lines = []
+    for (size, bar), names in sorted(groups.items()):
+        factor = size / store.reference_pixel_size_nm * store.scale
+        named = ", ".join(names) if len(groups) > 1 else "all"
+        lines.append(f"{size:.4g} nm a pixel, resized {factor:.3g} times, {bar} rows cut off: {named}")
+    return lines
+
+
 def _phase_fractions(store: Store, of_test: bool) -> list[float]:
     centre = slice(store.overlap, store.overlap + store.tile)
     fractions = []
     for tile, index in enumerate(store.tile_micrograph):
         micrograph = store.micrographs[index]
         if micrograph.labelled and micrograph.test == of_test:
-            fractions.append(store.tile_mask(tile)[centre, centre].mean())
-    return fractions
-
-
-def draw_contact_sheet(stores: list[Store], path: Path) -> None:
-    """Draw a row a domain, as in the paper's Figure 1: micrographs with the annotation's outline, a detail."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = _MICROGRAPHS_SHOWN + 1
-    figure = Figure(figsize=(3.6 * columns, 3.9 * len(stores)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(stores), columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for row, store in zip(axes, stores, strict=True):
-        # annotated ones first: they show most
-        order = sorted(store.micrographs, key=lambda micrograph: (not micrograph.labelled, micrograph.index))
-        chosen = [order[place] for place in np.unique(np.linspace(0, len(order) - 1, _MICROGRAPHS_SHOWN).astype(int))]
-        for axis, micrograph in zip(row, chosen, strict=False):
-            axis.imshow(_overlay(store, micrograph, framed=micrograph is chosen[0]), interpolation="antialiased")
-            use = "test" if micrograph.test else "training" if micrograph.fold < 0 else f"fold {micrograph.fold}"
-            axis.set_title(
-                f"{store.domain}: {micrograph.name}\n{micrograph.width} x {micrograph.height} px, {use}",
-                fontsize=8,
-                parse_math=False,
-            )
-        rows, detail_columns = _detail(chosen[0])
-        detail = store.image(chosen[0].index)[rows, detail_columns]
-        row[-1].imshow(detail, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        title = f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px"
-        row[-1].set_title(title, fontsize=8, parse_math=False)
-    write_figure(path, figure)
-
-
-def _overlay(store: Store, micrograph: Micrograph, framed: bool) -> np.ndarray:
-    image = store.image(micrograph.index)
-    shrink = max(1.0, max(image.shape) / _SHOWN_SIDE)
-    size = (max(1, round(image.shape[1] / shrink)), max(1, round(image.shape[0] / shrink)))
-    picture = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
-    if micrograph.labelled:
-        mask = cv2.resize(store.mask(micrograph.index), size, interpolation=cv2.INTER_NEAREST)
-        outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
-    if framed:
-        rows, columns = _detail(micrograph)
-        corners = [
-            (round(column / shrink), round(row / shrink))
-            for row, column in ((rows.start, columns.start), (rows.stop, columns.stop))
-        ]
-        cv2.rectangle(picture, corners[0], corners[1], _FRAME, 2)
-    return picture
-
-
-def _detail(micrograph: Micrograph) -> tuple[slice, slice]:
-    starts = [max(0, (side - _DETAIL_SIDE) // 2) for side in (micrograph.height, micrograph.width)]
-    return tuple(slice(start, start + _DETAIL_SIDE) for start in starts)
+            fractions.append(phase_fraction(store.tile_mask(tile)[centre, centre]))
+    return [fraction for fraction in fractions if not np.isnan(fraction)]
 
 
 def _store_files(arguments: list[Path]) -> list[Path]:

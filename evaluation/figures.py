@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from common.files import write_figure
+from common.limits import IGNORED
+from data.pictures import FOREGROUND, Colour, hatched, tint
 from evaluation.metrics import Confusion
 
-Colour = tuple[int, int, int]  # RGB
 Captioned = tuple[str, np.ndarray | str | None]  # caption, and a picture or what is missing
 Legend = tuple[tuple[str, Colour], ...]
 
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and against grey.
 FALSE_POSITIVE = (230, 120, 0)
 FALSE_NEGATIVE = (0, 114, 230)
-FOREGROUND = (0, 158, 115)
 CONTOUR = (240, 228, 66)
 OPACITY = 0.6
 LEGEND = (
@@ -35,19 +35,24 @@ def overlay(image: np.ndarray, prediction: np.ndarray, label: np.ndarray | None 
     """The micrograph in grey with a prediction in colour, RGB uint8 (h, w, 3).
 
     image: uint8 (h, w); prediction, label: masks (h, w), zero is background. With a label the false positives
-    and false negatives are tinted and what is right stays grey; without one the foreground found is tinted.
-    The prediction is outlined in both cases.
+    and false negatives are tinted and what is right stays grey, and what the label leaves out (IGNORED) is hatched;
+    without one the foreground found is tinted. The prediction is outlined in both cases.
     """
     rgb = np.repeat(image[..., None], 3, axis=2)
     prediction = prediction.astype(bool)
     if label is None:
-        _tint(rgb, prediction, FOREGROUND, 0.35)
+        tint(rgb, prediction, FOREGROUND, 0.35)
     else:
-        label = label.astype(bool)
-        _tint(rgb, prediction & ~label, FALSE_POSITIVE, OPACITY)
-        _tint(rgb, ~prediction & label, FALSE_NEGATIVE, OPACITY)
+        tint(rgb, prediction & (label == 0), FALSE_POSITIVE, OPACITY)
+        tint(rgb, ~prediction & (label != 0) & (label != IGNORED), FALSE_NEGATIVE, OPACITY)
     contours, _ = cv2.findContours(prediction.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(rgb, contours, -1, CONTOUR, 1)
+    cv2.drawContours(rgb, contours, -1, CONTOUR, 1)
+    return rgb if label is None else hatched(rgb, label)
+
+
+def annotation(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The micrograph in grey with its label in colour, RGB uint8 (h, w, 3); IGNORED pixels of the label are hatched."""
+    return hatched(overlay(image, label == 1), label)
 
 
 def heat(image: np.ndarray, attribution: np.ndarray, top: float) -> np.ndarray:
@@ -71,7 +76,8 @@ def side_by_side(
     """
     compared = label if errors else None
     shown = [(text, mask if mask is None else overlay(image, mask, compared)) for text, mask in predictions]
-    return [(title, image), ("label", overlay(image, label)), *shown]
+    text = "label" + " (hatched: does not count)" * bool((label == IGNORED).any())
+    return [(title, image), (text, annotation(image, label)), *shown]
 
 
 def panel(
@@ -184,7 +190,3 @@ def curves(path: Path | io.BytesIO, runs: dict[str, list[dict]]) -> None:
 def _drawable(line: dict, key: str) -> bool:
     value = line.get(key)
     return key != "step" and isinstance(value, int | float) and np.isfinite(value)
-
-
-def _tint(rgb: np.ndarray, where: np.ndarray, colour: Colour, opacity: float) -> None:
-    rgb[where] = ((1 - opacity) * rgb[where] + opacity * np.array(colour)).astype(np.uint8)

@@ -13,7 +13,7 @@ import models
 from common.errors import InputError, make_folder
 from common.files import write_array, write_file
 from data.store import Store
-from evaluation.figures import LEGEND_LABEL, heat, overlay, panel
+from evaluation.figures import LEGEND_LABEL, annotation, heat, panel
 from evaluation.inference import predict
 from evaluation.members import Member
 from evaluation.scoring import panel_positions
@@ -105,7 +105,7 @@ def write_maps(
         top = np.nanmax(found)
         columns = [
             (f"Grad-CAM at {name}, up to {top:.3g}", heat(image, found, top)),
-            (f"micrograph {title}, label", overlay(image, label)),
+            (f"micrograph {title}, label", annotation(image, label)),
         ]
         panel(out / f"{title}.png", columns, LEGEND_LABEL)
     names = [store.micrographs[m].name for m in chosen]

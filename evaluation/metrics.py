@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 
+from common.limits import IGNORED
+
 
 @dataclass(frozen=True)
 class Confusion:
@@ -19,10 +21,17 @@ class Confusion:
 
     @classmethod
     def of(cls, predicted: np.ndarray, label: np.ndarray) -> Self:
-        """Count a prediction (h, w) against a label (h, w); zero is background, anything else foreground."""
-        predicted, label = np.asarray(predicted, bool), np.asarray(label, bool)
+        """Count a prediction (h, w) against a label (h, w); zero is background, anything else foreground.
+
+        Pixels that are IGNORED in the label do not count.
+        """
+        predicted, label = np.asarray(predicted), np.asarray(label)
         if predicted.shape != label.shape:
             raise ValueError(f"prediction {predicted.shape} and label {label.shape} differ in shape")
+        counted = label != IGNORED
+        if not counted.all():
+            predicted, label = predicted[counted], label[counted]
+        predicted, label = predicted.astype(bool), label.astype(bool)
         tp = int(np.count_nonzero(predicted & label))
         fp = int(np.count_nonzero(predicted)) - tp
         fn = int(np.count_nonzero(label)) - tp

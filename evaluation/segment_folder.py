@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,22 +15,27 @@ from common.errors import InputError, make_folder, require_file_name, shown_name
 from common.files import write_csv, write_image
 from common.memory import free_memory
 from common.parallel import ahead
-from data.images import SUFFIXES, list_images, prepare_micrograph, read_image, warn_of_enlargement
+from data.decoding import SUFFIXES, Page
+from data.domains import read_domains
+from data.images import DEPTHS_BEFORE, list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import matched
 from data.store import PREPARATION
+from data.survey import Given, depth_of, settled
+from data.table import FILE
 from evaluation.figures import heat, overlay
 from evaluation.fractions import Fraction, fields_of, of_specimen, sentence
 from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
-from evaluation.members import Member
+from evaluation.members import Member, agreed
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
+SCALE = ("pixel_size_nm", "information_bar")
 _MOST_UNSURE = 128  # of 255: two phases, either as likely
 
 
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
-    """Segment every micrograph of a folder: masks 0/255 at native size, pictures, and phase_fractions.csv.
+    """Segment every micrograph of a folder, or of a domain: masks 0/255 at native size, pictures, phase_fractions.csv.
 
     overlays/ shows what was found, confidence/ where the models are unsure. The table's last row is of the specimen, as
     far as the micrographs are random samples of one. While one micrograph is segmented, the next is read and the one
@@ -37,14 +43,12 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     """
     folder, out = Path(options.images), Path(options.out)
     masks, overlays, confidence = (out / name for name in ("masks", "overlays", "confidence"))
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
-    if folder.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
-        raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
-    files = list_images(folder)
-    if not files:
-        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
     preparation = members[0].preparation
+    asked = _of_domain(folder, options.images_of) if options.images_of else _of_folder(folder, options, preparation)
+    files = list(asked)
+    for place in {file.parent for file in files}:
+        if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
+            raise InputError(f"{place}: --out would write into the folder of the micrographs; give another --out")
     for member in members:
         differing = [key for key in PREPARATION if member.preparation[key] != preparation[key]]
         if differing:
@@ -56,61 +60,71 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
     native = preparation["native"]
-    pixel_size = options.pixel_size or native["pixel_size_nm"]
     invert = native["invert"] if options.invert is None else options.invert
-    bar = native["information_bar"] if options.information_bar is None else options.information_bar
     levels = np.array(native["levels"]) if "levels" in native else None
     like = "" if levels is None else f", given the grey levels of {native['match']}"
-    kind = f"{pixel_size:g} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off{like}"
+    size, bar = (_said({getattr(given, key) for _, given in asked.values()}) for key in SCALE)
+    kind = f"{size} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off{like}"
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
     print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
-    factor = pixel_size / reference * preparation["scale"]
-    origin = (
-        f"--pixel-size {pixel_size:g} (nm), against {reference:g} of what the model has learnt, at scale "
-        f"{preparation['scale']:g}"
-    )
-    warn_of_enlargement(factor, origin)
+    pages = [(file, page) for file, (page, _) in asked.items()]
+    depth = native.get("depth") or depth_of(pages, 2, DEPTHS_BEFORE, broken=True)[0]
+
+    def resize(pixel_size: float) -> tuple[float, str]:
+        origin = (
+            f"--pixel-size {pixel_size:g} (nm), against {reference:g} of what the model has learnt, at scale "
+            f"{preparation['scale']:g}"
+        )
+        return pixel_size / reference * preparation["scale"], origin
+
+    for known in {given.pixel_size_nm for _, given in asked.values()} - {FILE}:
+        warn_of_enlargement(*resize(known))
     cut = (preparation["tile"], preparation["overlap"])
     for path in (masks, overlays, confidence):
         make_folder(path)
     networks = [member.networks(device) for member in members]
     first_of_name = {file.stem: file for file in reversed(files)}
 
-    def read(file: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def read(file: Path) -> _Read:
         if file != first_of_name[file.stem]:
             raise InputError(f"{file}: another image has this name with another ending; rename one")
         require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
-        grey = read_image(file)
+        page, given = asked[file]
+        pixel_size, bar = settled(file, page, given)
+        grey = read_image(file, depth, page)
+        factor, origin = resize(pixel_size)
         image = prepare_micrograph(grey, factor, invert, bar, origin, free_memory())
         image = image if levels is None else matched(image, levels)
-        return members[0].seen(image), _reduced(grey), grey.shape
+        return _Read(file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar)
 
     def segmented() -> Iterator[tuple | InputError]:
-        for file, reading in zip(files, ahead(read, files, 1), strict=True):
+        for reading in ahead(read, files, 1):
             try:
-                image, picture, shape = reading.result()
-                of_image = [network(image) for network in networks]
+                one = reading.result()
+                of_image = [network(one.image) for network in networks]
             except InputError as error:
                 yield error
                 continue
-            yield file, segment(of_image, image, *cut, (shape[0] - bar, shape[1]), device), picture, shape
+            rows = one.shape[0] - one.information_bar
+            yield one, segment(of_image, one.image, *cut, (rows, one.shape[1]), device)
 
-    def write(result: tuple | InputError) -> tuple[Path, Segmentation]:
+    def write(result: tuple | InputError) -> tuple["_Read", Segmentation]:
         if isinstance(result, InputError):
             raise result
-        file, found, picture, shape = result
+        one, found = result
+        name, shape, picture = f"{one.file.stem}.png", one.shape, one.picture
         mask = np.zeros(shape, np.uint8)
         np.multiply(found.classes, 255, out=mask[: len(found.classes)])
-        write_image(masks / f"{file.stem}.png", mask)
-        write_image(overlays / f"{file.stem}.png", overlay(picture, _reduced(mask)))
+        write_image(masks / name, mask)
+        write_image(overlays / name, overlay(picture, _reduced(mask)))
         unsure = np.zeros(shape, np.uint8)
         np.subtract(255, found.confidence, out=unsure[: len(found.confidence)])
-        write_image(confidence / f"{file.stem}.png", heat(picture, _reduced(unsure), _MOST_UNSURE))
-        return file, found
+        write_image(confidence / name, heat(picture, _reduced(unsure), _MOST_UNSURE))
+        return one, found
 
-    table, failures = _Table(pixel_size), []
-    progress = tqdm(ahead(write, segmented(), 1), desc=folder.name, unit="image", total=len(files))
+    table, failures = _Table(), []
+    progress = tqdm(ahead(write, segmented(), 1), desc=options.images_of or folder.name, unit="image", total=len(files))
     for file, writing in zip(files, progress, strict=True):
         try:
             table.add(*writing.result())
@@ -123,22 +137,72 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A micrograph as it is segmented: what the network is shown of it, its picture, and its scale."""
+
+    file: Path
+    image: np.ndarray
+    picture: np.ndarray
+    shape: tuple[int, int]
+    pixel_size_nm: float
+    information_bar: int
+
+
+def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> dict[Path, tuple[Page, Given]]:
+    """List a folder's images, with the page and the scale that options, or the domain adapted to, ask of them all."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
+    files = list_images(folder)
+    if not files:
+        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
+    native, found = preparation["native"], {}
+    for key, option in zip(SCALE, ("pixel_size", "information_bar"), strict=True):
+        value, name = getattr(options, option), f"--{option.replace('_', '-')}"
+        found[key] = native[key] if value is None else value
+        if found[key] is None:
+            raise InputError(
+                f"{name} is missing: a table had it of each micrograph of the domain. Give a number or file, or the "
+                "domains.toml with --images-of."
+            )
+        found[name] = name if value is not None else f"{name} (not given, so the domain's)"
+    given = Given(*(found[key] for key in (*SCALE, "--pixel-size", "--information-bar")))
+    return dict.fromkeys(files, (options.page or native.get("page"), given))
+
+
+def _of_domain(path: Path, name: str) -> dict[Path, tuple[Page, Given]]:
+    """List the micrographs of a domain of a domains.toml, each with its own page and scale."""
+    _, domains = read_domains(path)
+    if name not in domains:
+        raise InputError(f"{path}: there is no domain {name} in it, only {', '.join(domains)}")
+    return {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domains[name].micrographs}
+
+
+def _said(values: set[float | str]) -> str:
+    """A value that all micrographs have, as it is printed."""
+    if len(values) > 1:
+        return "each its own"
+    (value,) = values
+    return "what each file says" if value == FILE else f"{value:g}"
+
+
 class _Table:
     """Rows of phase_fractions.csv: one for each micrograph, the last for all of them."""
 
-    def __init__(self, pixel_size: float):
-        self.pixel_size, self.rows, self.fields, self.models = pixel_size, [], [], []
+    def __init__(self):
+        self.rows, self.fields, self.models = [], [], []
 
-    def add(self, file: Path, found: Segmentation) -> None:
+    def add(self, one: _Read, found: Segmentation) -> None:
         """Add a micrograph's row."""
         self.fields.append(fields_of(found.classes))
         self.models.append(found.fractions[:, 1])
         of_image = Fraction.of(self.fields[-1], self.models[-1])
         height, width = found.classes.shape
-        size = {"file": file.name, "height": height, "width": width, "pixel_size_nm": self.pixel_size}
+        size = {"file": one.file.name, "height": height, "width": width, "pixel_size_nm": one.pixel_size_nm}
         # Not the mean of the fields, which differ by some rows in size.
         row = size | _columns(of_image, "512 px") | {"phase_fraction": float((found.classes > 0).mean())}
-        self.rows.append(row | {"confidence": float(found.confidence.mean() / 255)})
+        sure = float(found.confidence.mean() / 255)
+        self.rows.append(row | {"information_bar": one.information_bar, "confidence": sure})
 
     def write(self, path: Path) -> None:
         """Write the table, and print what it says of all micrographs."""
@@ -146,8 +210,9 @@ class _Table:
             return
         whole, field = of_specimen(self.fields, self.models)
         sure = float(np.mean([row["confidence"] for row in self.rows]))
-        size = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": self.pixel_size}
-        write_csv(path, [*self.rows, size | _columns(whole, field) | {"confidence": sure}])
+        pixel_size, bar = (agreed(row[key] for row in self.rows) for key in ("pixel_size_nm", "information_bar"))
+        size = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": pixel_size}
+        write_csv(path, [*self.rows, size | _columns(whole, field) | {"information_bar": bar, "confidence": sure}])
         print(f"{path}: {sentence(whole, field)}")
 
 

@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 from common.errors import InputError, exits_cleanly
 from common.files import write_csv, write_figure
+from common.limits import IGNORED
 from common.seeds import generator
+from data.masks import phase_fraction
 from data.selection_file import write_selection
 from data.store import Store, store_path
 from evaluation.members import fit_to_domain, load_member
@@ -205,7 +207,8 @@ def _choose_test(store: Store, options: argparse.Namespace) -> list[str]:
     test = store.test_micrographs()
     if not test:
         raise InputError(f"{store.path}: has no test micrograph. Name some in domains.toml, or leave --test-mean out.")
-    fractions = np.array([store.mask(index).mean() for index in test])
+    test = [index for index in test if np.any(store.mask(index) != IGNORED)]
+    fractions = np.array([phase_fraction(store.mask(index)) for index in test])
     name = "test micrographs by label"
     chosen = _chosen(store.path, name, fractions, options.test_mean, options.test_images, options.seed)
     return [store.micrographs[test[place]].name for place in chosen]

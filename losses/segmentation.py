@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255  # in a mask: a pixel that counts nowhere
+from common.limits import IGNORED
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -407,7 +407,12 @@ def _masks() -> Iterator[Fault]:
     yield bad("unknown grey value", mask("m1.png", encoded(".png", grey)), file, "mask value 77", "list it")
     yield bad("unknown colour", mask("m1.png", encoded(".png", colour)), file, '"#ff0000"', "list it")
     yield bad(
-        "soft edges of a JPEG", mask("m1.jpg", encoded(".jpg", MASK)), "source/masks/m1.jpg", "mask value", "list it"
+        "soft edges of a JPEG",
+        mask("m1.jpg", encoded(".jpg", MASK)),
+        "source/masks/m1.jpg",
+        "mask value",
+        "JPEG",
+        "threshold",
     )
     yield bad("truncated", mask("m1.png", half(encoded(".png", MASK))), file, "damaged or truncated", "again")
     yield bad("zero bytes", mask("m1.png", b""), file, "is empty")
@@ -418,7 +423,7 @@ def _masks() -> Iterator[Fault]:
         "float32",
         "8 or 16 bit",
     )
-    yield bad("16-bit numbers", mask("m1.png", encoded(".png", MASK.astype(np.uint16) * 100)), file, "25500", "8 bit")
+    yield bad("16-bit numbers", mask("m1.png", encoded(".png", MASK.astype(np.uint16) * 100)), file, "25500", "list it")
     yield bad(
         "extra mask", lambda: shutil.copy(file, "source/masks/m9.png"), "domains.source.masks", "m9.png", "no image"
     )
@@ -442,6 +447,58 @@ def _masks() -> Iterator[Fault]:
         "domains.source.folds",
         "only 2 annotated",
         "lower it",
+    )
+    yield bad(
+        "two unknown values, in two masks",
+        together(*(replace(f"source/masks/m{n}.png", f"source/masks/m{n}.png", encoded(".png", grey)) for n in (1, 2))),
+        "m1.png: mask value 77",
+        "450 px in m1.png, 450 px in m2.png",
+    )
+    yield bad(
+        "smooth borders",
+        mask("m1.png", encoded(".png", cv2.GaussianBlur(other, (0, 0), 2))),
+        file,
+        "smooth",
+        "threshold = 128",
+    )
+    outlines = '{"imageHeight": 50, "imageWidth": 90, "shapes": [{"label": "a", "points": [[0, 0], [9, 0], [9, 9]]}]}'
+    yield bad(
+        "outlines of another image's size",
+        mask("m1.json", outlines.encode()),
+        "source/masks/m1.json",
+        "90 x 50 px",
+        "annotate the micrograph itself",
+    )
+    yield bad(
+        "an outline whose label is not listed",
+        mask("m1.json", outlines.replace("50", "100").encode()),
+        "source/masks/m1.json",
+        "label 'a'",
+        "list it",
+    )
+    yield bad(
+        "half of a file with outlines",
+        mask("m1.json", half(outlines.encode())),
+        "source/masks/m1.json",
+        "no readable annotation",
+        "export it again",
+    )
+    yield bad(
+        "a file with outlines of other images",
+        together(toml('"source/masks"', '"a.json"'), text("a.json", '{"images": [], "annotations": []}')),
+        "domains.source.masks",
+        "a.json",
+        "none of the images",
+    )
+    grains = np.kron(np.arange(100).reshape(10, 10), np.ones((10, 9))).astype(np.uint16)
+    yield Fault(
+        "mask",
+        "a number for each grain",
+        mask("m1.png", encoded(".png", grains)),
+        ANEW,
+        ("warning", "m1.png", "all above 0 are foreground"),
+        True,
+        "new/",
     )
     background = together(mask("m1.png", encoded(".png", 0 * MASK)), toml("folds = 3", "folds = 2"))
     yield Fault(
@@ -601,7 +658,7 @@ def _tomls() -> Iterator[Fault]:
         "make it a table",
     )
     yield bad("text for a list", "foreground = [255]", 'foreground = "255"', "foreground = '255'", "it must be")
-    yield bad("value that is no grey value", "foreground = [255]", "foreground = [256]", "256", "0 .. 255")
+    yield bad("value that is no grey value", "foreground = [255]", "foreground = [2.5]", "2.5", "0 .. 255")
     yield bad("foreground that is background too", "foreground = [255]", "foreground = [0]", "0 is foreground too")
     yield bad(
         "test micrograph that does not exist", '"m3"]', '"m33"]', "domains.labelled.test = 'm33'", "no image", "correct"
@@ -620,6 +677,33 @@ def _tomls() -> Iterator[Fault]:
         "scale = 1.0\nfield_of_view = [10, 10]",
         "field_of_view = [10, 10]",
         "64 or more",
+    )
+    of_source = "foreground = [255]\npixel_size_nm = 50"
+    for name, new, *says in (
+        ("pixel size that no file says", 'foreground = [255]\npixel_size_nm = "file"', "m0.png", '"file"', "table"),
+        ("pixel size that is another word", 'foreground = [255]\npixel_size_nm = "files"', "'files'", "above 0"),
+        (
+            "bar that is another word",
+            f'information_bar = "none"\n{of_source}',
+            "information_bar = 'none'",
+            "it must be",
+        ),
+        ("page 0", f"page = 0\n{of_source}", "page = 0", "number from 1"),
+        ("ignored value that is foreground too", f"ignore = [255]\n{of_source}", "255 is foreground too"),
+        ("threshold beside a foreground", f"threshold = 128\n{of_source}", "foreground", "remove one"),
+        ("two rests", 'background = "rest"\nforeground = "rest"\npixel_size_nm = 50', "list the values of one"),
+        ("table that is not there", f'micrographs = "table.csv"\n{of_source}', "table.csv", "No such file"),
+    ):
+        yield Fault("domains.toml", name, toml(of_source, new), PREPARE, tuple(says))
+    yield bad(
+        "pattern that no file fits", '"source/images"', '"source/images/*.tif"', "domains.source.images", "add some"
+    )
+    yield Fault(
+        "domains.toml",
+        "pixel size that is ten times too large",
+        toml('images = "plain/images"\npixel_size_nm = 50', 'images = "plain/images"\npixel_size_nm = 500'),
+        PREPARE,
+        ("plain/images/m0.png", "resized 10 times", "pixel_size_nm = 500", "--yes"),
     )
     yield bad("domain named ../../x", "[domains.plain]", '[domains."../../x"]', "'../../x'", "letters, digits")
     yield Fault(

@@ -175,7 +175,7 @@ def test_what_excludes_symmetries_and_statistics_of_a_micrograph_is_said(tmp_pat
             assert call(monkeypatch, *score, *one, *other) == 2
             assert one[0] in capsys.readouterr().err
     assert call(monkeypatch, *score, "--adabn", "--adabn-by-image", 0.5) == 2
-    assert "give one" in capsys.readouterr().err
+    assert "give one of them" in capsys.readouterr().err
     monkeypatch.setattr(models, "build", lambda name: WithoutNorm())
     torch.save({**checkpoint.load(run), "model": WithoutNorm().state_dict()}, run / "last.pt")
     assert call(monkeypatch, *score, "--adabn-by-image", 0.5) == 2

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from data.domains import Domain, Options, read_domains
-from data.images import read_image, read_mask
+from data.images import read_image
+from data.masks import Values, read_mask
 
 CASES = int(os.environ.get("FUZZ", 0))
 MEMORY = 2 << 20  # KiB that reading one small file may take at most
@@ -207,9 +208,9 @@ def test_a_damaged_picture_is_an_array_or_an_error(tmp_path, content):
 
 
 @cases
-@given(content=pictures, background=st.sampled_from([None, [0], [0, (1, 2, 3)]]))
+@given(content=pictures, background=st.sampled_from([None, (0,), (0, (1, 2, 3))]))
 def test_a_damaged_mask_is_an_array_or_an_error(tmp_path, content, background):
-    mask = read(read_mask, tmp_path / "mask.png", content, [255, (255, 0, 0)], background)
+    mask = read(read_mask, tmp_path / "mask.png", content, Values((255, (255, 0, 0)), background))
     assert mask is None or (mask.dtype == np.uint8 and mask.ndim == 2 and mask.size and mask.max() <= 1)
 
 

@@ -8,7 +8,8 @@ import pytest
 import tifffile
 
 from common.errors import InputError
-from data.images import cut_tiles, list_images, mirror_pad, prepare_mask, prepare_micrograph, read_image, read_mask
+from data.images import cut_tiles, list_images, mirror_pad, prepare_mask, prepare_micrograph, read_image
+from data.masks import Values, read_mask
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
 
@@ -142,15 +143,15 @@ def test_bad_images_are_named_with_a_remedy(tmp_path):
 
 def test_masks_by_grey_value_and_by_colour(tmp_path):
     _write(tmp_path / "index.png", np.array([[0, 1], [2, 0]], np.uint8))
-    np.testing.assert_array_equal(read_mask(tmp_path / "index.png", [1, 2], [0]), [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(read_mask(tmp_path / "index.png", Values((1, 2), (0,))), [[0, 1], [1, 0]])
     overlay = np.array([[[9, 9, 9], [0, 0, 255]], [[255, 0, 0], [0, 255, 0]]])
     for dtype, factor in ((np.uint8, 1), (np.uint16, 257)):
         pixels = np.dstack([overlay * factor, np.full((2, 2), 255 * factor)]).astype(dtype)
         tifffile.imwrite(tmp_path / "overlay.tif", pixels, photometric="rgb", extrasamples=["unassalpha"])
-        mask = read_mask(tmp_path / "overlay.tif", [(0, 0, 255), (255, 0, 0)], None)
+        mask = read_mask(tmp_path / "overlay.tif", Values(((0, 0, 255), (255, 0, 0)), None))
         np.testing.assert_array_equal(mask, [[0, 1], [1, 0]])
         with pytest.raises(InputError, match='"#00ff00" is neither'):
-            read_mask(tmp_path / "overlay.tif", [(0, 0, 255), (255, 0, 0)], [9])
+            read_mask(tmp_path / "overlay.tif", Values(((0, 0, 255), (255, 0, 0)), (9,)))
 
 
 def test_mask_stays_on_its_micrograph_whatever_the_scale():

@@ -32,7 +32,7 @@ def toml(tmp_path):
 @pytest.mark.parametrize(("size", "warned"), [(40, False), (60, True)])
 def test_a_large_factor_is_warned_of(toml, size, warned):
     toml.write_text(toml.read_text().replace("= 5000", f"= {size}"))
-    status, printed = call(f"prepare {toml} --out {toml.parent / 'stores'}")
+    status, printed = call(f"prepare {toml} --out {toml.parent / 'stores'} --yes")
     assert status == 0 and ("warning: micrographs are enlarged 6 times" in printed) == warned
 
 
@@ -65,7 +65,9 @@ def test_what_memory_does_not_hold_is_refused_before_it_is_tried(toml):
             small = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
             cv2.imwrite(str(file), cv2.resize(small, (2000, 2400), interpolation=cv2.INTER_NEAREST))
     toml.write_text(toml.read_text().replace("= 5000", "= 100"))
-    line = command("-m", "data.prepare", toml, "--out", toml.parent / "stores", "--domain", "t3", "--workers", 1)
+    line = command(
+        "-m", "data.prepare", toml, "--out", toml.parent / "stores", "--domain", "t3", "--workers", 1, "--yes"
+    )
     limit = 3 << 30
     ended = subprocess.run(
         line, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,

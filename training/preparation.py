@@ -65,7 +65,7 @@ def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:
 def native_of(store: Store) -> dict:
     """Describe the micrographs of a store as they were taken: what has to be done to others of their kind."""
     parameters = store.metadata["parameters"]
-    return {key: parameters[key] for key in (*NATIVE, "match", "levels") if key in parameters}
+    return {key: parameters[key] for key in (*NATIVE, "match", "levels", "depth", "page") if key in parameters}
 
 
 def _remedy(store: Store) -> str:

@@ -17,7 +17,9 @@ from tqdm import tqdm
 import models
 from common.errors import InputError, make_folder
 from common.files import write_file
+from common.limits import IGNORED
 from data.levels import grey_levels
+from data.masks import phase_fraction
 from data.store import Store
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.criteria import Shapes, Watched, criteria
@@ -62,9 +64,10 @@ class Judge:
         annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
         self.levels = grey_levels(source.image(index) for index in annotated)
         self.phases = 2
-        self.masks = [window for index in annotated for window in windows(source.mask(index), 1)]
+        masks = [window for index in annotated for window in windows(source.mask(index), 1)]
+        self.masks = [mask for mask in masks if np.mean(mask != IGNORED) > 0.5] or masks
         self.shapes = Shapes.of(self.masks, self.phases)
-        share = float(np.mean([(mask > 0).mean() for mask in self.masks]))
+        share = float(np.nanmean([phase_fraction(mask) for mask in self.masks]))
         self.floor = max(share, 1 - share) / 2
         self.source_miou = float("nan")
         self._samples: list[tuple[dict[str, float], float, int]] = []
@@ -167,7 +170,7 @@ class Judge:
         """A third of the labels that are neighbours in their fraction of foreground, at least three."""
         count = min(len(self.masks), max(3, len(self.masks) // 3))
         first = rng.integers(0, len(self.masks) - count + 1)
-        return sorted(self.masks, key=lambda mask: np.count_nonzero(mask))[first : first + count]
+        return sorted(self.masks, key=lambda mask: np.count_nonzero(mask == 1))[first : first + count]
 
 
 def _read(kept: Path, identity: str) -> dict | None:

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import read_grey
 from data.store import Store, store_path
-from evaluation.figures import LEGEND, LEGEND_LABEL, caption, grid, heat, overlay
+from evaluation.figures import LEGEND, LEGEND_LABEL, annotation, caption, grid, heat, overlay
 from evaluation.metrics import Confusion
 from evaluation.study import published
 from evaluation.study.schematic import Drawn, pretraining
@@ -41,7 +41,7 @@ def domains(runs: published.StudyRuns, path: Path) -> Drawn:
             continue
         image, label = store.image(shown[0]), store.mask(shown[0])
         top = (f"{domain}: {store.micrographs[shown[0]].name}", framed(image, label))
-        rows.append([top, ("annotation", overlay(image, label)), ("detail", image[detail(label)])])
+        rows.append([top, ("annotation", annotation(image, label)), ("detail", image[detail(label)])])
     grid(path, rows, LEGEND_LABEL)
     text = "Each domain: a test micrograph, the same with its annotation, and the framed detail."
     return "Figure 1. The domains", text, path
@@ -91,7 +91,11 @@ def attention(runs: published.StudyRuns, target: str, path: Path) -> Drawn:
         image, label, attribution = found[domain]
         coloured = heat(image, attribution, top)
         mean = f"Grad-CAM, {domain}: mean {np.nanmean(attribution) / top:.3f} of the scale"
-        row = [(mean, framed(coloured, label)), ("label", overlay(image, label)), ("detail", coloured[detail(label)])]
+        row = [
+            (mean, framed(coloured, label)),
+            ("label", annotation(image, label)),
+            ("detail", coloured[detail(label)]),
+        ]
         rows.append(row)
     grid(path, rows, LEGEND_LABEL)
     text = (
@@ -114,7 +118,7 @@ def detail(label: np.ndarray) -> tuple[slice, slice]:
     height, width = (max(1, side // DETAIL) for side in label.shape)
     rows, columns = (range(0, side - step + 1, step) for side, step in zip(label.shape, (height, width), strict=True))
     corners = [(row, column) for row in rows for column in columns]
-    uneven = [abs(float(np.mean(label[r : r + height, c : c + width] > 0)) - 0.5) for r, c in corners]
+    uneven = [abs(float(np.mean(label[r : r + height, c : c + width] == 1)) - 0.5) for r, c in corners]
     row, column = corners[int(np.argmin(uneven))]
     return slice(row, row + height), slice(column, column + width)
 

@@ -1,0 +1,107 @@
+"""Outlined areas with a label, and the pixels that they cover."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_FARTHEST = 1e6  # px of a coordinate
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An area of an image. `rings` are outlines, float64 (n, 2) of x and y in px; what an odd number encloses is in it.
+
+    A pixel covers x .. x + 1 and y .. y + 1. pixels, corner: in place of outlines, bool (h, w) and the row and column
+    of its upper left pixel.
+    """
+
+    label: str
+    rings: tuple[np.ndarray, ...] = ()
+    pixels: np.ndarray | None = None
+    corner: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class Annotated:
+    """Annotation of one image: its shapes, the later ones above; its (h, w) if the file says it.
+
+    lines: number of points and lines, which have no area.
+    """
+
+    shapes: list[Shape] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    lines: int = 0
+
+
+def polygon(label: str, *rings: Sequence[Sequence[float]]) -> Shape | None:
+    """Shape of outlines, each a list of (x, y); None without an area. ValueError for what is no list of points."""
+    found = []
+    for ring in rings:
+        points = np.asarray(ring, np.float64).reshape(-1, 2)
+        if not np.isfinite(points).all() or (np.abs(points) > _FARTHEST).any():
+            raise ValueError("a coordinate is no number of pixels")
+        found += [points] if len(points) > 2 else []
+    return Shape(label, tuple(found)) if found else None
+
+
+def rectangle(label: str, left: float, top: float, right: float, bottom: float, degrees: float = 0) -> Shape | None:
+    """Shape of a rectangle, turned clockwise about its centre."""
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+    return polygon(label, _turned(corners, degrees))
+
+
+def ellipse(label: str, x: float, y: float, rx: float, ry: float, degrees: float = 0) -> Shape | None:
+    """Shape of an ellipse about a centre, turned clockwise about it."""
+    angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    return polygon(label, _turned(np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1), degrees))
+
+
+def draw(shape: Shape, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Pixels of an image (h, w) = size whose centre lies in a shape: the slices of a part of it, and bool of that part.
+
+    The part may be empty.
+    """
+    if shape.pixels is not None:
+        return _placed(shape, size)
+    starts, stops = (np.concatenate(parts) for parts in zip(*((r, np.roll(r, -1, axis=0)) for r in shape.rings)))  # noqa: B905
+    both = np.concatenate([starts, stops])
+    left, top = np.clip(np.floor(both.min(axis=0)).astype(int), 0, size[::-1])
+    right, bottom = np.clip(np.ceil(both.max(axis=0)).astype(int), (left, top), size[::-1])
+    # Each edge changes inside to outside from the first pixel on whose centre lies right of it.
+    low, high = (np.ceil(fold(starts[:, 1], stops[:, 1]) - 0.5).astype(int) for fold in (np.minimum, np.maximum))
+    low, high = np.clip(low, top, bottom), np.clip(high, top, bottom)
+    counts = high - low
+    edge = np.repeat(np.arange(len(counts)), counts)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
+    (x0, y0), (x1, y1) = starts[edge].T, stops[edge].T
+    column = np.ceil(x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0) - 0.5)
+    changes = np.zeros((bottom - top, right - left + 1), np.int32)
+    np.add.at(changes, (row - top, np.clip(column, left, right).astype(int) - left), 1)
+    inside = (np.cumsum(changes, axis=1) % 2).astype(bool)[:, :-1]
+    return (slice(top, bottom), slice(left, right)), inside
+
+
+def of_runs(counts: Sequence[int], height: int, width: int, by_columns: bool) -> np.ndarray:
+    """Pixels bool (h, w) of run lengths, which begin with pixels outside. ValueError where they do not fill it."""
+    runs = np.asarray(counts, np.int64)
+    if height < 1 or width < 1 or (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"its run lengths do not fill {width} x {height} px")
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return pixels.reshape(width, height).T if by_columns else pixels.reshape(height, width)
+
+
+def _turned(points: np.ndarray, degrees: float) -> np.ndarray:
+    centre, angle = points.mean(axis=0), np.radians(degrees)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return (points - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre if degrees else points
+
+
+def _placed(shape: Shape, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Part of a shape's pixels that lies in the image."""
+    places, parts = [], []
+    for corner, length, side in zip(shape.corner, shape.pixels.shape, size, strict=True):
+        start, stop = min(max(corner, 0), side), min(max(corner + length, 0), side)
+        places.append(slice(start, stop))
+        parts.append(slice(start - corner, stop - corner))
+    return tuple(places), shape.pixels[tuple(parts)]

@@ -1,0 +1,89 @@
+"""Files that an entry of domains.toml names: a folder, or a pattern."""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import annotations
+from data.decoding import SUFFIXES
+from data.headers import texts_beside
+from data.images import list_images
+
+_PATTERN = re.compile(r"[*?\[]")
+_ANNOTATIONS = (*annotations.SUFFIXES, *annotations.LABEL_SUFFIXES)
+_ENDINGS = 8  # that are named
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files that were found, sorted: in `folder`, those that `pattern` names, or all that can be images or masks.
+
+    alone: it is the one file that was named.
+    """
+
+    folder: Path
+    pattern: str | None
+    files: tuple[Path, ...]
+    alone: bool = False
+
+    @property
+    def images(self) -> list[Path]:
+        return [file for file in self.files if file.suffix.lower() in SUFFIXES]
+
+    @property
+    def annotations(self) -> list[Path]:
+        """Files that are no images and may be masks."""
+        return [file for file in self.files if file.suffix.lower() in _ANNOTATIONS]
+
+    def left(self, taken: Collection[Path]) -> str:
+        """Say what lies in the folder, and for a pattern with ** below it, and was not taken: endings and counts."""
+        beside = {text for file in taken for text in texts_beside(file)}
+        recursive = self.pattern is not None and "**" in self.pattern
+        counts, folders = Counter(), 0
+        for file in self.folder.rglob("*") if recursive else self.folder.iterdir():
+            if file.name.startswith(".") or file in taken or file in beside:
+                continue
+            if file.is_file():
+                counts[file.suffix.lower() or "without ending"] += 1
+            elif not recursive and file.is_dir() and not any(file in one.parents for one in taken):
+                folders += bool(_images_in(file))
+        named = [f"{count} {ending}" for ending, count in counts.most_common(_ENDINGS)]
+        named += [f"{len(counts) - _ENDINGS} other endings"] if len(counts) > _ENDINGS else []
+        return ", ".join(named + [f"{folders} folders with images"] * bool(folders))
+
+
+def find(root: Path, value: str) -> Found:
+    """Find what a folder's path or a pattern names, relative to `root`. ValueError where there is no such folder."""
+    place = root / value
+    if not place.is_dir() and _PATTERN.search(value):
+        parts = Path(value).parts
+        fixed = next(number for number, part in enumerate(parts) if _PATTERN.search(part))
+        folder = root.joinpath(*parts[:fixed])
+        found = sorted({Path(file) for file in glob.glob(str(place), recursive=True)})
+        files = [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
+        if not folder.is_dir():
+            raise ValueError(f"no folder '{folder}'; create it or correct the path")
+        return Found(folder, value, tuple(files))
+    if place.is_file() and place.suffix.lower() in _ANNOTATIONS:
+        return Found(place.parent, None, (place,), alone=True)
+    if not place.is_dir():
+        raise ValueError(f"no folder '{cut(str(place))}'; create it or correct the path")
+    return Found(place, None, tuple(sorted([*list_images(place), *_annotations_in(place)])))
+
+
+def _annotations_in(folder: Path) -> list[Path]:
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return [file for file in files if file.suffix.lower() in _ANNOTATIONS and file.is_file()]
+
+
+def cut(text: str) -> str:
+    """Shorten a text to what a message shows."""
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return list_images(folder) if os.access(folder, os.R_OK | os.X_OK) else []

@@ -1,0 +1,334 @@
+"""Annotation files to masks: which values are the phase, which are not, and which count nowhere."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+from common.limits import IGNORED
+from data import annotations
+from data.annotations.labels import read_labels
+from data.annotations.outlines import of_image
+from data.annotations.shapes import draw
+from data.decoding import Decoded, Facts, decode
+from data.images import colours_of, crop_information_bar, in_bands, to_grey, to_uint8
+
+MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
+_UNKNOWN = 2
+_INSTANCES = 64  # more values than phases
+_SOFT, _SOFT_SHARE = 8, 0.8  # values in between, and share of pixels that have them; a photograph has more
+_LISTED, _FILES = 24, 6  # values, and files of each, in a message
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of a domain's masks. Of foreground and background one may be None, "rest": all that are not listed.
+
+    ignore: those that count in no loss, score or fraction. threshold: grey level from which a pixel is foreground,
+    whatever is listed. instances: every value above 0 is foreground.
+    """
+
+    foreground: tuple[MaskValue, ...] | None
+    background: tuple[MaskValue, ...] | None
+    ignore: tuple[MaskValue, ...] = ()
+    threshold: int | None = None
+    instances: bool = False
+
+
+class UnknownValues(InputError):
+    """A mask with values that are not listed: `pixels` has the number of each, by the value as it is written."""
+
+    def __init__(self, path: Path, pixels: dict[str, int], remedy: str, kind: str = "mask value"):
+        names = _shortened([f"{value} ({count} px)" for value, count in pixels.items()], _LISTED)
+        if len(pixels) == 1:
+            ((value, count),) = pixels.items()
+            said = f"{kind} {value} is neither foreground nor background ({count} px)"
+        else:
+            said = f"{kind}s {', '.join(names)} are neither foreground nor background"
+        super().__init__(f"{path}: {said}; {remedy}")
+        self.path, self.pixels = path, pixels
+
+    @classmethod
+    def of_all(cls, errors: Sequence["UnknownValues"]) -> "UnknownValues":
+        """Give the first error, with the values of all, and the files of each, where there are several."""
+        first = errors[0]
+        if len(errors) > 1:
+            files = {}
+            for error in errors:
+                for value, count in error.pixels.items():
+                    files.setdefault(value, []).append(f"{count} px in {error.path.name}")
+            named = [f"{value} ({', '.join(_shortened(counts, _FILES))})" for value, counts in files.items()]
+            first.args = (f"{first}. In all masks: {'; '.join(_shortened(named, _LISTED))}",)
+        return first
+
+
+def read_mask(
+    path: Path | str, values: Values, shape: tuple[int, int] | None = None, information_bar: int = 0, name: str = ""
+) -> np.ndarray:
+    """Read one annotation as uint8 (h, w): 0 background, 1 foreground, IGNORED what counts nowhere.
+
+    Numbers are those that the file holds, also where it says that white is zero; colours are compared as RGB at 8 bit,
+    alpha dropped. Of a palette image either may be listed. Numbers of 16 bit that fill them, and of less than 8 bit,
+    may be listed as those of 8 bit. shape: (h, w) of the image; `information_bar` rows at the bottom of a mask of its
+    size are cut off before values are judged, and a mask without them is as good. InputError for another size or type;
+    UnknownValues for a value that is not listed.
+
+    A file with outlines, or with an HDF5 array of labels, is a mask too: of outlines, those of the image `name`, and
+    their labels are the values.
+    """
+    path = Path(path)
+    if path.suffix.lower() in annotations.SUFFIXES:
+        return _drawn(path, values, shape, information_bar, name or path.stem)
+    if path.suffix.lower() in annotations.LABEL_SUFFIXES:
+        labels = read_labels(path)
+        decoded = Decoded(labels, None, Facts(*labels.shape))
+    else:
+        decoded = decode(path, numbers=values.threshold is None)
+    pixels = decoded.pixels
+    if shape is not None:
+        pixels = _scanned(path, pixels, shape, information_bar)
+    if values.threshold is not None:
+        return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
+    if decoded.facts.lossy and None in (values.foreground, values.background):
+        print(
+            f'warning: {path}: a JPEG has other values along the borders, and "rest" takes them all: export the mask '
+            "as PNG, or give threshold = 128",
+            file=sys.stderr,
+        )
+    first = None
+    for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts)):
+        judged = _Judged(reading, values)
+        if judged.known and (judged.listed or None not in (values.foreground, values.background)):
+            return judged.mask()
+        first = first or judged
+    if first.known:
+        return first.mask()
+    if first.is_instance_map and not decoded.facts.lossy:
+        print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
+        return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
+    raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first))
+
+
+def phase_fraction(mask: np.ndarray) -> float:
+    """Share of foreground in what counts of a mask; nan where nothing does."""
+    counted = np.count_nonzero(mask != IGNORED)
+    return float(np.count_nonzero(mask == 1) / counted) if counted else float("nan")
+
+
+def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information_bar: int) -> np.ndarray:
+    """Rows of a mask that the microscope scanned. InputError for a mask of another size than the image's, or theirs."""
+    if pixels.shape[:2] == shape:
+        return crop_information_bar(pixels, information_bar)
+    if pixels.shape[:2] == (shape[0] - information_bar, shape[1]):
+        return pixels
+    height, width = pixels.shape[:2]
+    remedy = "export the mask at the micrograph's size"
+    if width == shape[1] and height < shape[0]:
+        remedy += f", or give information_bar = {shape[0] - height} if it lacks the bar's rows"
+    raise InputError(
+        f"{path}: {width} x {height} px, but its micrograph has {shape[1]} x {shape[0]} (information bar "
+        f"{information_bar}); {remedy}"
+    )
+
+
+def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, information_bar: int, name: str) -> np.ndarray:
+    """Mask of the outlines of an image, uint8 (h, w); the later ones cover the earlier, what has none is background."""
+    annotated = of_image(path, name)
+    if annotated is None:
+        raise InputError(f"{path}: annotates no image '{name[:200]}'; name the image as the file does")
+    size = annotated.size or shape
+    if size is None:
+        raise InputError(f"{path}: says no size of its image; give the image")
+    if shape is not None and size != shape and size != (shape[0] - information_bar, shape[1]):
+        raise InputError(
+            f"{path}: was drawn on an image of {size[1]} x {size[0]} px, but '{name[:200]}' has {shape[1]} x "
+            f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself"
+        )
+    if annotated.lines:
+        print(
+            f"warning: {path}: {annotated.lines} points or lines of '{name[:200]}' have no area and are left out",
+            file=sys.stderr,
+        )
+    mask, unknown = np.zeros(size, np.uint8), {}
+    for one in annotated.shapes:
+        kind = _class_of_label(one.label, values)
+        part, inside = draw(one, size)
+        if kind is None:
+            shown = f"'{one.label[:100]}'"
+            unknown[shown] = unknown.get(shown, 0) + int(inside.sum())
+        else:
+            mask[part][inside] = kind
+    if unknown:
+        remedy = 'list it as one of the two or in `ignore`, or set foreground = "rest" in the domains file'
+        raise UnknownValues(path, unknown, remedy, kind="label")
+    return mask if shape is None else mask[: shape[0] - information_bar]
+
+
+def _class_of_label(label: str, values: Values) -> int | None:
+    """Class of an outline by its label, which may be listed as text, a number or a colour; None for another."""
+    kinds = (("ignore", IGNORED), ("foreground", 1), ("background", 0))
+    for key, kind in kinds:
+        if label in (_as_label(value) for value in getattr(values, key) or ()):
+            return kind
+    if values.foreground is None or values.instances:
+        return 1
+    return 0 if values.background is None else None
+
+
+def _as_label(value: MaskValue) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*value) if isinstance(value, tuple) else str(value)
+
+
+def _readings(path: Path, decoded: Decoded) -> Iterator[np.ndarray]:
+    """Yield what the pixels may be meant as: numbers (h, w), colours (h, w, 3); the likeliest first."""
+    pixels, palette = decoded.pixels, decoded.palette
+    if pixels.dtype == np.bool_:
+        # Only here as a viewer shows it: nobody thinks of white-is-zero at one bit.
+        pixels = ~pixels if decoded.facts.white_is_zero else pixels
+        yield pixels.astype(np.uint8) * 255
+        yield pixels.astype(np.uint8)
+        return
+    if pixels.dtype.kind not in "ui":
+        raise InputError(f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel")
+    if palette is not None:
+        colours = colours_of(palette)
+        yield from (colours[pixels], pixels) if palette.dtype == np.uint8 else (pixels, colours[pixels])
+    elif pixels.ndim == 3:
+        if pixels.dtype.kind == "i" or pixels.dtype.itemsize > 2:
+            if pixels.min() < 0 or pixels.max() > 255:
+                raise InputError(f"{path}: colours of type {pixels.dtype} beyond 0 .. 255; save them with 8 bit")
+            pixels = pixels.astype(np.uint8)
+        yield to_uint8(pixels, (8, 16))
+    else:
+        bits = decoded.facts.bits
+        if bits < 8:
+            yield (pixels.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+        elif pixels.dtype == np.uint16 and pixels.max() > 255 and not (pixels % 257).any():
+            yield (pixels // 257).astype(np.uint8)
+        yield pixels
+
+
+class _Judged:
+    """A reading of a mask: each of its values, as an index into `codes`, with the class that the domain gives it."""
+
+    def __init__(self, reading: np.ndarray, values: Values):
+        self.reading, self.colours = reading, reading.ndim == 3
+        self.codes, self.counts = self._count()
+        of = {name: np.isin(self.codes, self._wanted(getattr(values, name))) for name in ("foreground", "background")}
+        ignored = np.isin(self.codes, self._wanted(values.ignore))
+        rest = 1 if values.foreground is None else 0 if values.background is None else _UNKNOWN
+        self.classes = np.full(len(self.codes), rest, np.uint8)
+        if values.instances:
+            of["foreground"] = self.codes > 0
+            self.classes[self.codes < 0] = _UNKNOWN
+        self.classes[of["background"]] = 0
+        self.classes[of["foreground"]] = 1
+        self.classes[ignored] = IGNORED
+        self.listed = bool(of["foreground"].any() if values.foreground else of["background"].any())
+
+    @property
+    def known(self) -> bool:
+        return not (self.classes == _UNKNOWN).any()
+
+    @property
+    def is_instance_map(self) -> bool:
+        """Many values in even areas, of which few pixels are listed: neither soft borders nor a photograph."""
+        if self.colours or len(self.codes) <= _INSTANCES or self.codes[0] < 0:
+            return False
+        pixels = {kind: self.counts[self.classes == kind].sum() for kind in (1, _UNKNOWN)}
+        even = np.mean(self.reading[:, 1:] == self.reading[:, :-1])
+        return pixels[_UNKNOWN] > pixels[1] and even > 0.5
+
+    @property
+    def is_soft(self) -> bool:
+        """Values between those that are listed, on few pixels: borders that were smoothed."""
+        listed, unknown = self.codes[self.classes < _UNKNOWN], self.classes == _UNKNOWN
+        if self.colours or len(listed) < 2 or unknown.sum() <= _SOFT:
+            return False
+        between = self.codes[unknown]
+        few = self.counts[unknown].sum() < _SOFT_SHARE * self.counts.sum()
+        return bool(few and between.min() > listed.min() and between.max() < listed.max())
+
+    def mask(self) -> np.ndarray:
+        """Classes uint8 (h, w)."""
+        if self.small:
+            table = np.zeros(np.iinfo(self.reading.dtype).max + 1, np.uint8)
+            table[self.codes] = self.classes
+            return table[self.reading]
+        return in_bands(lambda band: self.classes[np.searchsorted(self.codes, self._codes(band))], self.reading)
+
+    def unknown(self) -> dict[str, int]:
+        """Number of pixels of each value that is not listed, the most frequent first."""
+        found = np.flatnonzero(self.classes == _UNKNOWN)
+        order = found[np.argsort(-self.counts[found], kind="stable")]
+        return {self._shown(int(self.codes[one])): int(self.counts[one]) for one in order}
+
+    @property
+    def small(self) -> bool:
+        """Numbers few enough for a table."""
+        return not self.colours and self.reading.dtype in (np.uint8, np.uint16)
+
+    def _count(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.small:
+            counts = np.bincount(self.reading.ravel())
+            codes = np.flatnonzero(counts)
+            return codes, counts[codes]
+        found = {}
+        rows = max(1, (1 << 24) // self.reading[0].nbytes)
+        for row in range(0, len(self.reading), rows):
+            codes, counts = np.unique(self._codes(self.reading[row : row + rows]), return_counts=True)
+            for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
+                found[code] = found.get(code, 0) + count
+        codes = np.array(sorted(found), np.int64)
+        return codes, np.array([found[code] for code in codes.tolist()], np.int64)
+
+    def _codes(self, band: np.ndarray) -> np.ndarray:
+        if not self.colours:
+            return band
+        return band.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+
+    def _wanted(self, values: tuple[MaskValue, ...] | None) -> list[int]:
+        """Codes of values; grey is a colour too."""
+        if self.colours:
+            listed = [value for value in values or () if not isinstance(value, str)]
+            triples = [(value,) * 3 if isinstance(value, int) else value for value in listed]
+            return [red << 16 | green << 8 | blue for red, green, blue in triples if 0 <= red <= 255]
+        numbers = [value if isinstance(value, int) else value[0] for value in values or () if _is_grey(value)]
+        return [number for number in numbers if -(1 << 63) <= number < 1 << 63]
+
+    def _shown(self, code: int) -> str:
+        return f'"#{code:06x}"' if self.colours and code % 0x010101 else str(code & 0xFF if self.colours else code)
+
+
+def _is_grey(value: MaskValue) -> bool:
+    return isinstance(value, int) or (isinstance(value, tuple) and len(set(value)) == 1)
+
+
+def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
+    pixels = decoded.pixels
+    if decoded.palette is not None:
+        pixels = colours_of(decoded.palette)[pixels]
+    pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path}: a mask of type {pixels.dtype} has no threshold; save it with 8 or 16 bit a channel")
+    grey = to_uint8(to_grey(pixels), (8, 16))
+    ignored = np.isin(grey, [value for value in values.ignore if isinstance(value, int)])
+    return np.where(ignored, IGNORED, grey >= values.threshold).astype(np.uint8)
+
+
+def _shortened(names: list[str], most: int) -> list[str]:
+    return names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+
+
+def _remedy(lossy: bool, judged: _Judged) -> str:
+    """Remedy for values that are not listed; none that moves a border."""
+    if lossy or judged.is_soft:
+        why = "the file is a JPEG, which changes values" if lossy else "its borders are smooth (values in between)"
+        return f"{why}: export the annotation as PNG without smoothing, or give threshold = 128, above which is phase"
+    remedy = 'list it as one of the two or in `ignore`, or set background = "rest" in the domains file'
+    if len(judged.codes) > _SOFT and not judged.colours:
+        remedy += ", or instances = true where each grain has a number"
+    return remedy

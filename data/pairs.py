@@ -1,0 +1,111 @@
+"""The images of a domain and their masks, found by their names."""
+
+import sys
+from pathlib import Path
+
+from common.errors import require_file_name
+from data.annotations import SUFFIXES as OUTLINES
+from data.annotations.outlines import outlines
+from data.decoding import SUFFIXES
+from data.entries import Table
+from data.files import Found
+from data.table import composed
+
+
+def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images by stem, and masks by the stem of their image. InputError for names that a store cannot have.
+
+    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one.
+    """
+    found = table.found("images", "a folder relative to this file, or a pattern like lom/*.tif")
+    images, masks = _listing(table, "images", found.images), {}
+    if "masks" in table.entries and images:
+        images, masks = _paired(table, found, images)
+    if not images:
+        kinds = " ".join(SUFFIXES)
+        raise table.error("images", table.entries["images"], f"no {kinds} file in {found.folder}; add some")
+    _check_names(table, images)
+    taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
+    if left := found.left(taken):
+        print(f"remark: {table.path}: {table.where}.images: not taken from {found.folder}: {left}", file=sys.stderr)
+    return images, masks
+
+
+def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Give the images that are no masks, and the masks by the stem of their image.
+
+    A picture goes before a file with outlines of the same name, from which it may have been made. Files with outlines,
+    and arrays, that belong to no image are none.
+    """
+    of_masks = table.found("masks", "a folder relative to this file, a pattern like lom/*.png, or a file with outlines")
+    suffix = composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
+    pictures = _listing(table, "masks", of_masks.images)
+    others = _listing(table, "masks", of_masks.annotations)
+    shared = set(found.images) & set(pictures.values())
+    if shared:
+        if not suffix and len(shared) == len(pictures) and not others:
+            raise table.error("masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed")
+        pictures = {
+            stem: file
+            for stem, file in pictures.items()
+            if (composed(stem).endswith(suffix) if suffix else file not in shared)
+        }
+        images = {stem: file for stem, file in images.items() if file not in pictures.values()}
+    names, masks = {composed(stem): stem for stem in images}, {}
+    for stem, file in {**others, **pictures}.items():
+        name = composed(stem).removesuffix(suffix)
+        if composed(stem).endswith(suffix) and name in names:
+            masks[names[name]] = file
+        elif stem in pictures:
+            raise table.error(
+                "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
+            )
+    if of_masks.alone:
+        (file,) = of_masks.annotations
+        masks = masks or _of_one_file(table, file, names)
+    if not masks:
+        raise table.error("masks", table.entries["masks"], f"no mask in {of_masks.folder}; add some or remove the key")
+    return images, masks
+
+
+def _of_one_file(table: Table, file: Path, names: dict[str, str]) -> dict[str, Path]:
+    """Give the masks that one file with outlines has of many images: those on which something is drawn."""
+    if file.suffix.lower() not in OUTLINES:
+        raise table.error("masks", file.name, "it has the labels of one image only, and none has its name; rename one")
+    document = outlines(file)
+    there = {stem: one for stem, one in document.items() if stem in names}
+    drawn = {names[stem]: file for stem, one in there.items() if one.shapes}
+    if not drawn:
+        named = ", ".join(f"'{stem}'" for stem in list(document)[:5])
+        raise table.error("masks", file.name, f"annotates {named}, none of the images; name the images as it does")
+    for count, what in (
+        (len(document) - len(there), "of images that are not in the folder"),
+        (len(there) - len(drawn), "without an area, which are taken for not annotated"),
+    ):
+        if count:
+            print(f"remark: {file}: {count} entries {what}", file=sys.stderr)
+    return drawn
+
+
+def _check_names(table: Table, images: dict[str, Path]) -> None:
+    alike = {}
+    for stem, file in images.items():
+        require_file_name(stem, f"{table.path}: {table.where}.images", ending=file.suffix)
+        other = alike.setdefault(stem.casefold(), stem)
+        if other != stem:
+            print(
+                f"warning: {table.path}: {table.where}.images: '{other}' and '{stem}' differ in case only. On a disk "
+                "that does not tell them apart, the prediction of one replaces the other's. Rename one.",
+                file=sys.stderr,
+            )
+
+
+def _listing(table: Table, key: str, files: list[Path]) -> dict[str, Path]:
+    listed, names = {}, {}
+    for file in files:
+        other = names.setdefault(composed(file.stem), file)
+        if other != file:
+            form = "" if other.stem == file.stem else ", written with other Unicode characters"
+            raise table.error(key, file.name, f"{other.name} has the same name{form}; rename or remove one")
+        listed[file.stem] = file
+    return listed

@@ -1,0 +1,119 @@
+"""Pixel size, information bar and depth of a domain's files before they are read, and what contradicts them."""
+
+import statistics
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from common.errors import InputError
+from common.parallel import all_of
+from data.decoding import Facts, Page, look
+from data.headers import Header, read_header
+from data.images import DEPTHS, DEPTHS_BEFORE, brightest
+from data.table import FILE
+
+TOLERANCE = 0.02  # of a pixel size
+_SIXTEEN = 16  # bits of files whose camera may have had less
+
+
+@dataclass(frozen=True)
+class Given:
+    """Scale that is asked of a micrograph: numbers, or FILE. The names say where it was asked for, in a message."""
+
+    pixel_size_nm: float | str
+    information_bar: int | str
+    named_size: str
+    named_bar: str
+
+
+def settled(path: Path, page: Page, given: Given, quiet: bool = False) -> tuple[float, int]:
+    """Give a micrograph's pixel size in nm and the rows of its bar; FILE is what its file says.
+
+    Prints a warning where the file contradicts what is given, unless `quiet`. InputError where it does not say what it
+    is asked for.
+    """
+    header = read_header(path, page)
+    size, bar = given.pixel_size_nm, given.information_bar
+    for value, key, named in ((size, "pixel_size_nm", given.named_size), (bar, "information_bar", given.named_bar)):
+        if value == FILE and (header is None or getattr(header, key) is None):
+            look(path, page)  # which says what is wrong with the file, if anything is
+            said = f"its {header.maker} header does not say it" if header else "it has no microscope's header"
+            raise InputError(
+                f'{path}: {named} = "{FILE}", but {said}; give a number, for this one in a table (`micrographs`)'
+            )
+    if header and not quiet:
+        for warning in _contradictions(path, page, header, given):
+            print(f"warning: {warning}", file=sys.stderr)
+    return (header.pixel_size_nm if size == FILE else size), (header.information_bar if bar == FILE else bar)
+
+
+def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:
+    said, typed = header.pixel_size_nm, given.pixel_size_nm
+    if said and typed != FILE and abs(typed / said - 1) > TOLERANCE:
+        yield (
+            f"{path}: its {header.maker} header says {said:.4g} nm a pixel, but {given.named_size} = {typed:g}. A "
+            f'wrong scale changes every phase fraction: correct it, or give "{FILE}".'
+        )
+    said, typed = header.information_bar, given.information_bar
+    if said is not None and typed not in (FILE, said):
+        yield (
+            f"{path}: its {header.maker} header says that the information bar has {said} rows, but {given.named_bar} = "
+            f'{typed}. Correct it, or give "{FILE}".'
+        )
+    if header.width and header.pixel_size_nm and given.pixel_size_nm == FILE:
+        yield from _resized(path, page, header)
+
+
+def _resized(path: Path, page: Page, header: Header) -> Iterable[str]:
+    facts = look(path, page)
+    if header.width not in (facts.width, facts.height):
+        yield (
+            f"{path}: is {facts.width} px wide, and was {header.width} when its {header.maker} header was written. "
+            f"{header.pixel_size_nm:.4g} nm a pixel is right if it was cropped, wrong if it was resized."
+        )
+
+
+def middle(sizes: Iterable[float]) -> float:
+    """The middle one of several pixel sizes, one that is there."""
+    return statistics.median_low(sizes)
+
+
+def depth_of(
+    pictures: Iterable[tuple[Path, Page]], workers: int, depths: tuple[int, ...] = DEPTHS, broken: bool = False
+) -> tuple[int | None, bool]:
+    """Depth in bits of a domain's camera: the smallest of `depths` that holds all its micrographs of 16-bit samples.
+
+    None where there are none such. And whether each by itself would have been read so, as before there was a common
+    depth. broken: files that cannot be read are passed over, where InputError would be raised.
+    """
+    levels = all_of(partial(_brightest, broken=broken), pictures, workers)
+    levels = [level for level in levels if level is not None]
+    if not levels:
+        return None, True
+    depth = next(depth for depth in depths if max(levels) < 2**depth)
+    each = {next(bits for bits in DEPTHS_BEFORE if level < 2**bits) for level in levels}
+    return depth, each == {depth}
+
+
+def _brightest(picture: tuple[Path, Page], broken: bool) -> int | None:
+    path, page = picture
+    try:
+        return brightest(path, page) if look(path, page).bits == _SIXTEEN else None
+    except InputError:
+        if broken:
+            return None
+        raise
+
+
+def oddly_read(facts: Facts, mask: bool = False) -> dict:
+    """Facts by which a file is read otherwise than an earlier version did; empty for nearly all files."""
+    found = {}
+    if facts.orientation != 1:
+        found["orientation"] = facts.orientation
+    if facts.bits not in (1, 8, 16) and not mask:
+        found["bits"] = facts.bits
+    if mask and facts.white_is_zero and facts.bits > 1:
+        found["white_is_zero"] = True
+    return found

@@ -1,0 +1,202 @@
+"""Pixel size and information bar are read off the file, for each micrograph, and what is typed is checked by it."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from bad_input import call
+from conftest import ROOT, domains_toml
+from microscope_files import fei, hitachi, imagej, jeol, olympus, ome, plain, tescan, zeiss, zeiss_by_width
+
+from data.headers import read_header
+from data.store import Store, store_path
+
+GREY = np.random.default_rng(0).integers(0, 256, (100, 120), dtype=np.uint8)
+CASES = ROOT.parent / "shared" / "cases"
+
+
+@pytest.mark.parametrize(("maker", "write", "page"), [
+    ("Zeiss", zeiss, None), ("Zeiss", zeiss_by_width, None), ("FEI", fei, None), ("Tescan", tescan, None),
+    ("FEI", lambda *given: fei(*given, tag=34680, scan="EScan"), None), ("Olympus SIS", olympus, 2),
+    ("OME-XML", ome, None), ("Olympus SIS", olympus, "image"),
+    ("ImageJ", imagej, None), ("JEOL", jeol, None), ("Hitachi", hitachi, None),
+    ("ImageJ", lambda *given: imagej(*given, unit="nm"), None),
+    ("ImageJ", lambda *given: imagej(*given, unit="\\u00B5m"), None),
+    ("Hitachi", lambda *given: hitachi(*given, encoding="latin-1"), None),
+    ("Zeiss", lambda path, pixels, size: zeiss(path, np.dstack([pixels] * 3), size), None),
+])  # fmt: skip
+def test_every_maker_says_its_pixel_size(tmp_path, maker, write, page):
+    for number, nanometres in enumerate((1.25, 27.7, 1260.0)):
+        path = tmp_path / f"a{number}.tif"
+        write(path, GREY, nanometres)
+        header = read_header(path, page)
+        assert header.maker == maker and header.pixel_size_nm == pytest.approx(nanometres, rel=1e-4)
+
+
+@pytest.mark.parametrize("write", [fei, tescan, jeol, hitachi])
+def test_the_height_of_the_bar_is_read(tmp_path, write):
+    for bar in (0, 12, 35):
+        write(tmp_path / "a.tif", GREY, 5.0, bar)
+        assert read_header(tmp_path / "a.tif").information_bar == bar
+
+
+def test_a_text_beside_a_picture_that_is_no_tiff_counts(tmp_path):
+    jeol(tmp_path / "a.bmp", GREY, 5.0, 20)
+    cv2.imwrite(str(tmp_path / "a.bmp"), GREY)
+    header = read_header(tmp_path / "a.bmp")
+    assert (header.maker, header.pixel_size_nm, header.information_bar) == ("JEOL", pytest.approx(5.0), 20)
+
+
+def test_a_printers_resolution_is_no_pixel_size(tmp_path):
+    plain(tmp_path / "a.tif", GREY)
+    imagej(tmp_path / "inch.tif", GREY, 25.4e6 / 72, "inch")
+    imagej(tmp_path / "cm.tif", GREY, 1e7 / 28.35, "cm")
+    tifffile.imwrite(tmp_path / "stack.tif", GREY, imagej=True, resolution=(72, 72))
+    (tmp_path / "a.txt").write_text("a note\nPixels = many\n")
+    for name in ("a", "inch", "cm", "stack"):
+        assert read_header(tmp_path / f"{name}.tif") is None
+
+
+def test_damaged_words_say_nothing(tmp_path):
+    for number in range(0, 3000, 7):
+        zeiss(tmp_path / "a.tif", GREY, 5.0)
+        content = bytearray((tmp_path / "a.tif").read_bytes())
+        place = -1 - number % min(len(content) - 8, 600)
+        content[place] ^= 0xFF
+        (tmp_path / "a.tif").write_bytes(content)
+        read_header(tmp_path / "a.tif")
+
+
+SMALL = {"reference": "sem", "scale": 1.0, "tile": 48, "overlap": 8}
+SPECIMEN = np.random.default_rng(3)
+
+
+def drawn(folder, names, size=(1200, 1600)):
+    """Pictures of one specimen of 1 nm a pixel, and its phase: {name: (pixels, mask)}."""
+    phase = cv2.GaussianBlur(SPECIMEN.normal(size=size).astype(np.float32), (0, 0), 40) > 0.002
+    noise = SPECIMEN.normal(size=size)
+    grey = (90 + 70 * phase + 8 * noise).clip(0, 255).astype(np.uint8)
+    return {name: (grey, phase.astype(np.uint8)) for name in names}
+
+
+def seen(pixels, nanometres, enlarge):
+    """Picture at a magnification."""
+    side = tuple(int(length / nanometres) for length in pixels.shape[::-1])
+    return cv2.resize(pixels, side, interpolation=enlarge)
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """MetalDAM's situation: three magnifications and bars of 65 and 66 rows in one folder, masks without the bar."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    (folder / "new").mkdir()
+    scenes = {number: drawn(folder, ["scene"])["scene"] for number in range(3)}
+    for number, (name, nanometres, bar) in enumerate(
+        (f"m{scene}_{nanometres}", nanometres, bar)
+        for scene in scenes
+        for nanometres, bar in ((4, 65), (8, 66), (5, 65))
+    ):
+        pixels, phase = scenes[number // 3]
+        picture = seen(pixels, nanometres, cv2.INTER_AREA)
+        mask = seen(phase, nanometres, cv2.INTER_NEAREST)
+        whole = np.vstack([picture, np.full((bar, picture.shape[1]), 255, np.uint8)])
+        fei(folder / "images" / f"{name}.tif", whole, nanometres, bar)
+        cv2.imwrite(str(folder / "masks" / f"{name}.png"), mask)
+        if number < 3:
+            fei(folder / "new" / f"{name}.tif", whole, nanometres, bar)
+    entry = {"images": "images", "masks": "masks", "foreground": [1], "folds": 3}
+    entry |= {"pixel_size_nm": "file", "information_bar": "file"}
+    (folder / "domains.toml").write_text(domains_toml(SMALL, sem=entry))
+    status, printed = call(f"prepare {folder / 'domains.toml'} --out {folder / 'stores'}")
+    assert status == 0 and "warning" not in printed, printed
+    return folder
+
+
+def test_a_folder_of_three_magnifications_is_prepared_trained_and_segmented(laboratory):
+    store = Store(store_path(laboratory / "stores", "sem"))
+    assert {(one.pixel_size_nm, one.information_bar) for one in store.micrographs} == {(4, 65), (8, 66), (5, 65)}
+    assert store.reference_pixel_size_nm == 5
+    by_scene = {}
+    for one in store.micrographs:
+        by_scene.setdefault(one.name[:2], []).append((one.height, one.width, store.mask(one.index).mean()))
+    for found in by_scene.values():
+        heights, widths, fractions = zip(*found, strict=True)
+        assert np.ptp(heights) <= 2 and np.ptp(widths) <= 2 and np.ptp(fractions) < 0.01
+    status, printed = call(f"verify {laboratory / 'stores'}")
+    assert status == 0 and "8 nm a pixel, resized 1.6 times, 66 rows cut off: m0_8, m1_8, m2_8" in printed
+    run = laboratory / "run"
+    train = f"train_supervised --experiment demo.supervised --source sem --data {laboratory / 'stores'} --steps 60"
+    status, printed = call(f"{train} --batch-size 4 --workers 0 --augmentation none --run-dir {run}")
+    assert status == 0, printed
+    out = laboratory / "segmented"
+    status, printed = call(f"evaluate {run} --images {laboratory / 'new'} --out {out} --device cpu")
+    assert status == 0 and "warning: its" not in printed and "what each file says nm" in printed, printed
+    rows = [row.split(",") for row in (out / "phase_fractions.csv").read_text().splitlines()]
+    table = [dict(zip(rows[0], row, strict=True)) for row in rows[1:-1]]
+    assert {(float(row["pixel_size_nm"]), row["information_bar"]) for row in table} == {(4, "65"), (8, "66"), (5, "65")}
+    fractions = [float(row["phase_fraction"]) for row in table]
+    assert 0.1 < fractions[0] < 0.9 and np.ptp(fractions) < 0.01, fractions
+    for row in table:  # masks are as large as the pictures, the bar in them empty
+        mask = cv2.imread(str(out / "masks" / row["file"].replace(".tif", ".png")), cv2.IMREAD_GRAYSCALE)
+        assert mask.shape == tifffile.imread(laboratory / "new" / row["file"]).shape
+        assert not mask[-int(row["information_bar"]) :].any()
+
+
+def test_what_is_typed_is_checked_by_each_file(laboratory, tmp_path):
+    entry = {"images": str(laboratory / "new"), "pixel_size_nm": 5.05, "information_bar": 65}
+    (tmp_path / "domains.toml").write_text(domains_toml(SMALL, sem=entry))
+    status, printed = call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")
+    lines = [line for line in printed.splitlines() if line.startswith("warning")]
+    assert status == 0 and len(lines) == 3 and "m0_5" not in printed
+    for name, values in (
+        ("m0_4.tif", ("4 nm", "pixel_size_nm = 5.05")),
+        ("m0_8.tif", ("66 rows", "information_bar = 65")),
+    ):
+        line = next(line for line in lines if name in line and values[0] in line)
+        assert values[1] in line and "domains.sem" in line
+
+
+def test_segmentation_checks_its_pixel_size_too(laboratory, supervised, tmp_path):
+    out = tmp_path / "out"
+    status, printed = call(f"evaluate {supervised} --images {laboratory / 'new'} --out {out} --pixel-size 8")
+    assert status == 0 and printed.count("nm a pixel, but --pixel-size = 8.") == 2
+    assert (
+        printed.count("information bar has 6") == 3 and "--information-bar (not given, so the domain's) = 0" in printed
+    )
+    status, printed = call(
+        f"evaluate {supervised} --images {laboratory / 'new'} --out {tmp_path / 'b'} --pixel-size file"
+    )
+    assert status == 0 and "nm a pixel, but" not in printed
+    status, printed = call(
+        f"evaluate {supervised} --images {laboratory / 'masks'} --out {tmp_path / 'c'} --pixel-size file"
+    )
+    assert status == 2 and '--pixel-size = "file"' in printed and "m0_4.png" in printed
+
+
+def test_a_file_that_says_nothing_is_named(laboratory, tmp_path):
+    entry = {"images": str(laboratory / "masks"), "pixel_size_nm": "file"}
+    (tmp_path / "domains.toml").write_text(domains_toml(SMALL, sem=entry))
+    status, printed = call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")
+    assert status == 2 and "m0_4.png" in printed and "no microscope's header" in printed and "table" in printed
+
+
+def test_a_store_of_typed_numbers_has_the_parameters_that_it_always_had(stores):
+    metadata = Store(store_path(stores, "source")).metadata
+    assert sorted(metadata["parameters"]) == sorted(
+        ("domain", "reference", "reference_pixel_size_nm", "scale", "tile", "overlap", "field_of_view", "seed",
+         "pixel_size_nm", "information_bar", "invert", "folds", "foreground", "background")
+    )  # fmt: skip
+    keys = {"name", "file", "sha256", "mask_file", "mask_sha256", "fold", "test"}
+    assert all(source.keys() == keys for source in metadata["sources"])
+    assert json.dumps(metadata)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"the shared cases are not at {CASES}")
+def test_real_words_of_a_zeiss():
+    assert read_header(CASES / "files" / "zeiss_111.6nm_rgb_crop.tif").pixel_size_nm == 111.6
+    found = [read_header(CASES / "pixel_size_in_header/lom/images" / f"b{n}.tif").pixel_size_nm for n in (0, 1)]
+    assert found == [5, 50]
