@@ -1,5 +1,6 @@
 """The images of a domain and their masks, found by their names."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def _listing(table: Table, key: str, files: list[Path]) -> dict[str, Path]:
         other = names.setdefault(composed(file.stem), file)
         if other != file:
             form = "" if other.stem == file.stem else ", written with other Unicode characters"
-            raise table.error(key, file.name, f"{other.name} has the same name{form}; rename or remove one")
+            where = other.name if other.parent == file.parent else os.path.relpath(other, table.path.parent)
+            raise table.error(key, file.name, f"{where} has the same name{form}; rename or remove one")
         listed[file.stem] = file
     return listed

@@ -44,6 +44,7 @@ def _fields(side: int, field: int) -> list[slice]:
 def odd_sizes(options: Options, domain: Domain, described: Sequence[Described], reference: Sequence[Described]) -> str:
     """Say what is odd about the sizes that a domain is going to have: a large resize, many tiles; empty without.
 
+    reference: empty where it cannot be read.
     Sizes that are refused anyway are not asked about.
     """
     sizes = [working_size(one.shape, one.factor) for one in described]
@@ -53,6 +54,8 @@ def odd_sizes(options: Options, domain: Domain, described: Sequence[Described], 
     for one, (height, width) in zip(described, sizes, strict=True):
         if one.factor > ODDLY_RESIZED or one.factor < options.scale / ODDLY_RESIZED:
             return f"{one.native.image}: resized {one.factor:.3g} times, to {width} x {height} px: check {one.origin}"
+    if not reference:
+        return ""
     tiles, usual = ([_tiles(options, one) for one in of] for of in (described, reference))
     ratio = statistics.fmean(tiles) / statistics.fmean(usual)
     enlarged = largest > max(one.factor for one in reference)

@@ -65,11 +65,9 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     invert = native["invert"] if options.invert is None else options.invert
     levels = np.array(native["levels"]) if "levels" in native else None
     like = "" if levels is None else f", given the grey levels of {native['match']}"
-    size, bar = (
-        "what each file says" if value == FILE else f"{value:g}"
-        for value in (given.pixel_size_nm, given.information_bar)
-    )
-    kind = f"{size} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off{like}"
+    size = "the pixel size of each file" if given.pixel_size_nm == FILE else f"{given.pixel_size_nm:g} nm a pixel"
+    bar = "the bar of each file" if given.information_bar == FILE else f"{given.information_bar} rows"
+    kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
     print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
