@@ -24,7 +24,7 @@ def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path]]:
         images, masks = _paired(table, found, images)
     if not images:
         kinds = " ".join(SUFFIXES)
-        raise table.error("images", table.entries["images"], f"no {kinds} file in {found.folder}; add some")
+        raise table.error("images", table.entries["images"], f"no image ({kinds}) in {found.folder}; add some")
     _check_names(table, images)
     taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
     if left := found.left(taken):
