@@ -63,6 +63,7 @@ NEEDS = {
     ("invert", "images"): _NATIVE,
     ("information_bar", "images"): _NATIVE,
     ("page", "images"): _NATIVE,
+    ("images_of", "images"): "--images-of goes with --images",
 }
 # An option, those that it excludes, and what is said where one of them is given too.
 EXCLUDES = {
@@ -72,6 +73,10 @@ EXCLUDES = {
     ),
     ("domain", "images"): "give either --domain or --images",
     ("images", "adabn", "otsu", "selection", "gradcam"): "--adabn, --otsu, --selection and --gradcam go with --domain",
+    ("images_of", "pixel_size", "information_bar", "page"): (
+        "--images-of: domains.toml says scale and page of each micrograph; not with --pixel-size, --information-bar or "
+        "--page"
+    ),
     ("selection", "adabn", "otsu", "ensemble"): (
         "--selection scores the runs as they are: not with --adabn, --otsu or --ensemble"
     ),
@@ -214,7 +219,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
     group.add_argument("--wandb-project", default="microstructure-adaptation")
     group = parser.add_argument_group("segment micrographs without labels")
-    group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp)")
+    group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp), or a domains.toml")
+    group.add_argument("--images-of", metavar="DOMAIN", help="of that domains.toml, each micrograph with its own scale")
     group.add_argument("--pixel-size", type=pixel_size, metavar="NM",
                        help="or `file`: what each file says; default: that of the domain adapted to")  # fmt: skip
     group.add_argument("--invert", action=argparse.BooleanOptionalAction, help="bright field; default likewise")

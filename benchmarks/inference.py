@@ -91,7 +91,7 @@ def whole(options: argparse.Namespace, side: int, colour: bool) -> dict:
         preparation["native"] = {"pixel_size_nm": 1.0, "invert": False, "information_bar": 0}
         model = drawn_model(options.model).to(options.device, memory_format=torch.channels_last)
         member = Member(folder, "last", model, {"target": "t3"}, preparation, 0)
-        choices = dict.fromkeys(("pixel_size", "invert", "information_bar", "page"))
+        choices = dict.fromkeys(("pixel_size", "invert", "information_bar", "page", "images_of"))
         choices = SimpleNamespace(images=folder / "images", out=folder / "out", **choices)
         forget_peak_memory()
         began = time.perf_counter()

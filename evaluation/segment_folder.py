@@ -15,7 +15,8 @@ from common.errors import InputError, make_folder, require_file_name, shown_name
 from common.files import write_csv, write_image
 from common.memory import free_memory
 from common.parallel import ahead
-from data.decoding import SUFFIXES
+from data.decoding import SUFFIXES, Page
+from data.domains import read_domains
 from data.images import DEPTHS_BEFORE, list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import matched
 from data.store import PREPARATION
@@ -29,11 +30,12 @@ from evaluation.members import Member, agreed
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
+SCALE = ("pixel_size_nm", "information_bar")
 _MOST_UNSURE = 128  # of 255: two phases, either as likely
 
 
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
-    """Segment every micrograph of a folder: masks 0/255 at native size, pictures, and phase_fractions.csv.
+    """Segment every micrograph of a folder, or of a domain: masks 0/255 at native size, pictures, phase_fractions.csv.
 
     overlays/ shows what was found, confidence/ where the models are unsure. The table's last row is of the specimen, as
     far as the micrographs are random samples of one. While one micrograph is segmented, the next is read and the one
@@ -41,14 +43,12 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     """
     folder, out = Path(options.images), Path(options.out)
     masks, overlays, confidence = (out / name for name in ("masks", "overlays", "confidence"))
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
-    if folder.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
-        raise InputError(f"{folder}: --out would write into the folder of the micrographs; give another --out")
-    files = list_images(folder)
-    if not files:
-        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
     preparation = members[0].preparation
+    asked = _of_domain(folder, options.images_of) if options.images_of else _of_folder(folder, options, preparation)
+    files = list(asked)
+    for place in {file.parent for file in files}:
+        if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
+            raise InputError(f"{place}: --out would write into the folder of the micrographs; give another --out")
     for member in members:
         differing = [key for key in PREPARATION if member.preparation[key] != preparation[key]]
         if differing:
@@ -60,18 +60,17 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
     native = preparation["native"]
-    given = _given(options, native)
-    page = options.page or native.get("page")
     invert = native["invert"] if options.invert is None else options.invert
     levels = np.array(native["levels"]) if "levels" in native else None
     like = "" if levels is None else f", given the grey levels of {native['match']}"
-    size = "the pixel size of each file" if given.pixel_size_nm == FILE else f"{given.pixel_size_nm:g} nm a pixel"
-    bar = "the bar of each file" if given.information_bar == FILE else f"{given.information_bar} rows"
+    sizes, bars = ({getattr(given, key) for _, given in asked.values()} for key in SCALE)
+    size, bar = _said(sizes, "{:g} nm a pixel", "pixel size"), _said(bars, "{} rows", "bar")
     kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
     print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
-    depth = native.get("depth") or depth_of([(file, page) for file in files], 2, DEPTHS_BEFORE, broken=True)[0]
+    pages = [(file, page) for file, (page, _) in asked.items()]
+    depth = native.get("depth") or depth_of(pages, 2, DEPTHS_BEFORE, broken=True)[0]
 
     def resize(pixel_size: float) -> tuple[float, str]:
         origin = (
@@ -80,8 +79,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         )
         return pixel_size / reference * preparation["scale"], origin
 
-    if given.pixel_size_nm != FILE:
-        warn_of_enlargement(*resize(given.pixel_size_nm))
+    for known in {given.pixel_size_nm for _, given in asked.values()} - {FILE}:
+        warn_of_enlargement(*resize(known))
     cut = (preparation["tile"], preparation["overlap"])
     for path in (masks, overlays, confidence):
         make_folder(path)
@@ -92,6 +91,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         if file != first_of_name[file.stem]:
             raise InputError(f"{file}: another image has this name with another ending; rename one")
         require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
+        page, given = asked[file]
         pixel_size, bar = settled(file, page, given)
         grey = read_image(file, depth, page)
         factor, origin = resize(pixel_size)
@@ -124,7 +124,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         return one, found
 
     table, failures = _Table(), []
-    progress = tqdm(ahead(write, segmented(), 1), desc=folder.name, unit="image", total=len(files))
+    progress = tqdm(ahead(write, segmented(), 1), desc=options.images_of or folder.name, unit="image", total=len(files))
     for file, writing in zip(files, progress, strict=True):
         try:
             table.add(*writing.result())
@@ -149,18 +149,41 @@ class _Read:
     information_bar: int
 
 
-def _given(options: argparse.Namespace, native: dict) -> Given:
-    """Give what is asked of the micrographs' scale: by an option, else as of the domain adapted to."""
-    found = {}
-    for key, option in (("pixel_size_nm", "pixel_size"), ("information_bar", "information_bar")):
+def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> dict[Path, tuple[Page, Given]]:
+    """List a folder's images, with the page and the scale that options, or the domain adapted to, ask of them all."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
+    files = list_images(folder)
+    if not files:
+        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
+    native, found = preparation["native"], {}
+    for key, option in zip(SCALE, ("pixel_size", "information_bar"), strict=True):
         value, name = getattr(options, option), f"--{option.replace('_', '-')}"
         found[key] = native[key] if value is None else value
         if found[key] is None:
             raise InputError(
-                f"{name} is missing: a table had it of each micrograph of the domain. Give a number or file."
+                f"{name} is missing: a table had it of each micrograph of the domain. Give a number or file, or the "
+                "domains.toml with --images-of."
             )
         found[name] = name if value is not None else f"{name} (not given, so the domain's)"
-    return Given(*(found[key] for key in ("pixel_size_nm", "information_bar", "--pixel-size", "--information-bar")))
+    given = Given(*(found[key] for key in (*SCALE, "--pixel-size", "--information-bar")))
+    return dict.fromkeys(files, (options.page or native.get("page"), given))
+
+
+def _of_domain(path: Path, name: str) -> dict[Path, tuple[Page, Given]]:
+    """List the micrographs of a domain of a domains.toml, each with its own page and scale."""
+    _, domains = read_domains(path)
+    if name not in domains:
+        raise InputError(f"{path}: there is no domain {name} in it, only {', '.join(domains)}")
+    return {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domains[name].micrographs}
+
+
+def _said(values: set[float | str], number: str, name: str) -> str:
+    """A value that all micrographs have, as it is printed."""
+    (value, *others) = values
+    if others:
+        return f"each its own {name}"
+    return f"the {name} of each file" if value == FILE else number.format(value)
 
 
 class _Table:

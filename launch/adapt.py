@@ -121,7 +121,8 @@ class Launch:
     def segment(self) -> Step:
         """Segment all images of the target by what was chosen."""
         models = [self.choice] if self.adapts else self._remedied
-        command = ["evaluate.py", *models, "--images", self.micrographs[0].parent, "--out", self.segmented.parent]
+        command = ["evaluate.py", *models, "--images", self.toml, "--images-of", self.options.target]
+        command += ["--out", self.segmented.parent]
         command += ["--ensemble"] if len(models) > 1 else []
         needs = [models[0], *self.micrographs]
         return Step("segment", "segmentation", [_python(command)], self.segmented, needs, weight=3)

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, annotated, domains_toml, run, unannotated
+from conftest import ROOT, annotated, domains_toml, run
 
 from data.store import Store
 from launch.steps import Step
@@ -33,7 +33,9 @@ def laboratory(tmp_path_factory) -> Path:
             image = image if domain == "source" else 255 - image
             cv2.imwrite(str(folder / domain / "images" / f"m{k}.png"), image)
             cv2.imwrite(str(folder / domain / "masks" / f"m{k}.png"), 255 * mask.astype(np.uint8))
-    text = domains_toml(source=annotated("source", folds=3), negative=unannotated("negative", invert="auto"))
+    negative = {"images": "negative/images/*.png", "micrographs": "sizes.csv", "invert": "auto"}
+    (folder / "sizes.csv").write_text("name,pixel_size_nm\n" + "".join(f"m{k},50\n" for k in range(6)))
+    text = domains_toml(source=annotated("source", folds=3), negative=negative)
     (folder / "domains.toml").write_text(text)
     return folder
 

@@ -84,7 +84,7 @@ def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
         grey = np.random.default_rng(number).integers(0, 256, (60, 80), np.uint8)
         cv2.imwrite(str(tmp_path / "lab" / f"m{number}.png"), grey)
     options = SimpleNamespace(images=tmp_path / "lab", out=tmp_path / "out", pixel_size=None, page=None, invert=None,
-                              information_bar=None)  # fmt: skip
+                              information_bar=None, images_of=None)  # fmt: skip
     segment_folder(members, options, "cpu")
     with (tmp_path / "out" / "phase_fractions.csv").open() as file:
         *rows, whole = csv.DictReader(file)

@@ -165,7 +165,7 @@ def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
     native = {"pixel_size_nm": 2.0, "invert": True, "information_bar": 3}
     preparation = {"tile": 48, "overlap": 8, "scale": 0.5, "reference_pixel_size_nm": 1.6, "native": native}
     member = Member(folder, "last", model, {"target": "t"}, preparation, 0)
-    options = dict.fromkeys(("pixel_size", "invert", "information_bar", "page"))
+    options = dict.fromkeys(("pixel_size", "invert", "information_bar", "page", "images_of"))
     with pytest.raises(InputError) as caught:
         segment_folder([member], SimpleNamespace(images=folder, out=out, **options), "cpu")
     assert re.findall(r"m\d\.\w+(?=: is empty|: another)", str(caught.value)) == ["m1.png", "m2.tif", "m4.png"]
