@@ -3,6 +3,7 @@
     python evaluate.py runs/T3.2/fold0 --data stores --domain t3                  # one run, or several in turn
     python evaluate.py runs/S.10/fold0 --data stores --domain source t1 t2 t3     # RDT needs the source's score first
     python evaluate.py runs/S.10/fold0 --data stores --domain t3 --adabn          # statistics of the domain itself
+    python evaluate.py runs/S.10/fold0 --data stores --domain t3 --tta --adabn-by-image 0.3      # docs/methods.md
     python evaluate.py runs/S.10/fold0 --data stores --domain source t1 --gradcam     # where the model looks
     python evaluate.py runs/T3.2/fold* --data stores --domain t3 --ensemble --out runs/T3.2/ensemble.t3
     python evaluate.py --experiment T1.4 --fold 0 --checkpoint epoch100           # a row of the study's tables
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.arguments import first_contradiction, given_options, number, whole
+from common.arguments import first_contradiction, given_options, number, share, whole
 from common.errors import InputError, exits_cleanly
 from data.decoding import Page
 from data.selection_file import Selection, read_selection
@@ -40,6 +41,7 @@ from evaluation.members import (
     load_member,
     reference_of,
     refuse_trained_on,
+    require_batch_norm,
 )
 from evaluation.metrics import rdt
 from evaluation.scoring import Predictor
@@ -77,11 +79,16 @@ EXCLUDES = {
         "--images-of: domains.toml says scale and page of each micrograph; not with --pixel-size, --information-bar or "
         "--page"
     ),
-    ("selection", "adabn", "otsu", "ensemble"): (
-        "--selection scores the runs as they are: not with --adabn, --otsu or --ensemble"
+    ("selection", "adabn", "otsu", "ensemble", "tta", "adabn_by_image"): (
+        "--selection scores the runs as they are: not with --adabn, --adabn-by-image, --tta, --otsu or --ensemble"
     ),
-    ("gradcam", "otsu", "ensemble"): "--gradcam looks into one model: not with --otsu or --ensemble",
-    ("otsu", "adabn", "ensemble"): "--otsu uses no model: not with --adabn or --ensemble",
+    ("gradcam", "otsu", "ensemble", "tta", "adabn_by_image"): (
+        "--gradcam looks into one model as it is: not with --otsu, --ensemble, --tta or --adabn-by-image"
+    ),
+    ("otsu", "adabn", "ensemble", "tta", "adabn_by_image"): (
+        "--otsu uses no model: not with --adabn, --adabn-by-image, --tta or --ensemble"
+    ),
+    ("adabn_by_image", "adabn"): "--adabn is of the domain, --adabn-by-image of each micrograph: give one of them",
 }
 _nanometres = number(float, lambda value: 0 < value < 1e6, "a positive number of nm below a million, nor `file`")
 
@@ -127,14 +134,15 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
         )
     for member, micrographs in zip(members, test_sets, strict=True):
         refuse_trained_on(member, store, micrographs)
+    parts = [name for name in ("otsu", "ensemble", "adabn") if getattr(options, name)]
+    parts += [f"adabn-image-{options.adabn_by_image:g}"] if options.adabn_by_image else []
+    variant = ".".join([*parts, *(["tta"] if options.tta else [])]) or "plain"
     if options.ensemble:
-        variant = "ensemble.adabn" if options.adabn else "ensemble"
         predictor = scoring.ensemble([member.predictor(device) for member in members])
         facts = {**common, "variant": variant, **described(members)}
         references = [reference_of(member, store.domain, variant) for member in members]
         score_one(predictor, store, test_sets[0], Path(options.out), facts, references, options)
         return
-    variant = "otsu" if options.otsu else "adabn" if options.adabn else "plain"
     if selection:
         variant = f"selected-{selection.name}"
     scores = []
@@ -202,6 +210,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="of run folders: last (default), best, or a milestone like epoch100")
     parser.add_argument("--ensemble", action="store_true", help="average the probabilities of all runs (bagging)")
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
+    parser.add_argument("--tta", action="store_true", help="average over flips and quarter turns: eight times the work")
+    parser.add_argument("--adabn-by-image", type=share, metavar="SHARE",
+                        help="statistics of each micrograph, mixed with this share into the model's own")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     group = parser.add_argument_group("a row of the study's tables")
     group.add_argument("--experiment", help="generalization row (T1.4): scores its supervised run on its domain")
@@ -276,6 +287,10 @@ def main() -> None:
     for domain in options.domain or [None]:
         # Loaded anew for each domain, because --adabn changes the models.
         members = [load_member(path, options.checkpoint, device) for path in options.runs]
+        for member in members:
+            member.tta, member.image_share = options.tta, options.adabn_by_image
+            if options.adabn_by_image:
+                require_batch_norm(member, "--adabn-by-image")
         if domain:
             score_members(members, domain, options, device)
         else:

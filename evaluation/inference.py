@@ -61,6 +61,37 @@ def for_inference(model: torch.nn.Module) -> fx.GraphModule:
     return traced.to(memory_format=torch.channels_last)
 
 
+def by_symmetries(network: Network) -> Network:
+    """Make a network whose probabilities are the mean over the eight symmetries of a window, T x T px.
+
+    It returns their logarithms as logits of each phase, from which models.probabilities makes the mean again.
+    """
+
+    def averaged(windows: Tensor) -> dict[str, Tensor]:
+        found = 0
+        for mirrored, turns in product((False, True), range(4)):
+            seen = torch.rot90(windows.flip(3) if mirrored else windows, turns, (2, 3)).contiguous()
+            back = torch.rot90(probabilities(network(seen)["main"]), -turns, (2, 3))
+            found = found + (back.flip(3) if mirrored else back) / 8
+        return {"main": found.log()}
+
+    return averaged
+
+
+def window_batches(
+    image: np.ndarray, tile: int, overlap: int, device: torch.device | str, size: int = 16
+) -> Iterator[Tensor]:
+    """Yield the windows of a micrograph that predict_bands looks at, uint8 (n, 1, T, T), n up to `size`, equal to one.
+
+    They are on the device.
+    """
+    corners = list(product(*(range(-overlap, side - overlap, tile) for side in image.shape)))
+    for batch in np.array_split(corners, -(-len(corners) // size)):
+        places = [[_mirrored(at, at + tile + 2 * overlap, side) for at, side in zip(corner, image.shape, strict=True)]
+                  for corner in batch]  # fmt: skip
+        yield _send(np.stack([image[np.ix_(*place)] for place in places])[:, None], torch.device(device))
+
+
 @torch.inference_mode()
 def predict_bands(
     model: Network,

@@ -1,10 +1,10 @@
 """Trained models as evaluate.py uses them: loaded, fitted to a domain's statistics, described for a score."""
 
+import copy
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ import models
 from common.errors import InputError
 from data.store import PREPARATION, Store
 from evaluation import scoring
-from evaluation.inference import for_inference, predict
+from evaluation.inference import Network, by_symmetries, for_inference, predict, window_batches
 from evaluation.judge.remedies import Remedy
 from evaluation.scoring import Predictor
 from training.checkpoint import load_model
@@ -34,6 +34,8 @@ class Member:
     """A trained model and its origin. `label` is the checkpoint's name, mostly 'last'.
 
     remedy, levels: what is done to a micrograph first, and the source's grey levels, float64 (256,), for it.
+    tta: average over the eight symmetries of what the network is shown. image_share: of a micrograph's own batch-norm
+    statistics beside the model's; None to take the model's as they are.
     """
 
     run: Path
@@ -44,18 +46,44 @@ class Member:
     step: int
     remedy: Remedy = field(default_factory=Remedy)
     levels: np.ndarray | None = None
+    tta: bool = False
+    image_share: float | None = None
 
     def seen(self, image: np.ndarray) -> np.ndarray:
         """Micrograph uint8 (h, w) -> what the network is shown of it, uint8 (h', w')."""
         return self.remedy.apply(image, self.levels)
 
+    def networks(self, device: torch.device | str) -> Callable[[np.ndarray], Network]:
+        """Function from a micrograph as the network is shown it, uint8 (h, w), to the network for it, as it is now."""
+        cut = {key: self.preparation[key] for key in ("tile", "overlap")}
+        finished = by_symmetries if self.tta else lambda network: network
+
+        def of_image(image: np.ndarray) -> Network:
+            model = copy.deepcopy(self.model)
+            try:
+                models.mix_statistics(model, window_batches(image, **cut, device=device), self.image_share)
+            except ValueError as error:
+                if SINGLE_VALUE not in str(error):
+                    raise
+                raise InputError(
+                    f"--adabn-by-image: a micrograph of {image.shape[1]} x {image.shape[0]} px gives a batch norm of "
+                    f"{self.run} a single value a channel. Score without it, or prepare the source with larger tiles."
+                ) from error
+            return finished(for_inference(model))
+
+        if self.image_share is not None:
+            return of_image
+        fixed = finished(for_inference(self.model))
+        return lambda _: fixed
+
     def predictor(self, device: torch.device | str) -> Predictor:
         """Micrograph uint8 (h, w) -> probabilities float32 (C, h, w), by the network as it is now."""
         cut = {key: self.preparation[key] for key in ("tile", "overlap")}
-        network = partial(predict, for_inference(self.model), **cut, device=device)
+        networks = self.networks(device)
 
         def predictor(image: np.ndarray) -> np.ndarray:
-            found = network(self.seen(image))
+            seen = self.seen(image)
+            found = predict(networks(seen), seen, **cut, device=device)
             if found.shape[1:] == image.shape:
                 return found
             return np.stack([cv2.resize(phase, image.shape[::-1], interpolation=cv2.INTER_LINEAR) for phase in found])
@@ -131,8 +159,7 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
                 "statistics of micrographs that it never sees. evaluation.gap puts them in the file where they help."
             )
         tiles = store.training_tiles(member.config["fold"], labelled=False)
-        if not any(isinstance(module, torch.nn.BatchNorm2d) for module in member.model.modules()):
-            raise InputError(f"{member.run}: {member.config['model']} has no batch norm, --adabn changes nothing")
+        require_batch_norm(member, "--adabn")
         if not len(tiles):
             raise InputError(f"{store.path}: no training tiles outside the test set, which --adabn needs")
         # Of equal size, because all batches weigh the same in the estimate.
@@ -148,6 +175,12 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
                 f"{store.path}: --adabn needs more than its one training tile, of which batch norm gets a single value "
                 "a channel. Add micrographs, or prepare it and the source with larger tiles."
             ) from error
+
+
+def require_batch_norm(member: Member, option: str) -> None:
+    """Raise InputError where a model has no batch norm whose statistics an option could change."""
+    if not any(isinstance(module, torch.nn.BatchNorm2d) for module in member.model.modules()):
+        raise InputError(f"{member.run}: {member.config['model']} has no batch norm, {option} changes nothing")
 
 
 def require_same_preparation(member: Member, store: Store) -> None:

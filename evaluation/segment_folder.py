@@ -24,7 +24,7 @@ from data.survey import Given, depth_of, settled
 from data.table import FILE
 from evaluation.figures import heat, overlay
 from evaluation.fractions import Fraction, fields_of, of_specimen, sentence
-from evaluation.inference import Segmentation, for_inference, segment
+from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed
 
@@ -84,7 +84,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     cut = (preparation["tile"], preparation["overlap"])
     for path in (masks, overlays, confidence):
         make_folder(path)
-    networks = [for_inference(member.model) for member in members]
+    networks = [member.networks(device) for member in members]
     first_of_name = {file.stem: file for file in reversed(files)}
 
     def read(file: Path) -> _Read:
@@ -103,11 +103,12 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         for reading in ahead(read, files, 1):
             try:
                 one = reading.result()
+                of_image = [network(one.image) for network in networks]
             except InputError as error:
                 yield error
                 continue
             rows = one.shape[0] - one.information_bar
-            yield one, segment(networks, one.image, *cut, (rows, one.shape[1]), device)
+            yield one, segment(of_image, one.image, *cut, (rows, one.shape[1]), device)
 
     def write(result: tuple | InputError) -> tuple["_Read", Segmentation]:
         if isinstance(result, InputError):

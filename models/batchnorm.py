@@ -1,6 +1,7 @@
 """Batch norm between domains and processes: statistics for each domain, of all processes, frozen, re-estimated.
 
-Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li et al., 2016.
+Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li et al., 2016; of one image, mixed with
+what was learnt: Schneider et al., NeurIPS 2020.
 """
 
 import re
@@ -126,6 +127,39 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = momentum
     for module, mode in modes:
         module.training = mode
+
+
+@torch.no_grad()
+def mix_statistics(model: nn.Module, batches: Iterable[Tensor], share: float) -> None:
+    """Mix the statistics of `batches` into the current domain's running ones, of which 1 - `share` stays, in place.
+
+    Means and variances are mixed linearly (Schneider et al., NeurIPS 2020), and the mixture is what the layers after it
+    get to see already. batches: images (N, 1, H, W) as the model takes them, on its device; each weighs the same. The
+    model is left in evaluation mode. ValueError where a batch norm gets one value a channel.
+    """
+    norms = _norms_in_use(model)
+    learnt = {norm: (norm.running_mean.clone(), norm.running_var.clone()) for norm in norms}
+    met = {norm: [] for norm in norms}
+
+    def mix(norm: nn.Module, statistics: Iterable[Tensor]) -> None:
+        for running, own, new in zip((norm.running_mean, norm.running_var), learnt[norm], statistics, strict=True):
+            running.copy_(own.lerp(new, share))
+
+    def meet(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            raise ValueError(f"expected more than 1 value per channel, got an input of {tuple(inputs[0].shape)}")
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3))
+        met[norm].append((mean, variance))
+        mix(norm, met[norm][-1])
+
+    hooks = [norm.register_forward_pre_hook(meet) for norm in norms]
+    model.eval()
+    for images in batches:
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    for norm, of_batches in met.items():
+        mix(norm, [torch.stack(values).mean(0) for values in zip(*of_batches, strict=True)])
 
 
 def source_statistics(model: nn.Module) -> Statistics:

@@ -1,5 +1,6 @@
 """evaluate.py on real stores: scores, ensembles, unlabelled folders, and what it refuses."""
 
+import copy
 import csv
 import json
 import shutil
@@ -17,7 +18,7 @@ import models
 from common.arguments import first_contradiction
 from data.store import Store, store_path
 from evaluation import tables
-from evaluation.inference import predict
+from evaluation.inference import by_symmetries, predict, window_batches
 from evaluation.metrics import Confusion, rdt
 from evaluation.scoring import otsu_floor
 from evaluation.segment_folder import SPECIMEN
@@ -129,6 +130,67 @@ def test_an_adapted_model_uses_the_target_statistics_on_its_target_only(tmp_path
         assert call(monkeypatch, adapted, "--data", stores, "--domain", name) == 0
         assert score_of(adapted / "evaluation" / name)["tp"] == with_statistics(domain, name).tp
     assert with_statistics("source", "labelled") != with_statistics("target", "labelled")
+
+
+def test_symmetries_and_statistics_of_a_micrograph_are_scores_of_their_own(tmp_path, stores, monkeypatch):
+    """Alone and together, of an ensemble too, and for a folder of micrographs without labels."""
+    run = make_run(tmp_path / "run", stores)
+    store, score, found = Store(store_path(stores, "labelled")), (run, "--data", stores, "--domain", "labelled"), {}
+    model, _ = checkpoint.load_model(run)
+    both = ("--tta", "--adabn-by-image", 0.5)
+
+    def predictor(image, share=None, tta=False):
+        network = copy.deepcopy(model)
+        if share:
+            models.mix_statistics(network, window_batches(image, 48, 8, "cpu"), share)
+        return predict(by_symmetries(network) if tta else network, image, 48, 8)
+
+    cases = (
+        ("tta", both[:1], {"tta": True}),
+        ("adabn-image-0.5", both[1:], {"share": 0.5}),
+        ("adabn-image-0.5.tta", both, {"share": 0.5, "tta": True}),
+    )
+    for variant, options, settings in cases:
+        assert call(monkeypatch, *score, *options) == 0
+        found[variant] = score_of(run / f"evaluation/labelled.{variant}")
+        expected = counts(lambda image, settings=settings: predictor(image, **settings), store)
+        assert (found[variant]["variant"], found[variant]["tp"]) == (variant, expected.tp)
+    assert len({one["tp"] for one in found.values()} | {counts(predictor, store).tp}) == 4
+    assert call(monkeypatch, *score, "--ensemble", "--out", tmp_path / "ensemble", *both) == 0
+    assert score_of(tmp_path / "ensemble")["variant"] == "ensemble.adabn-image-0.5.tta"
+    assert score_of(tmp_path / "ensemble")["tp"] == found["adabn-image-0.5.tta"]["tp"]
+
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), store.image(4))
+    assert call(monkeypatch, run, "--images", tmp_path / "images", "--out", tmp_path / "out", *both) == 0
+    mask = cv2.imread(str(tmp_path / "out" / "masks" / "a.png"), cv2.IMREAD_GRAYSCALE)
+    assert np.mean((mask > 0) == models.classes(predictor(store.image(4), 0.5, True))) > 0.999, "but for 255 steps"
+
+
+def test_what_excludes_symmetries_and_statistics_of_a_micrograph_is_said(tmp_path, stores, monkeypatch, capsys):
+    run = make_run(tmp_path / "run", stores)
+    score = (run, "--data", stores, "--domain", "labelled")
+    for one in (("--tta",), ("--adabn-by-image", 0.5)):
+        for other in (("--otsu",), ("--gradcam",), ("--selection", "x.json")):
+            assert call(monkeypatch, *score, *one, *other) == 2
+            assert one[0] in capsys.readouterr().err
+    assert call(monkeypatch, *score, "--adabn", "--adabn-by-image", 0.5) == 2
+    assert "give one of them" in capsys.readouterr().err
+    monkeypatch.setattr(models, "build", lambda name: WithoutNorm())
+    torch.save({**checkpoint.load(run), "model": WithoutNorm().state_dict()}, run / "last.pt")
+    assert call(monkeypatch, *score, "--adabn-by-image", 0.5) == 2
+    assert "has no batch norm, --adabn-by-image changes nothing" in capsys.readouterr().err
+
+
+class WithoutNorm(torch.nn.Module):
+    levels = ("main",)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, images):
+        return {"main": self.layer(images.float())}
 
 
 def test_adabn_and_otsu_are_scores_of_their_own(tmp_path, stores, monkeypatch):

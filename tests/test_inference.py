@@ -17,7 +17,7 @@ from benchmarks import inference as benchmark
 from common.errors import InputError
 from data.images import prepare_micrograph
 from evaluation.figures import overlay
-from evaluation.inference import for_inference, predict, predict_bands, segment
+from evaluation.inference import by_symmetries, for_inference, predict, predict_bands, segment, window_batches
 from evaluation.members import Member
 from evaluation.segment_folder import SPECIMEN, segment_folder
 
@@ -65,6 +65,44 @@ def test_without_overlap_the_tiles_are_predicted_side_by_side():
     with torch.no_grad():
         corner = models.probabilities(model(torch.from_numpy(image[8:, 8:16].copy())[None, None])["main"])[0].numpy()
     np.testing.assert_allclose(predict(model, image, 8, 0)[:, 8:, 8:16], corner, atol=1e-6)
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+def test_symmetries_are_averaged_in_probability(phases):
+    """As of whole micrographs turned and mirrored, where the windows of these lie on the same pixels."""
+    torch.manual_seed(0)
+    layer, image = nn.Conv2d(1, phases, 5, padding=2), micrograph(64, 32)
+
+    def network(images):
+        return {"main": 9 * layer(images.float() / 255)}
+
+    each = []
+    for mirrored in (False, True):
+        for turns in range(4):
+            seen = np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, turns))
+            back = np.rot90(predict(network, seen, 32, 8), -turns, (1, 2))
+            each.append(back[:, :, ::-1] if mirrored else back)
+    found = predict(by_symmetries(network), image, 32, 8)
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-5)
+    assert np.std(each, axis=0).max() > 0.05 and found.shape[0] == max(phases, 2)
+    np.testing.assert_allclose(predict(by_symmetries(network), np.rot90(image).copy(), 32, 8),
+                               np.rot90(found, 1, (1, 2)), atol=1e-5)  # fmt: skip
+    sure = by_symmetries(lambda images: {"main": torch.full_like(images, 1e4, dtype=torch.float32)})
+    assert predict(sure, image, 32, 8)[1].min() == 1, "a probability of 0 has a logarithm too"
+
+
+@pytest.mark.parametrize("shape", [(100, 90), (48, 48), (10, 130)])
+def test_batches_of_windows_are_those_that_are_predicted(shape):
+    seen, image = [], micrograph(*shape)
+
+    def network(images):
+        seen.append(images.clone())
+        return {"main": images.float()}
+
+    predict(network, image, 48, 8)
+    batches = list(window_batches(image, 48, 8, "cpu", size=4))
+    assert torch.equal(torch.cat(batches), torch.cat(seen))
+    assert max(map(len, batches)) <= 4 and max(map(len, batches)) - min(map(len, batches)) <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 31), (200, 3)])

@@ -312,3 +312,52 @@ def test_small_model_has_no_imagenet_weights():
         load_pretraining(model, "deeplabv2_small", "imagenet")
     load_pretraining(model, "deeplabv2_small", "random")
     assert equal(model.state_dict().values(), before.values())
+
+
+def mixed_plainly(model, images, share):
+    """What a network gives whose batch norms take the mean and variance of their input, mixed with what they learnt."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+
+            def forward(x, norm=module):
+                mean = (1 - share) * norm.running_mean + share * x.mean((0, 2, 3))
+                var = (1 - share) * norm.running_var + share * x.var((0, 2, 3))
+                scaled = (x - mean[:, None, None]) / torch.sqrt(var + norm.eps)[:, None, None]
+                return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+            module.forward = forward
+    with torch.no_grad():
+        return model(images)["main"]
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_statistics_of_an_image_are_mixed_as_they_are_met(share):
+    """Of one batch the outcome is that of norms that mix in their forward pass; only the domain in use is changed."""
+    torch.manual_seed(0)
+    model = models.build("deeplabv2_small")
+    images, other = torch.randint(0, 256, (2, 3, 1, 64, 64), dtype=torch.uint8)
+    other //= 3
+    models.reestimate_statistics(model, [other])
+    expected = mixed_plainly(model, images, share)
+    domains = models.domain_batch_norm(copy.deepcopy(model))
+    for one in (model, domains):
+        with torch.no_grad():
+            before = one.eval()(images)["main"]
+            models.mix_statistics(one, [images], share)
+            found = one(images)["main"]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(before, expected, rtol=1e-2, atol=1e-2)
+    state = domains.state_dict()
+    kept = [key for key in state if ".norms.target.running" in key]
+    assert kept and all(not torch.equal(state[key], state[key.replace("target", "source")]) for key in kept)
+    if share == 1:  # AdaBN, whose own norms divide by n where these divide by n - 1
+        models.reestimate_statistics(model, [images])
+        with torch.no_grad():
+            torch.testing.assert_close(model.eval()(images)["main"], expected, rtol=0.05, atol=0.05)
+
+
+def test_statistics_of_one_value_are_refused():
+    model = nn.Sequential(nn.BatchNorm2d(2))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        models.mix_statistics(model, [torch.randn(1, 2, 1, 1)], 0.5)
