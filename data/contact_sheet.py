@@ -13,7 +13,7 @@ from data.store import Micrograph, Store
 _MICROGRAPHS_SHOWN = 3  # a domain
 _SHOWN_SIDE, _DETAIL_SIDE = 700, 256  # px at working scale
 _FRAME = (230, 30, 30)
-_OPACITY = 0.45
+_OPACITY = 0.35
 _PHASES = (("background", None), ("foreground", FOREGROUND))  # by class, and the tint of each
 
 
@@ -41,7 +41,9 @@ def draw_contact_sheet(stores: list[Store], path: Path) -> None:
         row[-1].imshow(detail, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         title = f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px"
         row[-1].set_title(title, fontsize=8, parse_math=False)
-    legend = [(name, colour) for name, colour in _PHASES if colour] + [("hatched: does not count", HATCH)]
+    legend = [(name, colour) for name, colour in _PHASES if colour]
+    if any("ignore" in store.metadata["parameters"] for store in stores):
+        legend.append(("hatched: does not count", HATCH))
     patches = [Patch(color=np.divide(colour, 255), label=name) for name, colour in legend]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
     write_figure(path, figure)

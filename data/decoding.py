@@ -237,8 +237,8 @@ def _chosen(path: Path, tiff: tifffile.TiffFile, page: Page) -> _Picture:
     listed = ", ".join(named[:_PAGES_NAMED]) + ", ..." * (len(named) > _PAGES_NAMED)
     asked = "" if page is None else f", and page = {page!r} names {'none' if isinstance(page, int) else 'several'}"
     raise InputError(
-        f"{path}: {len(pictures)}{more} pages ({listed}){asked}; give `page` with a number, or export one micrograph "
-        "a file"
+        f"{path}: {len(pictures)}{more} pages ({listed}){asked}; give `page` with a number (of an image), or export "
+        "one micrograph a file"
     )
 
 

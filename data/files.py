@@ -48,7 +48,7 @@ class Found:
             if file.name.startswith(".") or file in taken or file in beside:
                 continue
             if file.is_file():
-                counts[file.suffix.lower() or "without ending"] += 1
+                counts[file.suffix or "without ending"] += 1
             elif not recursive and file.is_dir() and not any(file in one.parents for one in taken):
                 folders += bool(_images_in(file))
         named = [f"{count} {ending}" for ending, count in counts.most_common(_ENDINGS)]

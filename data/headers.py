@@ -49,7 +49,7 @@ def read_header(path: Path, page: Page = None) -> Header | None:
     try:
         with tiff_page(path, page) as opened:
             found = _of_tiff(*opened) if opened else []
-            height = opened[1].imagelength if opened else look(path).height
+            height = opened[1].imagelength if opened else None
             found = [_checked(header) for header in (*found, *_beside(path, height))]
     except InputError:
         return None
@@ -158,10 +158,12 @@ def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
     return _NANOMETRES[unit] * resolution[1] / resolution[0]
 
 
-def _beside(path: Path, height: int) -> Iterator[Header]:
+def _beside(path: Path, height: int | None) -> Iterator[Header]:
+    """Yield what stands in texts beside an image of `height` rows, None for one that is no TIFF."""
     for file in texts_beside(path):
         if not file.is_file() or file.stat().st_size > _TEXT:
             continue
+        height = height or look(path).height
         lines = _lines(_text(file.read_bytes()))
         if "$$sm_micron_marker" in lines:
             yield _jeol(lines, height)

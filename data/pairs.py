@@ -1,5 +1,6 @@
 """The images of a domain and their masks, found by their names."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path]]:
         images, masks = _paired(table, found, images)
     if not images:
         kinds = " ".join(SUFFIXES)
-        raise table.error("images", table.entries["images"], f"no {kinds} file in {found.folder}; add some")
+        raise table.error("images", table.entries["images"], f"no image ({kinds}) in {found.folder}; add some")
     _check_names(table, images)
     taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
     if left := found.left(taken):
@@ -106,6 +107,7 @@ def _listing(table: Table, key: str, files: list[Path]) -> dict[str, Path]:
         other = names.setdefault(composed(file.stem), file)
         if other != file:
             form = "" if other.stem == file.stem else ", written with other Unicode characters"
-            raise table.error(key, file.name, f"{other.name} has the same name{form}; rename or remove one")
+            where = other.name if other.parent == file.parent else os.path.relpath(other, table.path.parent)
+            raise table.error(key, file.name, f"{where} has the same name{form}; rename or remove one")
         listed[file.stem] = file
     return listed

@@ -102,7 +102,10 @@ def prepare_domain(
     if _is_there(path, parameters, provenance, force, as_before):
         return path
     if ask_beside:
-        confirm(odd_sizes(options, domain, described, describe(options, ask_beside, workers, quiet=True)))
+        reference = []
+        with suppress(InputError):  # which is said where that domain is prepared
+            reference = describe(options, ask_beside, workers, quiet=True)
+        confirm(odd_sizes(options, domain, described, reference))
     reading = _reading(domain, described, depth, workers)
     names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):

@@ -8,6 +8,7 @@ from common.errors import InputError
 from data.domains import Domain, Options
 from data.images import MOST_ENLARGED, ODDLY_RESIZED, SMALLEST, tile_positions, working_size
 from data.sources import Described
+from data.table import FILE
 
 _ODDLY_MANY = 10  # times the reference's tiles of a micrograph
 _LARGE = 1 << 30  # bytes of a store
@@ -44,15 +45,19 @@ def _fields(side: int, field: int) -> list[slice]:
 def odd_sizes(options: Options, domain: Domain, described: Sequence[Described], reference: Sequence[Described]) -> str:
     """Say what is odd about the sizes that a domain is going to have: a large resize, many tiles; empty without.
 
-    Sizes that are refused anyway are not asked about.
+    reference: empty where it cannot be read.
+    Sizes that are refused anyway are not asked about, nor fine pixels where the file itself says so.
     """
     sizes = [working_size(one.shape, one.factor) for one in described]
     largest = max(one.factor for one in described)
     if largest > MOST_ENLARGED or min(map(min, sizes)) < SMALLEST:
         return ""
     for one, (height, width) in zip(described, sizes, strict=True):
-        if one.factor > ODDLY_RESIZED or one.factor < options.scale / ODDLY_RESIZED:
+        finer = one.factor < options.scale / ODDLY_RESIZED and one.native.given.pixel_size_nm != FILE
+        if one.factor > ODDLY_RESIZED or finer:
             return f"{one.native.image}: resized {one.factor:.3g} times, to {width} x {height} px: check {one.origin}"
+    if not reference:
+        return ""
     tiles, usual = ([_tiles(options, one) for one in of] for of in (described, reference))
     ratio = statistics.fmean(tiles) / statistics.fmean(usual)
     enlarged = largest > max(one.factor for one in reference)

@@ -66,7 +66,7 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
 
 
 def _name(cell: str, known: dict[str, str]) -> str | None:
-    cell = composed(cell)
+    cell = composed(cell).replace("\\", "/").rpartition("/")[2]  # without a folder
     stem = Path(cell).stem if cell.lower().endswith(SUFFIXES) else cell
     return known.get(cell, known.get(stem))
 

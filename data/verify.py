@@ -24,7 +24,7 @@ from data.masks import phase_fraction
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Store, digest
 
-_ALIKE = 0.1  # phase fractions
+_ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
 
 
 @exits_cleanly
@@ -115,8 +115,8 @@ def _swapped(store: Store) -> list[str]:
     for name, fraction in fractions.items():
         others = np.array([other for one, other in fractions.items() if one != name])
         usual = np.median(others) if len(others) > 1 else 0.5
-        alike = abs(fraction - (1 - usual)) < _ALIKE and np.mean(np.abs(others - usual) < abs(usual - 0.5)) > 0.5
-        if alike and abs(usual - 0.5) > _ALIKE:
+        far = abs(fraction - usual) > _FAR * np.median(np.abs(others - usual)) if len(others) > 1 else False
+        if far and abs(fraction - (1 - usual)) < _ALIKE < abs(usual - 0.5):
             found.append(
                 f"mask of '{name}' has {100 * fraction:.0f} % foreground, and the others {100 * usual:.0f} %, about as "
                 "much as it has background: are its values swapped?"

@@ -63,8 +63,9 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     invert = native["invert"] if options.invert is None else options.invert
     levels = np.array(native["levels"]) if "levels" in native else None
     like = "" if levels is None else f", given the grey levels of {native['match']}"
-    size, bar = (_said({getattr(given, key) for _, given in asked.values()}) for key in SCALE)
-    kind = f"{size} nm a pixel, {'' if invert else 'not '}inverted, {bar} rows cut off{like}"
+    sizes, bars = ({getattr(given, key) for _, given in asked.values()} for key in SCALE)
+    size, bar = _said(sizes, "{:g} nm a pixel", "pixel size"), _said(bars, "{} rows", "bar")
+    kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
     print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
@@ -178,12 +179,12 @@ def _of_domain(path: Path, name: str) -> dict[Path, tuple[Page, Given]]:
     return {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domains[name].micrographs}
 
 
-def _said(values: set[float | str]) -> str:
+def _said(values: set[float | str], number: str, name: str) -> str:
     """A value that all micrographs have, as it is printed."""
-    if len(values) > 1:
-        return "each its own"
-    (value,) = values
-    return "what each file says" if value == FILE else f"{value:g}"
+    (value, *others) = values
+    if others:
+        return f"each its own {name}"
+    return f"the {name} of each file" if value == FILE else number.format(value)
 
 
 class _Table:

@@ -711,7 +711,7 @@ def _tomls() -> Iterator[Fault]:
         "--domain that is not in it",
         nothing,
         f"{PREPARE} --domain t9",
-        ("domains.toml", "--domain t9", "there are source"),
+        ("domains.toml", "no domain t9", "only source"),
     )
     yield Fault(
         "domains.toml",

@@ -134,7 +134,11 @@ def test_a_folder_of_three_magnifications_is_prepared_trained_and_segmented(labo
     assert status == 0, printed
     out = laboratory / "segmented"
     status, printed = call(f"evaluate {run} --images {laboratory / 'new'} --out {out} --device cpu")
-    assert status == 0 and "warning: its" not in printed and "what each file says nm" in printed, printed
+    assert (
+        status == 0
+        and "warning: its" not in printed
+        and "the pixel size of each file, not inverted, the bar of each file cut off" in printed
+    ), printed
     rows = [row.split(",") for row in (out / "phase_fractions.csv").read_text().splitlines()]
     table = [dict(zip(rows[0], row, strict=True)) for row in rows[1:-1]]
     assert {(float(row["pixel_size_nm"]), row["information_bar"]) for row in table} == {(4, "65"), (8, "66"), (5, "65")}

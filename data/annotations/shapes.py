@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _FARTHEST = 1e6  # px of a coordinate
+_LARGEST = 1 << 30  # px of a part
+_AT_ONCE = 1 << 22  # crossings of rows with edges
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,22 @@ def draw(shape: Shape, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.n
     """
     if shape.pixels is not None:
         return _placed(shape, size)
-    starts, stops = (np.concatenate(parts) for parts in zip(*((r, np.roll(r, -1, axis=0)) for r in shape.rings)))  # noqa: B905
+    starts = np.concatenate(shape.rings)
+    stops = np.concatenate([np.roll(ring, -1, axis=0) for ring in shape.rings])
     both = np.concatenate([starts, stops])
     left, top = np.clip(np.floor(both.min(axis=0)).astype(int), 0, size[::-1])
     right, bottom = np.clip(np.ceil(both.max(axis=0)).astype(int), (left, top), size[::-1])
-    # Each edge changes inside to outside from the first pixel on whose centre lies right of it.
+    # From the first pixel on whose centre lies right of an edge, outside becomes inside, or the reverse.
     low, high = (np.ceil(fold(starts[:, 1], stops[:, 1]) - 0.5).astype(int) for fold in (np.minimum, np.maximum))
     low, high = np.clip(low, top, bottom), np.clip(high, top, bottom)
-    counts = high - low
-    edge = np.repeat(np.arange(len(counts)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
-    (x0, y0), (x1, y1) = starts[edge].T, stops[edge].T
-    column = np.ceil(x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0) - 0.5)
     changes = np.zeros((bottom - top, right - left + 1), np.int32)
-    np.add.at(changes, (row - top, np.clip(column, left, right).astype(int) - left), 1)
+    for some in np.array_split(np.arange(len(starts)), 1 + (high - low).sum() // _AT_ONCE):
+        counts = (high - low)[some]
+        edge = np.repeat(some, counts)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
+        (x0, y0), (x1, y1) = starts[edge].T, stops[edge].T
+        column = np.ceil(x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0) - 0.5)
+        np.add.at(changes, (row - top, np.clip(column, left, right).astype(int) - left), 1)
     inside = (np.cumsum(changes, axis=1) % 2).astype(bool)[:, :-1]
     return (slice(top, bottom), slice(left, right)), inside
 
@@ -85,7 +89,7 @@ def draw(shape: Shape, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.n
 def of_runs(counts: Sequence[int], height: int, width: int, by_columns: bool) -> np.ndarray:
     """Pixels bool (h, w) of run lengths, which begin with pixels outside. ValueError where they do not fill it."""
     runs = np.asarray(counts, np.int64)
-    if height < 1 or width < 1 or (runs < 0).any() or runs.sum() != height * width:
+    if height < 1 or width < 1 or height * width > _LARGEST or (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(f"its run lengths do not fill {width} x {height} px")
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return pixels.reshape(width, height).T if by_columns else pixels.reshape(height, width)
