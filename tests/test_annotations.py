@@ -296,6 +296,14 @@ def test_one_file_for_all_images(tmp_path):
     assert 'lacks the key \'foreground\'; labels are "4", "phase"' in printed
 
 
+def test_one_file_for_all_in_a_folder_of_its_own_is_told_from_none(tmp_path):
+    laboratory(tmp_path)
+    (tmp_path / "masks").mkdir()
+    coco(tmp_path / "masks" / "instances")
+    _, printed = prepared(tmp_path, ok=False, masks="masks")
+    assert "instances.json has the outlines of many images, give its path" in printed
+
+
 def test_a_picture_goes_before_the_outlines_that_it_was_made_of(tmp_path):
     laboratory(tmp_path)
     (tmp_path / "masks").mkdir()

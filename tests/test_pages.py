@@ -240,6 +240,24 @@ def test_images_may_be_a_pattern_and_what_is_left_is_said(tmp_path):
     assert "no folder" in said and "lim" in said
 
 
+def test_a_pattern_below_a_folder_with_brackets_in_its_name(tmp_path):
+    draw(tmp_path / "[2024]-study" / "lom", 2, seed=1, contrast=1.0)
+    entry = {"images": "lom/im*/*.png", "masks": "lom/../lom/masks", "foreground": [255], "pixel_size_nm": 50}
+    store = prepared(tmp_path / "[2024]-study", source=entry)["source"]
+    assert [one.labelled for one in store.micrographs] == [True, True]
+
+
+def test_one_folder_by_two_paths_is_one(tmp_path):
+    draw(tmp_path / "source", 2, seed=1, contrast=1.0)
+    for number in range(2):
+        masks = tmp_path / "source" / "masks" / f"m{number}.png"
+        masks.rename(tmp_path / "source" / "images" / f"m{number}_label.png")
+    entry = annotated("source", masks="source/masks/../images")
+    assert "mask_suffix is needed" in prepared(tmp_path, ok=False, source=entry)
+    store = prepared(tmp_path, source=entry | {"mask_suffix": "_label"})["source"]
+    assert [(one.name, one.labelled) for one in store.micrographs] == [("m0", True), ("m1", True)]
+
+
 def test_masks_beside_the_images_may_be_a_pattern(tmp_path):
     draw(tmp_path / "source", 2, seed=1, contrast=1.0)
     for number in range(2):
