@@ -213,14 +213,9 @@ def test_every_experiment_past_the_study_has_a_twin_for_two_cores(tmp_path):
 def test_the_launchers_know_the_runs_past_the_study():
     """Also those that have no milestones, or that nothing is scored with."""
     words = ("--experiments", METHODS_FILE, "--processes", 1, "--only", "small.source", "small.regions", "ADVENT-t1")
-    jobs = {
-        family: run("-m", "launch.plan", family, *words).stdout.splitlines() for family in ("generalization", "uda")
-    }
-    assert (
-        len(jobs["generalization"]) == 1
-        and "small.regions/fold0 --data stores --domain t1 t2 t3" in jobs["generalization"][0]
-    )
-    assert len(jobs["uda"]) == 5 and all("--experiment ADVENT-t1" in job for job in jobs["uda"])
+    scored, adapted = (run("-m", "launch.plan", one, *words).stdout.splitlines() for one in ("generalization", "uda"))
+    assert len(scored) == 1 and "small.regions/fold0 --data stores --domain t1 t2 t3" in scored[0]
+    assert len(adapted) == 5 and all("--experiment ADVENT-t1" in job for job in adapted)
 
 
 def test_a_look_can_be_seen(stores, tmp_path):
