@@ -63,7 +63,8 @@ def find(root: Path, value: str) -> Found:
         parts = Path(value).parts
         fixed = next(number for number, part in enumerate(parts) if _PATTERN.search(part))
         folder = root.joinpath(*parts[:fixed])
-        found = sorted({Path(file) for file in glob.glob(str(place), recursive=True)})
+        # Not of the whole path: the folder above may have a bracket in its name.
+        found = sorted({root / file for file in glob.glob(value, root_dir=root, recursive=True)})
         files = [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
         if not folder.is_dir():
             raise ValueError(f"no folder '{folder}'; create it or correct the path")

@@ -109,7 +109,7 @@ def read_mask(
     if first.is_instance_map and not decoded.facts.lossy:
         print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
         return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
-    raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first))
+    raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first, values))
 
 
 def phase_fraction(mask: np.ndarray) -> float:
@@ -244,13 +244,17 @@ class _Judged:
 
     @property
     def is_soft(self) -> bool:
-        """Values between those that are listed, on few pixels: borders that were smoothed."""
-        listed, unknown = self.codes[self.classes < _UNKNOWN], self.classes == _UNKNOWN
-        if self.colours or len(listed) < 2 or unknown.sum() <= _SOFT:
+        """Values between those that are listed, on few pixels: borders that were smoothed.
+
+        Of colours, unknown ones that are no grey: a micrograph under an annotation is grey.
+        """
+        codes, unknown = self.codes, self.classes == _UNKNOWN
+        if unknown.sum() <= _SOFT or self.counts[unknown].sum() > _SOFT_SHARE * self.counts.sum():
             return False
-        between = self.codes[unknown]
-        few = self.counts[unknown].sum() < _SOFT_SHARE * self.counts.sum()
-        return bool(few and between.min() > listed.min() and between.max() < listed.max())
+        if self.colours and (codes % 0x010101).any():
+            return bool(self.counts[unknown & (codes % 0x010101 > 0)].sum() > self.counts[unknown].sum() / 2)
+        listed, between = codes[~unknown], codes[unknown]
+        return len(listed) > 1 and bool(between.min() > listed.min() and between.max() < listed.max())
 
     def mask(self) -> np.ndarray:
         """Classes uint8 (h, w)."""
@@ -323,12 +327,25 @@ def _shortened(names: list[str], most: int) -> list[str]:
     return names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
 
 
-def _remedy(lossy: bool, judged: _Judged) -> str:
+def _remedy(lossy: bool, judged: _Judged, values: Values) -> str:
     """Remedy for values that are not listed; none that moves a border."""
     if lossy or judged.is_soft:
         why = "the file is a JPEG, which changes values" if lossy else "its borders are smooth (values in between)"
-        return f"{why}: export the annotation as PNG without smoothing, or give threshold = 128, above which is phase"
+        half = _half_way(values)
+        asked = f", or give threshold = {half}, from which a grey level is the phase" if half else ""
+        return f"{why}: export the annotation as PNG without smoothing{asked}"
     remedy = 'list it as one of the two or in `ignore`, or set background = "rest" in the domains file'
     if len(judged.codes) > _SOFT and not judged.colours:
         remedy += ", or instances = true where each grain has a number"
     return remedy
+
+
+def _half_way(values: Values) -> int | None:
+    """Grey level half-way from background to foreground; None where the foreground is no grey, or the darker one."""
+    listed = [*(values.foreground or ()), *(values.background or ())]
+    if not values.foreground or not all(map(_is_grey, listed)):
+        return None
+    bright, dark = (
+        [v if isinstance(v, int) else v[0] for v in of or (0,)] for of in (values.foreground, values.background)
+    )
+    return (min(bright) + max(dark) + 1) // 2 if max(dark) < min(bright) <= 255 else None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import require_file_name
@@ -42,7 +43,7 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
     suffix = composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
     pictures = _listing(table, "masks", of_masks.images)
     others = _listing(table, "masks", of_masks.annotations)
-    shared = set(found.images) & set(pictures.values())
+    shared = _in_both(found.images, pictures.values())
     if shared:
         if not suffix and len(shared) == len(pictures) and not others:
             raise table.error("masks", table.entries["masks"], "the images' own folder; then mask_suffix is needed")
@@ -51,7 +52,8 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
             for stem, file in pictures.items()
             if (composed(stem).endswith(suffix) if suffix else file not in shared)
         }
-        images = {stem: file for stem, file in images.items() if file not in pictures.values()}
+        used = _in_both(pictures.values(), images.values())
+        images = {stem: file for stem, file in images.items() if file not in used}
     names, masks = {composed(stem): stem for stem in images}, {}
     for stem, file in {**others, **pictures}.items():
         name = composed(stem).removesuffix(suffix)
@@ -65,8 +67,24 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
         (file,) = of_masks.annotations
         masks = masks or _of_one_file(table, file, names)
     if not masks:
-        raise table.error("masks", table.entries["masks"], f"no mask in {of_masks.folder}; add some or remove the key")
+        remedy = f"no mask in {of_masks.folder}; add some or remove the key"
+        if others:
+            remedy += f"; if {next(iter(others.values())).name} has the outlines of many images, give its path"
+        raise table.error("masks", table.entries["masks"], remedy)
     return images, masks
+
+
+def _in_both(some: Iterable[Path], others: Iterable[Path]) -> set[Path]:
+    """Give those of `others` that are among `some`, by whatever path their folder is named."""
+    folders = {}
+
+    def place(file: Path) -> tuple[Path, str]:
+        if file.parent not in folders:
+            folders[file.parent] = file.parent.resolve()
+        return folders[file.parent], file.name
+
+    known = {place(file) for file in some}
+    return {file for file in others if place(file) in known}
 
 
 def _of_one_file(table: Table, file: Path, names: dict[str, str]) -> dict[str, Path]:

@@ -231,6 +231,27 @@ def test_bad_annotations_are_named(tmp_path):
                 read_mask(path, Values(None, (0,)), SIZE, 0, "a")
 
 
+@pytest.mark.parametrize("write", [labelme, labelme_mask, via, coco, coco_text, cvat, cvat_mask, roi, roi_set])
+def test_a_damaged_annotation_is_a_mask_or_an_error(tmp_path, write):
+    whole, rng = write(tmp_path / "a").read_bytes(), np.random.default_rng(0)
+    for number in range(60):
+        content, place = bytearray(whole), int(rng.integers(len(whole)))
+        if number % 3 == 0:
+            content[place] ^= int(rng.integers(1, 256))
+        elif number % 3 == 1:
+            del content[place : place + int(rng.integers(1, 9))]
+        else:
+            content[place:place] = [b"9" * 12, b"null", b"-1", b"{}", b"1e400"][number % 5]
+        path = tmp_path / f"damaged{number}{write(tmp_path / 'a').suffix}"
+        path.write_bytes(content)
+        try:
+            mask = read_mask(path, Values(None, (0,)), SIZE, 0, "a")
+        except InputError as error:
+            assert path.name in str(error)
+        else:
+            assert mask.shape == SIZE and mask.dtype == np.uint8 and mask.max() <= 1
+
+
 def laboratory(folder, names="abc"):
     """Images of which each has a triangle on it."""
     (folder / "images").mkdir()
@@ -273,6 +294,14 @@ def test_one_file_for_all_images(tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps(content | {"images": images, "annotations": drawn}))
     _, printed = prepared(tmp_path, ok=False, masks="coco.json")
     assert 'lacks the key \'foreground\'; labels are "4", "phase"' in printed
+
+
+def test_one_file_for_all_in_a_folder_of_its_own_is_told_from_none(tmp_path):
+    laboratory(tmp_path)
+    (tmp_path / "masks").mkdir()
+    coco(tmp_path / "masks" / "instances")
+    _, printed = prepared(tmp_path, ok=False, masks="masks")
+    assert "instances.json has the outlines of many images, give its path" in printed
 
 
 def test_a_picture_goes_before_the_outlines_that_it_was_made_of(tmp_path):

@@ -175,6 +175,10 @@ def test_segmentation_checks_its_pixel_size_too(laboratory, supervised, tmp_path
         f"evaluate {supervised} --images {laboratory / 'new'} --out {tmp_path / 'b'} --pixel-size file"
     )
     assert status == 0 and "nm a pixel, but" not in printed
+    given = "--pixel-size file --information-bar file"
+    status, printed = call(f"evaluate {supervised} --images {laboratory / 'new'} --out {tmp_path / 'd'} {given}")
+    assert status == 0 and "header says" not in printed
+    assert ",66," in (tmp_path / "d" / "phase_fractions.csv").read_text()
     status, printed = call(
         f"evaluate {supervised} --images {laboratory / 'masks'} --out {tmp_path / 'c'} --pixel-size file"
     )

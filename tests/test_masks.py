@@ -1,5 +1,7 @@
 """Masks as people have them: any numbers, what does not count, soft borders, instance numbers, bars."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -125,6 +127,26 @@ def test_a_jpeg_and_smooth_borders_are_called_so_and_have_a_threshold(tmp_path):
             read_mask(tmp_path / name, Values((255,), (0,)))
         assert '"rest"' not in str(caught.value)
         assert np.mean(read_mask(tmp_path / name, Values((), (), threshold=128)) != truth) < 0.01
+
+
+def test_smooth_borders_of_colours_and_of_a_dark_phase_get_no_threshold(tmp_path):
+    truth = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(100, 100)), (0, 0), 8) > 0
+    red = cv2.GaussianBlur(np.where(truth[..., None], (0, 0, 255), 0).astype(np.float32), (0, 0), 1.2)
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    cv2.imwrite(str(tmp_path / "dark.jpg"), 255 - truth * 255)
+    grey = cv2.GaussianBlur(truth * 255.0, (0, 0), 1.2)
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack([grey] * 3))
+    over = np.random.default_rng(1).integers(60, 200, (100, 100, 1), dtype=np.uint8) * np.ones(3, np.uint8)
+    cv2.imwrite(str(tmp_path / "over.png"), np.where(truth[..., None], (0, 0, 255), over).astype(np.uint8))
+    for name, values, says, not_said in (
+        ("red.png", Values(((255, 0, 0),), (0,)), "smooth.*as PNG", "threshold|rest"),
+        ("dark.jpg", Values((0,), (255,)), "JPEG.*as PNG", "threshold|rest"),
+        ("rgb.png", Values((255,), (0,)), "smooth.*threshold = 128", "rest"),
+        ("over.png", Values(((255, 0, 0),), (0,)), 'background = "rest"', "smooth"),  # drawn on the micrograph itself
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            read_mask(tmp_path / name, values)
+        assert not re.search(not_said, str(caught.value).partition("neither")[2])
 
 
 def test_a_jpeg_whose_rest_is_background_is_warned_of(tmp_path, capsys):

@@ -1,6 +1,9 @@
 """Image files with several pages, odd depths and orientations; patterns of files, and tables of micrographs."""
 
 import json
+import os
+import pty
+import subprocess
 import tomllib
 
 import cv2
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from bad_input import call
-from conftest import ROOT, annotated, domains_toml, draw, unannotated
+from conftest import ROOT, annotated, command, domains_toml, draw, unannotated
 from microscope_files import fei, olympus, packed, zeiss
 from PIL import Image
 
@@ -18,6 +21,8 @@ from data.domains import _OPTIONS as OPTIONS
 from data.domains import read_domains
 from data.images import read_image
 from data.store import Store, store_path
+from evaluation.members import load_member
+from models import classes
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
 OTHER = 255 - GREY
@@ -235,6 +240,24 @@ def test_images_may_be_a_pattern_and_what_is_left_is_said(tmp_path):
     assert "no folder" in said and "lim" in said
 
 
+def test_a_pattern_below_a_folder_with_brackets_in_its_name(tmp_path):
+    draw(tmp_path / "[2024]-study" / "lom", 2, seed=1, contrast=1.0)
+    entry = {"images": "lom/im*/*.png", "masks": "lom/../lom/masks", "foreground": [255], "pixel_size_nm": 50}
+    store = prepared(tmp_path / "[2024]-study", source=entry)["source"]
+    assert [one.labelled for one in store.micrographs] == [True, True]
+
+
+def test_one_folder_by_two_paths_is_one(tmp_path):
+    draw(tmp_path / "source", 2, seed=1, contrast=1.0)
+    for number in range(2):
+        masks = tmp_path / "source" / "masks" / f"m{number}.png"
+        masks.rename(tmp_path / "source" / "images" / f"m{number}_label.png")
+    entry = annotated("source", masks="source/masks/../images")
+    assert "mask_suffix is needed" in prepared(tmp_path, ok=False, source=entry)
+    store = prepared(tmp_path, source=entry | {"mask_suffix": "_label"})["source"]
+    assert [(one.name, one.labelled) for one in store.micrographs] == [("m0", True), ("m1", True)]
+
+
 def test_masks_beside_the_images_may_be_a_pattern(tmp_path):
     draw(tmp_path / "source", 2, seed=1, contrast=1.0)
     for number in range(2):
@@ -331,13 +354,50 @@ def test_odd_sizes_are_asked_about_before_anything_is_written(tmp_path, nanometr
     draw(tmp_path / "lom", 1, seed=2, contrast=1.0, size=size)
     lom = unannotated("lom", pixel_size_nm=nanometres)
     (tmp_path / "domains.toml").write_text(domains_toml(SMALL, source=unannotated("source"), lom=lom))
-    command = f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}"
-    status, printed = call(command)
+    line = f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}"
+    status, printed = call(line)
     assert (status == 0) == (says is None), printed
     if says:
         assert says in printed and "--yes" in printed and f"pixel_size_nm = {nanometres}" in printed
         assert [path.name for path in (tmp_path / "stores").iterdir()] == ["source.h5"]
-        assert call(f"{command} --yes")[0] == 0 and "up to date" in call(command)[1]
+        assert call(f"{line} --yes")[0] == 0 and "up to date" in call(line)[1]
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_person_at_a_terminal_is_asked(tmp_path, answer):
+    draw(tmp_path / "source", 1, seed=1, contrast=1.0)
+    lom = unannotated("source", pixel_size_nm=500)
+    (tmp_path / "domains.toml").write_text(domains_toml(SMALL, source=unannotated("source"), lom=lom))
+    ours, theirs = pty.openpty()
+    line = command("-m", "data.prepare", tmp_path / "domains.toml", "--out", tmp_path / "stores")
+    os.write(ours, f"{answer}\n".encode())
+    ended = subprocess.run(line, cwd=ROOT, stdin=theirs, capture_output=True, text=True, timeout=100, check=False)
+    os.close(ours), os.close(theirs)
+    assert "resized 10 times" in ended.stdout and "Is it meant? [y/N]" in ended.stdout
+    assert (ended.returncode == 0) == store_path(tmp_path / "stores", "lom").exists() == (answer == "y")
+
+
+def test_segmentation_takes_the_depth_of_the_domain(tmp_path):
+    """A dark micrograph of a 14-bit camera, alone in its folder, is as dark as among the others."""
+    draw(tmp_path / "source", 4, seed=1, contrast=1.0)
+    for number, path in enumerate(sorted((tmp_path / "source" / "images").iterdir())):
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+        cv2.imwrite(str(path), grey * (64, 64, 64, 15)[number])
+    store = prepared(tmp_path, source=annotated("source", folds=2))["source"]
+    train = f"train_supervised --experiment demo.supervised --data {tmp_path / 'stores'} --steps 2 --batch-size 2"
+    status, printed = call(f"{train} --workers 0 --run-dir {tmp_path / 'run'}")
+    assert status == 0, printed
+    (tmp_path / "new").mkdir()
+    (tmp_path / "source" / "images" / "m3.png").rename(tmp_path / "new" / "m3.png")
+    status, printed = call(
+        f"evaluate {tmp_path / 'run'} --images {tmp_path / 'new'} --device cpu --out {tmp_path / 'out'}"
+    )
+    assert status == 0, printed
+    member = load_member(tmp_path / "run", "last", "cpu")
+    assert member.preparation["native"]["depth"] == 14
+    found = classes(member.predictor("cpu")(store.image(3)))
+    mask = cv2.imread(str(tmp_path / "out" / "masks" / "m3.png"), cv2.IMREAD_GRAYSCALE)
+    assert np.mean(mask // 255 == found) > 0.99
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason=f"the shared cases are not at {CASES}")
