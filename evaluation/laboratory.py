@@ -37,7 +37,7 @@ class Outcome:
         self.choice = _json(path) if path.exists() else None
         scores = folder / "choice" / "scores.json"
         self.scores = _json(scores) if scores.exists() else {}
-        self.steps = _json(folder / "steps.json")
+        self.steps = steps_of(folder)
         table = folder / "segmented" / "phase_fractions.csv"
         try:
             rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -53,6 +53,11 @@ class Outcome:
         if self.choice is None:
             return self.gap["recommended"]["expected"]
         return next(one["expected"] for one in self.choice["ranked"] if one["name"] == self.choice["chosen"])
+
+
+def steps_of(folder: Path) -> list[dict]:
+    """Read what the launcher has noted of its steps, in the order in which they ended."""
+    return sorted((_json(path) for path in (folder / "steps").glob("*.json")), key=lambda step: step["finished"])
 
 
 def report(outcome: Outcome) -> str:
@@ -147,7 +152,7 @@ def _expectations(outcome: Outcome) -> list[str]:
 
 
 def _done(outcome: Outcome) -> list[str]:
-    rows = [[step["title"], f"{step['seconds'] / 60:.1f}", step["finished"]] for step in outcome.steps]
+    rows = [[step["title"], f"{(step['seconds'] or 0) / 60:.1f}", step["finished"]] for step in outcome.steps]
     commands = "\n".join(command for step in outcome.steps for command in step["commands"])
     table = page.table(["step", "minutes", "finished"], rows)
     return [table, "<h3>The commands, to repeat it</h3>", f"<pre>{page.text(commands)}</pre>"]

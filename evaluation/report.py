@@ -110,7 +110,7 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
         for domain in scores:
             for seed, score in scores[domain].get(method, {}).items():
                 run = _run_of(score)
-                runs.setdefault(f"{run.name}, {seed}", _metrics(run))
+                runs.setdefault(f"{run.parent.name}, {seed}", _metrics(run))
     sections += _curves("Training", runs)
     return page.whole("From an annotated to an unlabelled kind of micrograph", sections)
 

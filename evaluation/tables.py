@@ -18,6 +18,7 @@ from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_csv, write_file
 from evaluation import report
 from evaluation.judge.remedies import Remedy
+from evaluation.laboratory import steps_of
 from evaluation.members import agreed
 from evaluation.metrics import mean_std, percent
 from evaluation.scoring import read_config, read_score
@@ -205,11 +206,10 @@ def demo_summary(folder: Path | str) -> dict:
 def _seconds(seed: Path) -> dict[str, float]:
     """Seconds of a seed's stages: those that its script has measured, and those of the launcher's steps."""
     found = json.loads((seed / "seconds.json").read_text())
-    steps = json.loads((seed / "steps.json").read_text()) if (seed / "steps.json").is_file() else []
-    for step in steps:
+    for step in steps_of(seed):
         stage = _STAGES.get(step["step"].partition(" ")[0])
         if stage:
-            found[stage] = found.get(stage, 0.0) + step["seconds"]
+            found[stage] = found.get(stage, 0.0) + (step["seconds"] or 0.0)
     return found
 
 

@@ -23,7 +23,7 @@ from common.arguments import positive
 from common.errors import InputError, exits_cleanly, make_folder
 from data.domains import read_domains
 from data.store import store_path
-from launch.steps import Failed, Step, executable, run_all
+from launch.steps import Failed, Step, executable, record, run_all
 from launch.submit import submit
 
 ENOUGH = ("as it is", "remedy")  # advice of evaluation.gap that needs no training
@@ -93,7 +93,7 @@ class Launch:
         return Step(
             "remedied",
             "tile stores with the remedy",
-            [self._prepare(self.remedied, "--gap", self.gap, "--yes"), self._verify(self.remedied)],
+            [self._prepare(self.remedied, "--gap", self.gap), self._verify(self.remedied)],
             store_path(self.remedied, self.options.target),
             [self.gap],
         )
@@ -145,6 +145,7 @@ class Launch:
         for step in self.steps():
             if step.name in names and not step.done:
                 if step.trains:
+                    record(self.out, step)
                     command = executable(step.commands[0])
                     os.execvp(command[0], command)
                 run_all(lambda step=step: [step], self.out)
@@ -187,7 +188,8 @@ class Launch:
 
     def _prepare(self, out: Path, *more: object) -> list[str]:
         names = ("--domain", self.options.source, "--domain", self.options.target)
-        return _python(["-m", "data.prepare", self.toml, "--out", out, *names, *more])
+        yes = ["--yes"] if self.options.yes else []
+        return _python(["-m", "data.prepare", self.toml, "--out", out, *names, *more, *yes])
 
     def _verify(self, out: Path) -> list[str]:
         return _python(["-m", "data.verify", out])
@@ -224,6 +226,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"what is trained (default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without)",
     )  # fmt: skip
     parser.add_argument("--processes", type=positive, help="of a training (default: the number of GPUs, or 1)")
+    parser.add_argument("--yes", action="store_true", help="odd sizes of images are meant, as of data.prepare")
     parser.add_argument("--dry-run", action="store_true", help="print all commands and stop")
     parser.add_argument("--submit", action="store_true", help="submit the steps as SLURM jobs (PROCESSES=4 GPUs each)")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps only, as a submitted job does")

@@ -62,11 +62,11 @@ def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
     """Run what `plan` says is to be done, under a bar with the time left. Failed where a command fails.
 
     The plan is asked again after every step: a step may decide about those behind it. What the commands print goes
-    above the bar and to log.txt; steps.json records commands and seconds.
+    above the bar and to log.txt; steps/ has the commands and seconds.
     """
     watched = sys.stderr.isatty()
     form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-    over, spent, start = set(), 0.0, time.monotonic()
+    over, spent, start, asked = set(), 0.0, time.monotonic(), []
     with tqdm(smoothing=0, bar_format=form, disable=not watched) as bar:
         while step := next((one for one in plan() if one.name not in over and not one.done), None):
             bar.set_description(step.title)
@@ -78,20 +78,25 @@ def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
                 print(f"== {step.title}" + (f", about {left / 60:.0f} min left" if spent else ""), flush=True)
             for number, command in enumerate(step.commands):
                 shown = [spent + step.weight * part / len(step.commands) for part in (number, number + 1)]
-                run(step, command, out, bar, *shown)
-            record(out, step, time.monotonic() - began)
+                run(step, command, out, bar, *shown, asked)
+            record(out, step, round(time.monotonic() - began, 1))
             over.add(step.name)
             spent += step.weight
         bar.n = bar.total = spent or 1.0
 
 
-def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: float) -> None:
-    """Run a command, moving the bar from `low` to `high` as the command's own bars go."""
+def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: float, asked: list[int]) -> None:
+    """Run a command, moving the bar from `low` to `high` as the command's own bars go. Failed where it does, or a
+    signal has `asked` to stop.
+
+    A command that asks a question is told that nobody answers.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with (make_folder(out) / "log.txt").open("ab") as log:
-        child = subprocess.Popen(executable(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        child = subprocess.Popen(executable(command), **streams, env=environment)
         for number in (signal.SIGTERM, signal.SIGUSR1):  # torchrun passes on SIGTERM; the other one kills it
-            signal.signal(number, lambda *_: child.terminate())
+            signal.signal(number, lambda *_: (asked.append(signal.SIGTERM), child.terminate()))
         try:
             for text in _pieces(child, log):
                 share = _BAR.search(text)
@@ -103,22 +108,20 @@ def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: 
         except KeyboardInterrupt:  # Ctrl-C reaches the command too, which saves
             child.wait()
             raise
-        if child.wait():
-            raise Failed(step, command, child.returncode)
+        if child.wait() or asked:  # a command that was asked to stop may end as if it were done
+            raise Failed(step, command, child.returncode or 128 + asked[0])
 
 
-def record(out: Path, step: Step, seconds: float) -> None:
-    """Add a step to steps.json, or replace it there."""
-    path = out / "steps.json"
-    known = json.loads(path.read_text()) if path.exists() else []
+def record(out: Path, step: Step, seconds: float | None = None) -> None:
+    """Note a step's commands and seconds, each step in a file of its own: jobs may run at the same time."""
     entry = {
         "step": step.name,
         "title": step.title,
         "commands": [shlex.join(command) for command in step.commands],
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
         "finished": datetime.now().isoformat(timespec="seconds"),
     }
-    write_file(path, json.dumps([one for one in known if one["step"] != step.name] + [entry], indent=2) + "\n")
+    write_file(make_folder(out / "steps") / f"{step.name}.json", json.dumps(entry, indent=2) + "\n")
 
 
 def executable(command: list[str]) -> list[str]:

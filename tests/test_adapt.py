@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, annotated, domains_toml, run
 
 from data.store import Store
+from evaluation.laboratory import steps_of
 from launch.steps import Step
 
 SHORT = ("--batch-size", 4, "--workers", 0, "--log-every", 5, "--wandb", "disabled")
@@ -63,10 +64,10 @@ def test_a_remedy_that_suffices_ends_it_after_a_stop_and_a_second_call(laborator
         "not measured", ""
     )
 
-    before = {step["step"]: step["finished"] for step in json.loads((out / "steps.json").read_text())}
+    before = {step["step"]: step["finished"] for step in steps_of(out)}
     again = adapt(laboratory, out).stdout
     assert "up to date" in again and "calibration" not in again
-    after = {step["step"]: step["finished"] for step in json.loads((out / "steps.json").read_text())}
+    after = {step["step"]: step["finished"] for step in steps_of(out)}
     assert before.keys() == after.keys()
     assert {step for step in before if before[step] != after[step]} <= {"prepare", "report"}, "what was done is done"
 

@@ -65,7 +65,7 @@ def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_
 def names(step: int) -> set[str]:
     """Terms that the tally of an update has, the updates counted from 1."""
     there = {"loss_warm_up": step < 3, "loss_late": step >= 5, "loss_third": step % 3 == 0, "loss_sixth": step == 6}
-    return {"loss", "gradient_norm"} | {name for name, is_there in there.items() if is_there}
+    return {"loss", "gradient_norm", "share"} | {name for name, is_there in there.items() if is_there}
 
 
 def train(stores, folder, *more, factors=None, after=lambda run, tally: None):
@@ -86,8 +86,9 @@ def train(stores, folder, *more, factors=None, after=lambda run, tally: None):
             loss = segmentation_loss(model(images)["main"], masks)
             precision.backward(loss, model)
             tally = Tally()
-            terms = sorted(names(run.step + 1) - {"gradient_norm"})
+            terms = sorted(names(run.step + 1) - {"gradient_norm", "share"})
             tally.add({name: loss * (factors or {}).get(name, 1) for name in terms})
+            tally.add({"share": 0.75})  # a plain number, as a schedule gives it
             tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
             run.check(tally)
             precision.step(optimizer)

@@ -47,7 +47,7 @@ def adapted(before, stores, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def supervised(before, stores, tmp_path_factory) -> Path:
+def old_source_run(before, stores, tmp_path_factory) -> Path:
     """A supervised run of a U-Net that it finished."""
     folder = tmp_path_factory.mktemp("runs") / "supervised"
     run("train_supervised.py", *supervised_arguments(stores, folder, *SUPERVISED), code=before)
@@ -101,37 +101,37 @@ def test_a_control_of_an_older_version_goes_on_without_its_discriminators(before
     }
 
 
-def test_a_supervised_run_of_an_older_version_goes_on_bit_for_bit(stores, supervised, tmp_path):
+def test_a_supervised_run_of_an_older_version_goes_on_bit_for_bit(stores, old_source_run, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(supervised, folder)
+    shutil.copytree(old_source_run, folder)
     for name in ("best.pt", "finished.json"):  # what the checkpoint before the last knew nothing of
         (folder / name).unlink()
     os.replace(folder / "previous.pt", folder / "last.pt")
     assert checkpoint.load(folder)["step"] == 3
     run("train_supervised.py", *supervised_arguments(stores, folder, *SUPERVISED))
-    assert differences(supervised, folder) == []
+    assert differences(old_source_run, folder) == []
 
 
-def test_a_run_that_an_older_version_finished_is_finished(stores, adapted, supervised):
+def test_a_run_that_an_older_version_finished_is_finished(stores, adapted, old_source_run):
     for folder, script, arguments in (
         (adapted, "train_uda.py", adaptation(stores, adapted)),
-        (supervised, "train_supervised.py", supervised_arguments(stores, supervised, *SUPERVISED)),
+        (old_source_run, "train_supervised.py", supervised_arguments(stores, old_source_run, *SUPERVISED)),
     ):
         content = (folder / "last.pt").read_bytes()
         assert "finished" in run(script, *arguments).stdout
         assert (folder / "last.pt").read_bytes() == content
 
 
-def test_a_model_of_an_older_version_is_loaded(adapted, supervised):
-    for folder in (adapted, supervised):
+def test_a_model_of_an_older_version_is_loaded(adapted, old_source_run):
+    for folder in (adapted, old_source_run):
         for which in ("last", "best", "previous"):
             model, state = checkpoint.load_model(folder, which)
             assert model.state_dict().keys() == state["model"].keys()
 
 
 @pytest.mark.parametrize("method", ["supervised", "adabn", "uda"])
-def test_a_run_of_an_older_version_scores_as_it_did(before, stores, adapted, supervised, method):
-    folder, domain = (adapted, "labelled") if method == "uda" else (supervised, "source")
+def test_a_run_of_an_older_version_scores_as_it_did(before, stores, adapted, old_source_run, method):
+    folder, domain = (adapted, "labelled") if method == "uda" else (old_source_run, "source")
     more = ["--adabn"] if method == "adabn" else []
     arguments = ("evaluate.py", folder, "--data", stores, "--domain", domain, "--wandb", "disabled", *more)
     scores = []

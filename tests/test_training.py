@@ -29,7 +29,7 @@ from training import checkpoint
 
 
 @pytest.fixture(scope="session")
-def supervised(stores, tmp_path_factory):
+def source_run(stores, tmp_path_factory):
     """A run on the source with batch norm in training, as the demonstration starts its adaptation from."""
     folder = tmp_path_factory.mktemp("runs") / "supervised"
     run("train_supervised.py", *supervised_arguments(stores, folder, "--wandb", "offline"))
@@ -61,12 +61,12 @@ def test_two_processes_equal_one(stores, tmp_path):
     assert_same_losses(tmp_path / "0", tmp_path / "2")
 
 
-def test_accumulated_gradients_equal_those_of_the_whole_batch(stores, supervised, tmp_path):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(stores, source_run, tmp_path):
     for size in (1, 4):
         # Parts are rounded otherwise than the whole, and Adam makes a full step of a gradient that is little more than
         # rounding: at the demonstration's rates that drives equal runs apart within 20 steps (docs/results.md), at
         # these it takes longer than the ten compared.
-        uda(stores, tmp_path / f"{size}", "--pretraining", supervised / "last.pt", "--learning-rate", 5e-4,
+        uda(stores, tmp_path / f"{size}", "--pretraining", source_run / "last.pt", "--learning-rate", 5e-4,
             "--discriminator-learning-rate", 1e-4, "--micro-batch", size)  # fmt: skip
     assert_same_losses(tmp_path / "1", tmp_path / "4", steps=10)
 
@@ -138,12 +138,12 @@ def test_wrong_options_are_named(stores, tmp_path, arguments, message):
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_supervised_training_leaves_its_record_and_feeds_uda(stores, supervised, tmp_path):
-    assert (supervised / "last.pt").exists() and (supervised / "best.pt").exists()
-    assert list(supervised.glob("panels/*.png"))
-    assert list(supervised.glob("wandb/offline-run-*/*.wandb")), "W&B's offline file"
-    uda(stores, tmp_path / "uda", "--pretraining", supervised / "last.pt", "--steps", 1)
-    trained, adapted = (checkpoint.load(run)["model"] for run in (supervised, tmp_path / "uda"))
+def test_supervised_training_leaves_its_record_and_feeds_uda(stores, source_run, tmp_path):
+    assert (source_run / "last.pt").exists() and (source_run / "best.pt").exists()
+    assert list(source_run.glob("panels/*.png"))
+    assert list(source_run.glob("wandb/offline-run-*/*.wandb")), "W&B's offline file"
+    uda(stores, tmp_path / "uda", "--pretraining", source_run / "last.pt", "--steps", 1)
+    trained, adapted = (checkpoint.load(run)["model"] for run in (source_run, tmp_path / "uda"))
     weight = "main_head.branches.0.weight"
     assert torch.allclose(trained[weight], adapted[weight], atol=0.01)
 
@@ -173,17 +173,17 @@ def test_the_stream_of_batches_depends_on_nothing_but_the_step():
 
 
 @pytest.mark.parametrize("gan", ["vanilla", "least_squares"])
-def test_an_update_equals_the_published_recipe(stores, supervised, tmp_path, gan):
+def test_an_update_equals_the_published_recipe(stores, source_run, tmp_path, gan):
     """Two steps of the script are those of the recipe: separate backward passes, requires_grad switched."""
     settings = {"lambda_aux": 0.1, "adv": {"main": 0.05, "aux": 0.01}}
     uda(stores, tmp_path / "run", "--steps", 2, "--gan", gan, "--optimizer", "sgd", "--schedule", "constant",
         "--augmentation", "basic", "--discriminator-learning-rate", 1e-3, "--lambda-adv-main", settings["adv"]["main"],
         "--lambda-adv-aux", settings["adv"]["aux"], "--learning-rate", 0.01,
-        "--pretraining", supervised / "last.pt")  # fmt: skip
+        "--pretraining", source_run / "last.pt")  # fmt: skip
 
     torch.manual_seed(0)
     model = models.build("deeplabv2_small")
-    model.load_state_dict(checkpoint.load(supervised)["model"])
+    model.load_state_dict(checkpoint.load(source_run)["model"])
     models.domain_batch_norm(model)
     models.freeze_batch_norm(model)
     judges = models.Discriminators(model.levels, 16)

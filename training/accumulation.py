@@ -27,7 +27,7 @@ def micro_batches(
 class Tally(dict):
     """Scalars by name, averaged over the micro-batches of a batch without leaving the device."""
 
-    def add(self, values: dict[str, Tensor], weight: float = 1.0) -> None:
-        """Add `weight` times each value, without its graph."""
+    def add(self, values: dict[str, Tensor | float], weight: float = 1.0) -> None:
+        """Add `weight` times each value, a tensor without its graph or a plain number."""
         for name, value in values.items():
-            self[name] = self.get(name, 0) + weight * value.detach()
+            self[name] = self.get(name, 0) + weight * (value.detach() if isinstance(value, Tensor) else value)

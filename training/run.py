@@ -132,7 +132,7 @@ class Run:
         """Path of this step's panel."""
         return self.folder / "panels" / f"step{self.step:06d}.png"
 
-    def check(self, tally: dict[str, Tensor]) -> None:
+    def check(self, tally: dict[str, Tensor | float]) -> None:
         """Take the scalars of an update to come. NonFiniteLoss, on all processes, where one is NaN or infinite.
 
         The processes look at them every LOOK_EVERY steps, before the update: one reduction and one wait for the device,
@@ -195,9 +195,10 @@ class Run:
         if not self._unseen:
             return
         # Each tally has its own names: a term may begin after a warm-up, or be there in every n-th step only.
-        scalars = [value.detach().float() for tally in self._unseen for value in tally.values()]
-        request = torch.full_like(scalars[0], float(bool(self.stop_request)))
-        *numbers, request = mean(torch.stack([*scalars, request]), self.processes)
+        device, request = self.processes.device, float(bool(self.stop_request))
+        values = [*(value for tally in self._unseen for value in tally.values()), request]
+        scalars = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in values]
+        *numbers, request = mean(torch.stack(scalars), self.processes)
         self.stopping, numbers = request > 0, iter(numbers)
         looked_at = [{name: next(numbers) for name in tally} for tally in self._unseen]
         self._unseen = []
