@@ -224,8 +224,9 @@ def _chosen(path: Path, tiff: tifffile.TiffFile, page: Page) -> _Picture:
     most = max(_MOST_PAGES, page if isinstance(page, int) else 0)
     pages = list(islice(tiff.pages, most))  # in a damaged file they may go on for ever
     pages = [one for one in pages if not one.is_reduced]  # microscopes add previews as reduced pages
-    pictures = [picture for one in pages for picture in _pictures(tiff, one, alone=len(pages) == 1)]
-    more = " or more" * (len(pages) == most)
+    alone = len(pages) == 1
+    pictures = list(islice((picture for one in pages for picture in _pictures(path, tiff, one, alone)), most))
+    more = " or more" * (most in (len(pages), len(pictures)))
     if isinstance(page, int) and page <= len(pictures):
         return pictures[page - 1]
     found = pictures if page is None or isinstance(page, int) else _of_kind(pictures, page)
@@ -255,7 +256,7 @@ def _of_kind(pictures: list[_Picture], kind: str) -> list[_Picture]:
     return [one for one in pictures if one.size == largest]
 
 
-def _pictures(tiff: tifffile.TiffFile, page: tifffile.TiffPage, alone: bool) -> Iterator[_Picture]:
+def _pictures(path: Path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, alone: bool) -> Iterator[_Picture]:
     if alone and tiff.is_imagej:  # may write many slices behind one directory
         try:
             slices = int((tiff.imagej_metadata or {}).get("images", 1))
@@ -266,9 +267,18 @@ def _pictures(tiff: tifffile.TiffFile, page: tifffile.TiffPage, alone: bool) -> 
             return
     channels = _channels(page)
     if channels > 1 and page.photometric in (_MINISWHITE, _MINISBLACK):
+        channels = 1 if _alike(path, page, channels) else channels
         yield from (_Picture(page, channel=number) for number in range(channels))
     else:
         yield _Picture(page)
+
+
+def _alike(path: Path, page: tifffile.TiffPage, channels: int) -> bool:
+    """Tell if the channels of a page are one grey picture, written several times."""
+    _check_size(path, page.imagewidth, page.imagelength, page.nbytes)
+    pixels = page.asarray()
+    pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+    return all(np.array_equal(pixels[..., 0], pixels[..., number]) for number in range(1, channels))
 
 
 def _channels(page: tifffile.TiffPage) -> int:

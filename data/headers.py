@@ -49,8 +49,8 @@ def read_header(path: Path, page: Page = None) -> Header | None:
     try:
         with tiff_page(path, page) as opened:
             found = _of_tiff(*opened) if opened else []
-            height = opened[1].imagelength if opened else None
-            found = [_checked(header) for header in (*found, *_beside(path, height))]
+            size = (opened[1].imagelength, opened[1].imagewidth) if opened else None
+            found = [_checked(header) for header in (*found, *_beside(path, size))]
     except InputError:
         return None
     except Exception:  # a damaged tag fails anywhere; reading the picture says what is wrong with the file
@@ -65,8 +65,8 @@ def read_header(path: Path, page: Page = None) -> Header | None:
 
 def texts_beside(path: Path) -> list[Path]:
     """Files in which a microscope may have written about an image: JEOL's and Hitachi's .txt, Tescan's .hdr."""
-    ending = path.suffix.removeprefix(".")
-    names = (f"{path.stem}.txt", f"{path.stem}.TXT", f"{path.stem}-{ending}.hdr", f"{path.stem}.hdr")
+    endings = dict.fromkeys((path.suffix[1:], path.suffix[1:].lower()))
+    names = [f"{path.stem}{ending}" for ending in (".txt", ".TXT", ".Txt", ".hdr", *(f"-{one}.hdr" for one in endings))]
     return [path.with_name(name) for name in names]
 
 
@@ -158,41 +158,49 @@ def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
     return _NANOMETRES[unit] * resolution[1] / resolution[0]
 
 
-def _beside(path: Path, height: int | None) -> Iterator[Header]:
-    """Yield what stands in texts beside an image of `height` rows, None for one that is no TIFF."""
+def _beside(path: Path, size: tuple[int, int] | None) -> Iterator[Header]:
+    """Yield what stands in texts beside an image of (h, w) = size, None for one that is no TIFF."""
     for file in texts_beside(path):
         if not file.is_file() or file.stat().st_size > _TEXT:
             continue
-        height = height or look(path).height
+        if size is None:
+            facts = look(path)
+            size = facts.height, facts.width
         lines = _lines(_text(file.read_bytes()))
-        if "$$sm_micron_marker" in lines:
-            yield _jeol(lines, height)
+        if "sm_micron_marker" in lines:
+            yield _jeol(lines, *size)
         elif "pixelsizex" in lines:
             yield _tescan(_text(file.read_bytes()))
         elif "pixelsize" in lines:
-            rows = _number(lines.get("datasize", "").lower().partition("x")[2])
-            width = _number(lines.get("datasize"))
-            bar = None if rows is None else height - round(rows)
-            yield Header("Hitachi", _number(lines["pixelsize"]), bar, None if width is None else round(width))
+            # A picture of that size may have its bar inside.
+            bar, width = _below(lines.get("datasize", ""), *size)
+            yield Header("Hitachi", _number(lines["pixelsize"]), bar or None, width)
 
 
-def _jeol(lines: dict[str, str], height: int) -> Header:
+def _jeol(lines: dict[str, str], height: int, width: int) -> Header:
     """Read JEOL's text: a scale bar of so many pixels, and the length that stands beside it."""
-    pixels, marker = _number(lines.get("$$sm_micron_bar")), lines["$$sm_micron_marker"].lower()
+    pixels, marker = _number(lines.get("sm_micron_bar")), lines["sm_micron_marker"].lower()
     length, unit = _number(marker), re.sub(r"[\d.\s+-]", "", marker)
     size = length * _NANOMETRES[unit] / pixels if length and pixels and unit in _NANOMETRES else None
-    sides = [int(side) for side in re.findall(r"\d+", lines.get("$cm_full_size", ""))]
-    return Header("JEOL", size, height - sides[1] if len(sides) == 2 else None, sides[0] if sides else None)
+    return Header("JEOL", size, *_below(lines.get("cm_full_size", ""), height, width))
+
+
+def _below(scanned: str, height: int, width: int) -> tuple[int | None, int | None]:
+    """Rows of an image below the scanned ones, and their width, of a text with width and height; None where unknown."""
+    sides = [int(side) for side in re.findall(r"\d+", scanned)]
+    if len(sides) != 2:
+        return None, None
+    return (height - sides[1] if sides[0] == width else None), sides[0]
 
 
 def _lines(text: str) -> dict[str, str]:
-    """Entries `key=value`, or JEOL's `$key value`, of a text, by the key in small letters."""
+    """Entries `key=value`, or JEOL's `$key value`, of a text, by the key in small letters without `$`."""
     found = {}
     for line in re.split(r"[\r\n\0]+", text):
         line = line.strip()
         key, sign, value = line.partition(" " if line.startswith("$") else "=")
         if sign:
-            found.setdefault(key.strip().lower(), value.strip())
+            found.setdefault(key.strip().lstrip("$").lower(), value.strip())
     return found
 
 

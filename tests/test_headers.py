@@ -10,7 +10,7 @@ from bad_input import call
 from conftest import ROOT, domains_toml
 from microscope_files import fei, hitachi, imagej, jeol, olympus, ome, plain, tescan, zeiss, zeiss_by_width
 
-from data.headers import read_header
+from data.headers import Header, read_header
 from data.store import Store, store_path
 
 GREY = np.random.default_rng(0).integers(0, 256, (100, 120), dtype=np.uint8)
@@ -39,7 +39,8 @@ def test_every_maker_says_its_pixel_size(tmp_path, maker, write, page):
 def test_the_height_of_the_bar_is_read(tmp_path, write):
     for bar in (0, 12, 35):
         write(tmp_path / "a.tif", GREY, 5.0, bar)
-        assert read_header(tmp_path / "a.tif").information_bar == bar
+        # Hitachi's picture may have its bar inside.
+        assert read_header(tmp_path / "a.tif").information_bar == (bar if bar or write is not hitachi else None)
 
 
 def test_a_text_beside_a_picture_that_is_no_tiff_counts(tmp_path):
@@ -47,6 +48,40 @@ def test_a_text_beside_a_picture_that_is_no_tiff_counts(tmp_path):
     cv2.imwrite(str(tmp_path / "a.bmp"), GREY)
     header = read_header(tmp_path / "a.bmp")
     assert (header.maker, header.pixel_size_nm, header.information_bar) == ("JEOL", pytest.approx(5.0), 20)
+
+
+@pytest.mark.parametrize(("image", "text"), [("a.Tif", "a.Txt"), ("a.tif", "a.TXT"), ("a.TIF", "a.txt")])
+def test_a_text_is_found_whatever_its_letters(tmp_path, image, text):
+    """Older files of JEOL have one `$` before each word, and other letters."""
+    jeol(tmp_path / "a.bmp", GREY, 5.0, 20)
+    words = (tmp_path / "a.txt").read_text().replace("$$", "$")
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / text).write_text(words)
+    (tmp_path / "a.bmp").rename(tmp_path / image)
+    assert read_header(tmp_path / image) == Header("JEOL", 5.0, 20, 120)
+
+
+def test_tescans_words_may_stand_beside_the_picture(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), GREY)
+    (tmp_path / "a-png.hdr").write_text("[MAIN]\nImageStripSize=7\nPixelSizeX=2.5e-09\n")
+    header = read_header(tmp_path / "a.png")
+    assert (header.maker, header.pixel_size_nm, header.information_bar) == ("Tescan", pytest.approx(2.5), 7)
+
+
+def test_a_picture_of_another_width_does_not_say_its_bar(tmp_path):
+    for write in (fei, jeol, hitachi):
+        write(tmp_path / "a.tif", GREY, 5.0, 20)
+        whole = tmp_path / "a.tif"
+        content = whole.read_bytes().replace(b"ResolutionX=120", b"ResolutionX=240")
+        whole.write_bytes(content)
+        if (text := tmp_path / "a.txt").exists():
+            words = text.read_bytes()
+            for encoding in ("utf-8", "utf-16-le"):
+                words = words.replace("120".encode(encoding), "240".encode(encoding))
+            text.write_bytes(words)
+        header = read_header(whole)
+        assert header.information_bar is None and header.width == 240 and header.pixel_size_nm == pytest.approx(5.0)
+        text.unlink(missing_ok=True)
 
 
 def test_a_printers_resolution_is_no_pixel_size(tmp_path):

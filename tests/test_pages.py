@@ -85,7 +85,20 @@ def test_a_page_is_chosen_and_several_are_named(tmp_path, write, pages):
         read_image(tmp_path / "a.tif", page=9)
 
 
-def test_channels_that_are_equal_are_pages_too_but_transparency_is_none(tmp_path):
+def test_slices_without_end_are_not_counted(tmp_path):
+    _imagej_slices(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    assert content.count(b"images=2\nchannels=2") == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(b"images=2\nchannels=2", b"images=99999999999\n"))
+    with pytest.raises(InputError, match="32 or more pages"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_channels_that_are_equal_are_one_picture_and_transparency_is_none(tmp_path):
+    for layout, axis in (("contig", -1), ("separate", 0)):
+        thrice = np.stack([GREY] * 3, axis=axis)
+        tifffile.imwrite(tmp_path / "a.tif", thrice, photometric="minisblack", planarconfig=layout)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), GREY)
     tifffile.imwrite(
         tmp_path / "a.tif", np.dstack([GREY, OTHER]), photometric="minisblack", extrasamples=["unassalpha"]
     )
