@@ -105,10 +105,9 @@ def remarks(outcome: Outcome) -> list[str]:
         found.append("Source and target share little. Check every picture, and label five images of the target.")
     if expected["high"] - expected["low"] > _WIDE:
         found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")
-    if outcome.gap["recommended"]["scale"] != 1:
-        found.append(
-            f"The scale looked wrong by {outcome.gap['recommended']['scale']:g}. Check pixel_size_nm in domains.toml."
-        )
+    scale = outcome.gap["recommended"]["scale"]
+    if scale != 1:
+        found.append(f"The scale looked wrong by {max(scale, 1 / scale):.3g}. Check pixel_size_nm in domains.toml.")
     unsure = [row for row in outcome.images if float(row["confidence"]) < _UNSURE]
     if unsure:
         found.append(
