@@ -98,14 +98,12 @@ def read_mask(
             "as PNG, or give threshold = 128",
             file=sys.stderr,
         )
-    first = None
-    for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts)):
-        judged = _Judged(reading, values)
-        if judged.known and (judged.listed or None not in (values.foreground, values.background)):
-            return judged.mask()
-        first = first or judged
-    if first.known:
-        return first.mask()
+    judged = [_Judged(reading, values) for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
+    # Of several that "rest" makes possible, that in which most of the listed values occur; else the likeliest.
+    known = max((one for one in judged if one.known), key=lambda one: one.listed, default=None)
+    if known:
+        return known.mask()
+    first = judged[0]
     if first.is_instance_map and not decoded.facts.lossy:
         print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
         return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
@@ -219,6 +217,7 @@ class _Judged:
         self.codes, self.counts = self._count()
         of = {name: np.isin(self.codes, self._wanted(getattr(values, name))) for name in ("foreground", "background")}
         ignored = np.isin(self.codes, self._wanted(values.ignore))
+        self.listed = np.count_nonzero(of["foreground"] | of["background"] | ignored)
         rest = 1 if values.foreground is None else 0 if values.background is None else _UNKNOWN
         self.classes = np.full(len(self.codes), rest, np.uint8)
         if values.instances:
@@ -227,7 +226,6 @@ class _Judged:
         self.classes[of["background"]] = 0
         self.classes[of["foreground"]] = 1
         self.classes[ignored] = IGNORED
-        self.listed = bool(of["foreground"].any() if values.foreground else of["background"].any())
 
     @property
     def known(self) -> bool:

@@ -64,6 +64,8 @@ def test_a_palette_image_has_numbers_and_colours(tmp_path, ending):
     np.testing.assert_array_equal(mask, expected)
     mask = read_mask(tmp_path / f"a.{ending}", Values((1, 2), None, ignore=(255,)))
     np.testing.assert_array_equal(mask, expected)
+    mask = read_mask(tmp_path / f"a.{ending}", Values(None, (0, 2), ignore=(255,)))
+    np.testing.assert_array_equal(mask, np.select([numbers == 255, numbers == 1], [255, 1], 0))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
