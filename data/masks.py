@@ -1,6 +1,7 @@
 """Annotation files to masks: which values are the phase, which are not, and which count nowhere."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from data.annotations.labels import read_labels
 from data.annotations.outlines import of_image
 from data.annotations.shapes import draw
 from data.decoding import Decoded, Facts, decode
-from data.images import colours_of, crop_information_bar, in_bands, to_grey, to_uint8
+from data.images import bands, colours_of, crop_information_bar, in_bands, to_grey, to_uint8
 
 MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
 _UNKNOWN = 2
@@ -259,7 +260,7 @@ class _Judged:
         if self.small:
             table = np.zeros(np.iinfo(self.reading.dtype).max + 1, np.uint8)
             table[self.codes] = self.classes
-            return table[self.reading]
+            return in_bands(lambda band: table[band], self.reading)
         return in_bands(lambda band: self.classes[np.searchsorted(self.codes, self._codes(band))], self.reading)
 
     def unknown(self) -> dict[str, int]:
@@ -274,16 +275,16 @@ class _Judged:
         return not self.colours and self.reading.dtype in (np.uint8, np.uint16)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values that occur, int64 (n,), ascending, and the number of pixels of each."""
         if self.small:
-            counts = np.bincount(self.reading.ravel())
+            most = np.iinfo(self.reading.dtype).max + 1
+            counts = sum(np.bincount(band.ravel(), minlength=most) for band in bands(self.reading))
             codes = np.flatnonzero(counts)
             return codes, counts[codes]
-        found = {}
-        rows = max(1, (1 << 24) // self.reading[0].nbytes)
-        for row in range(0, len(self.reading), rows):
-            codes, counts = np.unique(self._codes(self.reading[row : row + rows]), return_counts=True)
-            for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-                found[code] = found.get(code, 0) + count
+        found = Counter()
+        for band in bands(self.reading):
+            codes, counts = np.unique(self._codes(band), return_counts=True)
+            found.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
         codes = np.array(sorted(found), np.int64)
         return codes, np.array([found[code] for code in codes.tolist()], np.int64)
 
