@@ -99,11 +99,15 @@ def _write_easy(
     natives = {native["name"]: native for native in store.metadata["sources"]}
     unlabelled = {"mask_file": None, "mask_sha256": None, "test": False}
     provenance = [
-        natives[name] | unlabelled | {"fold": -1 if place % HELD_OUT else fold} for place, name in enumerate(easy)
+        _without(natives[name], "mask_read") | unlabelled | {"fold": -1 if place % HELD_OUT else fold}
+        for place, name in enumerate(easy)
     ]
     domain = f"{store.domain}-easy"
     made_by = {"run": str(member.run), "step": member.step, "easy": share}
-    parameters = store.metadata["parameters"] | {"domain": domain, "folds": fold + 1, "pseudo_labels": made_by}
+    parameters = _without(
+        store.metadata["parameters"], "ignore", "threshold", "instances"
+    )  # of masks that are not read
+    parameters |= {"domain": domain, "folds": fold + 1, "pseudo_labels": made_by}
     with StoreWriter(store_path(out, domain), store.tile, store.overlap) as writer:
         for index, label in labels.items():
             micrograph = store.micrographs[index]
@@ -113,6 +117,10 @@ def _write_easy(
         Store(writer.partial, name=writer.path.name)
         writer.place()
     return writer.path
+
+
+def _without(entries: dict, *keys: str) -> dict:
+    return {key: value for key, value in entries.items() if key not in keys}
 
 
 def _fraction(store: Store, labels: dict[int, np.ndarray], tile: int) -> float:

@@ -210,6 +210,14 @@ def test_every_experiment_past_the_study_has_a_twin_for_two_cores(tmp_path):
         assert one["batch_size"] == 8 + 4 * ("target" not in one) and other["model"] == "deeplabv2_small"
 
 
+def test_the_launchers_know_the_runs_past_the_study():
+    """Also those that have no milestones, or that nothing is scored with."""
+    words = ("--experiments", METHODS_FILE, "--processes", 1, "--only", "small.source", "small.regions", "ADVENT-t1")
+    scored, adapted = (run("-m", "launch.plan", one, *words).stdout.splitlines() for one in ("generalization", "uda"))
+    assert len(scored) == 1 and "small.regions/fold0 --data stores --domain t1 t2 t3" in scored[0]
+    assert len(adapted) == 5 and all("--experiment ADVENT-t1" in job for job in adapted)
+
+
 def test_a_look_can_be_seen(stores, tmp_path):
     words = ("-m", "evaluation.looks", "--data", stores, "--target", "labelled", "--out", tmp_path / "looks.jpg")
     run(*words)
