@@ -111,6 +111,13 @@ def read_mask(
     raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first, values))
 
 
+def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Pixels of an image that count: all of it, (h, w), or where its mask has IGNORED ones, the others, (n,)."""
+    if mask is None or not (mask == IGNORED).any():
+        return image
+    return image[mask != IGNORED]
+
+
 def phase_fraction(mask: np.ndarray) -> float:
     """Share of foreground in what counts of a mask; nan where nothing does."""
     counted = np.count_nonzero(mask != IGNORED)
