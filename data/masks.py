@@ -169,7 +169,7 @@ def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, informatio
             mask[part][inside] = kind
     if unknown:
         remedy = 'list it as one of the two or in `ignore`, or set foreground = "rest" in the domains file'
-        raise UnknownValues(path, unknown, remedy, kind="label")
+        raise UnknownValues(path, unknown, remedy, kind=f"image '{name[:200]}', label")
     return mask if shape is None else mask[: shape[0] - information_bar]
 
 
