@@ -94,11 +94,8 @@ def read_mask(
     if values.threshold is not None:
         return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
     if decoded.facts.lossy and None in (values.foreground, values.background):
-        print(
-            f'warning: {path}: a JPEG has other values along the borders, and "rest" takes them all: export the mask '
-            "as PNG, or give threshold = 128",
-            file=sys.stderr,
-        )
+        why = 'a JPEG has other values along the borders, and "rest" takes them all'
+        print(f"warning: {path}: {why}: {_exported(values)}", file=sys.stderr)
     judged = [_Judged(reading, values) for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
     # Of several that "rest" makes possible, that in which most of the listed values occur; else the likeliest.
     known = max((one for one in judged if one.known), key=lambda one: one.listed, default=None)
@@ -120,8 +117,8 @@ def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 def phase_fraction(mask: np.ndarray) -> float:
     """Share of foreground in what counts of a mask; nan where nothing does."""
-    counted = np.count_nonzero(mask != IGNORED)
-    return float(np.count_nonzero(mask == 1) / counted) if counted else float("nan")
+    pixels = np.count_nonzero(mask != IGNORED)
+    return float(np.count_nonzero(mask == 1) / pixels) if pixels else float("nan")
 
 
 def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information_bar: int) -> np.ndarray:
@@ -337,13 +334,17 @@ def _remedy(lossy: bool, judged: _Judged, values: Values) -> str:
     """Remedy for values that are not listed; none that moves a border."""
     if lossy or judged.is_soft:
         why = "the file is a JPEG, which changes values" if lossy else "its borders are smooth (values in between)"
-        half = _half_way(values)
-        asked = f", or give threshold = {half}, from which a grey level is the phase" if half else ""
-        return f"{why}: export the annotation as PNG without smoothing{asked}"
+        return f"{why}: {_exported(values)}"
     remedy = 'list it as one of the two or in `ignore`, or set background = "rest" in the domains file'
     if len(judged.codes) > _SOFT and not judged.colours:
         remedy += ", or instances = true where each grain has a number"
     return remedy
+
+
+def _exported(values: Values) -> str:
+    half = _half_way(values)
+    asked = f", or give threshold = {half}, from which a grey level is the phase" if half else ""
+    return f"export the annotation as PNG without smoothing{asked}"
 
 
 def _half_way(values: Values) -> int | None:
