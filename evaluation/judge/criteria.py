@@ -20,7 +20,7 @@ from models.batchnorm import Statistics, source_statistics
 
 CRITERIA = {
     "entropy": "entropy of the prediction",
-    "views": "disagreement between flipped, noisy and flat views",
+    "views": "disagreement between turned, flipped and darker views",
     "models": "disagreement of the folds' models",
     "first norm": "grey levels as the first batch norm sees them, from the source's",
     "norms": "features as all batch norms see them, from the source's",
@@ -30,7 +30,7 @@ CRITERIA = {
     "boundary": "length of boundaries, from the labels'",
     "texture": "how alike the phases' textures are",
 }
-_NOISE, _CONTRAST = 8.0, 0.8  # grey levels, and a factor: too little to mislead a model that is right
+_GAMMA = 1.2  # too little to mislead a model that is right. Noise would: what is little on one detector is not on all
 _SMALLEST = 16  # px of a region whose outline counts
 _LEAST = np.array([0.15, 0.1, 0.02, 0.1])  # standard deviations of shape_of that a few micrographs may understate
 _MOST = 8.0  # standard deviations; what is farther away is as bad
@@ -109,17 +109,23 @@ def _probabilities(
     watched: Watched, image: np.ndarray, device: torch.device | str, all_views: bool
 ) -> tuple[np.ndarray, list[float]]:
     """Probabilities (views, C, h, w), and how far each batch norm's input is from the source's."""
-    grey = image.astype(np.float32)
-    views = [grey]
+    levels = 255 * (np.arange(256) / 255) ** _GAMMA
+    views = [image]
     if all_views:
-        noise = np.random.default_rng(0).standard_normal(grey.shape, dtype=np.float32)
-        views += [(grey + _NOISE * noise)[:, ::-1], (grey.mean() + _CONTRAST * (grey - grey.mean()))[::-1]]
-    batch = torch.from_numpy(np.clip(np.rint(np.stack(views)), 0, 255).astype(np.uint8))[:, None].to(device)
+        views += [np.rint(levels).astype(np.uint8)[image][:, ::-1], np.rot90(image)]
+
+    def found(*some: np.ndarray) -> Tensor:
+        batch = torch.from_numpy(np.stack(some))[:, None].to(device)
+        return probabilities(watched.model(batch)["main"])
+
+    turned = views.pop() if all_views and image.shape[0] != image.shape[1] else None
     with _norm_inputs(watched.model) as inputs:
-        found = probabilities(watched.model(batch)["main"])
+        seen = list(found(*views))
+    seen += [] if turned is None else list(found(turned))
     if all_views:
-        found = torch.stack([found[0], found[1].flip(-1), found[2].flip(-2)])
-    return found.cpu().numpy(), [_divergence(*inputs[name], *watched.source[name]) for name in inputs]
+        seen = [seen[0], seen[1].flip(-1), seen[2].rot90(-1, (-2, -1))]
+    away = [_divergence(*inputs[name], *watched.source[name]) for name in inputs]
+    return torch.stack(seen).cpu().numpy(), away
 
 
 def _disagreement(one: np.ndarray, other: np.ndarray) -> float:

@@ -22,7 +22,7 @@ from data.levels import grey_levels
 from data.masks import counted, phase_fraction
 from data.store import Store
 from evaluation.judge.calibration import Calibration
-from evaluation.judge.criteria import Shapes, Watched, criteria
+from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, refuse_trained_on
@@ -127,7 +127,7 @@ class Judge:
 
     def _identity(self) -> str:
         """Digest of what is learnt from: the models, their source, and how many disturbances there are."""
-        digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {DISTURBANCES}".encode())
+        digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {DISTURBANCES} {CRITERIA}".encode())
         for watched in self.watched:
             for value in watched.model.state_dict().values():
                 digest.update(value.cpu().contiguous().numpy().tobytes())
