@@ -1,7 +1,7 @@
 """Micrograph and mask files to arrays at the working scale, and arrays to tiles (paper Section 2.2)."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def prepare_micrograph(
             f"information_bar = {information_bar} px leaves nothing of an image {grey.shape[0]} px high; lower it"
         )
     grey = crop_information_bar(grey, information_bar)
-    _checkworking_size(grey.shape, factor, origin, memory)
+    _check_working_size(grey.shape, factor, origin, memory)
     return _resize(255 - grey if invert else grey, factor, cv2.INTER_CUBIC)
 
 
@@ -178,11 +178,17 @@ def to_uint8(pixels: np.ndarray, depths: tuple[int, ...]) -> np.ndarray:
 
 def in_bands(convert: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
     """Convert all rows, some at a time: the memory in between stays small, whatever the image's size."""
+    return np.concatenate([convert(band) for band in bands(pixels)])
+
+
+def bands(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an image's rows, as many at a time as take little memory."""
     rows = max(1, _BAND // pixels[0].nbytes)
-    return np.concatenate([convert(pixels[row : row + rows]) for row in range(0, len(pixels), rows)])
+    for row in range(0, len(pixels), rows):
+        yield pixels[row : row + rows]
 
 
-def _checkworking_size(shape: tuple[int, int], factor: float, origin: str, memory: int) -> None:
+def _check_working_size(shape: tuple[int, int], factor: float, origin: str, memory: int) -> None:
     """InputError where a micrograph (h, w) = shape times `factor` cannot be meant or takes more than `memory` bytes."""
     height, width = working_size(shape, factor)
     needed = height * width * _BYTES_ENLARGED

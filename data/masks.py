@@ -1,6 +1,7 @@
 """Annotation files to masks: which values are the phase, which are not, and which count nowhere."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from data.annotations.labels import read_labels
 from data.annotations.outlines import of_image
 from data.annotations.shapes import draw
 from data.decoding import Decoded, Facts, decode
-from data.images import colours_of, crop_information_bar, in_bands, to_grey, to_uint8
+from data.images import bands, colours_of, crop_information_bar, in_bands, to_grey, to_uint8
 
 MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
 _UNKNOWN = 2
@@ -93,29 +94,31 @@ def read_mask(
     if values.threshold is not None:
         return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
     if decoded.facts.lossy and None in (values.foreground, values.background):
-        print(
-            f'warning: {path}: a JPEG has other values along the borders, and "rest" takes them all: export the mask '
-            "as PNG, or give threshold = 128",
-            file=sys.stderr,
-        )
-    first = None
-    for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts)):
-        judged = _Judged(reading, values)
-        if judged.known and (judged.listed or None not in (values.foreground, values.background)):
-            return judged.mask()
-        first = first or judged
-    if first.known:
-        return first.mask()
+        why = 'a JPEG has other values along the borders, and "rest" takes them all'
+        print(f"warning: {path}: {why}: {_exported(values)}", file=sys.stderr)
+    judged = [_Judged(reading, values) for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
+    # Of several that "rest" makes possible, that in which most of the listed values occur; else the likeliest.
+    known = max((one for one in judged if one.known), key=lambda one: one.listed, default=None)
+    if known:
+        return known.mask()
+    first = judged[0]
     if first.is_instance_map and not decoded.facts.lossy:
         print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
         return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
     raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first, values))
 
 
+def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Pixels of an image that count: all of it, (h, w), or where its mask has IGNORED ones, the others, (n,)."""
+    if mask is None or not (mask == IGNORED).any():
+        return image
+    return image[mask != IGNORED]
+
+
 def phase_fraction(mask: np.ndarray) -> float:
     """Share of foreground in what counts of a mask; nan where nothing does."""
-    counted = np.count_nonzero(mask != IGNORED)
-    return float(np.count_nonzero(mask == 1) / counted) if counted else float("nan")
+    pixels = np.count_nonzero(mask != IGNORED)
+    return float(np.count_nonzero(mask == 1) / pixels) if pixels else float("nan")
 
 
 def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information_bar: int) -> np.ndarray:
@@ -163,7 +166,7 @@ def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, informatio
             mask[part][inside] = kind
     if unknown:
         remedy = 'list it as one of the two or in `ignore`, or set foreground = "rest" in the domains file'
-        raise UnknownValues(path, unknown, remedy, kind="label")
+        raise UnknownValues(path, unknown, remedy, kind=f"image '{name[:200]}', label")
     return mask if shape is None else mask[: shape[0] - information_bar]
 
 
@@ -219,6 +222,7 @@ class _Judged:
         self.codes, self.counts = self._count()
         of = {name: np.isin(self.codes, self._wanted(getattr(values, name))) for name in ("foreground", "background")}
         ignored = np.isin(self.codes, self._wanted(values.ignore))
+        self.listed = np.count_nonzero(of["foreground"] | of["background"] | ignored)
         rest = 1 if values.foreground is None else 0 if values.background is None else _UNKNOWN
         self.classes = np.full(len(self.codes), rest, np.uint8)
         if values.instances:
@@ -227,7 +231,6 @@ class _Judged:
         self.classes[of["background"]] = 0
         self.classes[of["foreground"]] = 1
         self.classes[ignored] = IGNORED
-        self.listed = bool(of["foreground"].any() if values.foreground else of["background"].any())
 
     @property
     def known(self) -> bool:
@@ -261,7 +264,7 @@ class _Judged:
         if self.small:
             table = np.zeros(np.iinfo(self.reading.dtype).max + 1, np.uint8)
             table[self.codes] = self.classes
-            return table[self.reading]
+            return in_bands(lambda band: table[band], self.reading)
         return in_bands(lambda band: self.classes[np.searchsorted(self.codes, self._codes(band))], self.reading)
 
     def unknown(self) -> dict[str, int]:
@@ -276,16 +279,16 @@ class _Judged:
         return not self.colours and self.reading.dtype in (np.uint8, np.uint16)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values that occur, int64 (n,), ascending, and the number of pixels of each."""
         if self.small:
-            counts = np.bincount(self.reading.ravel())
+            most = np.iinfo(self.reading.dtype).max + 1
+            counts = sum(np.bincount(band.ravel(), minlength=most) for band in bands(self.reading))
             codes = np.flatnonzero(counts)
             return codes, counts[codes]
-        found = {}
-        rows = max(1, (1 << 24) // self.reading[0].nbytes)
-        for row in range(0, len(self.reading), rows):
-            codes, counts = np.unique(self._codes(self.reading[row : row + rows]), return_counts=True)
-            for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-                found[code] = found.get(code, 0) + count
+        found = Counter()
+        for band in bands(self.reading):
+            codes, counts = np.unique(self._codes(band), return_counts=True)
+            found.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
         codes = np.array(sorted(found), np.int64)
         return codes, np.array([found[code] for code in codes.tolist()], np.int64)
 
@@ -331,13 +334,17 @@ def _remedy(lossy: bool, judged: _Judged, values: Values) -> str:
     """Remedy for values that are not listed; none that moves a border."""
     if lossy or judged.is_soft:
         why = "the file is a JPEG, which changes values" if lossy else "its borders are smooth (values in between)"
-        half = _half_way(values)
-        asked = f", or give threshold = {half}, from which a grey level is the phase" if half else ""
-        return f"{why}: export the annotation as PNG without smoothing{asked}"
+        return f"{why}: {_exported(values)}"
     remedy = 'list it as one of the two or in `ignore`, or set background = "rest" in the domains file'
     if len(judged.codes) > _SOFT and not judged.colours:
         remedy += ", or instances = true where each grain has a number"
     return remedy
+
+
+def _exported(values: Values) -> str:
+    half = _half_way(values)
+    asked = f", or give threshold = {half}, from which a grey level is the phase" if half else ""
+    return f"export the annotation as PNG without smoothing{asked}"
 
 
 def _half_way(values: Values) -> int | None:

@@ -29,7 +29,7 @@ from data.decision import Decision, read_decision, recorded, undecided
 from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
 from data.images import prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import grey_levels, matched
-from data.masks import MaskValue, UnknownValues, Values, read_mask
+from data.masks import MaskValue, UnknownValues, Values, counted, read_mask
 from data.sizes import confirm, fields_of_view, odd_sizes
 from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
@@ -135,7 +135,7 @@ def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.nd
     depth, _ = depth_of([(one.native.image, one.native.page) for one in described], workers)
     with closing(_reading(domain, described, depth, workers)) as reading:
         progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
-        return grey_levels(read.result()[0] for read in progress)
+        return grey_levels(counted(*read.result()) for read in progress)
 
 
 def _depth(path: Path, described: list[Described], workers: int) -> tuple[int | None, bool]:

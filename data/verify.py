@@ -20,7 +20,7 @@ from common.errors import InputError, exits_cleanly
 from common.limits import IGNORED
 from data.contact_sheet import draw_contact_sheet
 from data.images import cut_tiles
-from data.masks import phase_fraction
+from data.masks import counted, phase_fraction
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Store, digest
 
@@ -184,7 +184,8 @@ def fingerprint(store: Store) -> str:
     """Describe a domain in a few lines: counts, grey levels (0..255), phase fractions of annotated tile centres."""
     grey = np.zeros(256, np.int64)
     for micrograph in store.micrographs:
-        grey += np.bincount(store.image(micrograph.index).ravel(), minlength=256)
+        mask = store.mask(micrograph.index) if micrograph.labelled else None
+        grey += np.bincount(counted(store.image(micrograph.index), mask).ravel(), minlength=256)
     levels, cumulated = np.arange(256), np.cumsum(grey) / grey.sum()
     mean = (grey * levels).sum() / grey.sum()
     deviation = np.sqrt((grey * (levels - mean) ** 2).sum() / grey.sum())

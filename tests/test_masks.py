@@ -64,6 +64,8 @@ def test_a_palette_image_has_numbers_and_colours(tmp_path, ending):
     np.testing.assert_array_equal(mask, expected)
     mask = read_mask(tmp_path / f"a.{ending}", Values((1, 2), None, ignore=(255,)))
     np.testing.assert_array_equal(mask, expected)
+    mask = read_mask(tmp_path / f"a.{ending}", Values(None, (0, 2), ignore=(255,)))
+    np.testing.assert_array_equal(mask, np.select([numbers == 255, numbers == 1], [255, 1], 0))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -217,6 +219,25 @@ def test_ignored_pixels_count_in_no_score_loss_and_fraction():
     changed = torch.where(torch.from_numpy(ignored), 50.0, logits)
     mask = torch.from_numpy(masked)[None, None]
     assert torch.equal(segmentation_loss(logits, mask), segmentation_loss(changed, mask))
+
+
+def test_ignored_pixels_count_in_no_grey_levels(tmp_path):
+    draw(tmp_path / "source", 2, seed=1, contrast=1.0)
+    for number in range(2):
+        image, mask = (str(tmp_path / "source" / part / f"m{number}.png") for part in ("images", "masks"))
+        for path, value in ((image, 255), (mask, 77)):
+            pixels = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+            pixels[-30:] = value  # a bar that belongs to the micrograph
+            cv2.imwrite(path, pixels)
+    entry = annotated("source", folds=2, ignore=[77])
+    other = {"images": "source/images", "pixel_size_nm": 50, "match": "source"}
+    (tmp_path / "domains.toml").write_text(domains_toml(SMALL, source=entry, other=other))
+    assert call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")[0] == 0
+    store = Store(store_path(tmp_path / "stores", "source"))
+    pixels = np.concatenate([store.image(number)[:-30].ravel() for number in range(2)])
+    levels = Store(store_path(tmp_path / "stores", "other")).metadata["parameters"]["levels"]
+    np.testing.assert_allclose(levels, np.bincount(pixels, minlength=256) / len(pixels))
+    assert f"mean {pixels.mean():.1f}," in call(f"verify {tmp_path / 'stores'}")[1]
 
 
 def test_augmentation_makes_no_other_numbers():

@@ -19,7 +19,7 @@ from common.errors import InputError, make_folder
 from common.files import write_file
 from common.limits import IGNORED
 from data.levels import grey_levels
-from data.masks import phase_fraction
+from data.masks import counted, phase_fraction
 from data.store import Store
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria
@@ -62,7 +62,7 @@ class Judge:
         self.watched = [Watched.of(member.model) for member in self.members]
         self.adabn = all(one.source for one in self.watched)
         annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
-        self.levels = grey_levels(source.image(index) for index in annotated)
+        self.levels = grey_levels(counted(source.image(index), source.mask(index)) for index in annotated)
         self.phases = 2
         masks = [window for index in annotated for window in windows(source.mask(index), 1)]
         self.masks = [mask for mask in masks if np.mean(mask != IGNORED) > 0.5] or masks
