@@ -4,7 +4,7 @@
 
 prepares and verifies both domains, trains on the source in several folds, and asks what the target needs. Where a
 remedy suffices it stops there; else it adapts, and chooses between what it has. Then it segments all images of the
-target and writes report.html. The same command again goes on where it was stopped, and takes up new images.
+target and writes report.html. The same command again goes on where it was stopped.
 """
 
 if not __package__:
