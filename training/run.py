@@ -197,7 +197,7 @@ class Run:
         # Each tally has its own names: a term may begin after a warm-up, or be there in every n-th step only.
         device, request = self.processes.device, float(bool(self.stop_request))
         values = [*(value for tally in self._unseen for value in tally.values()), request]
-        scalars = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in values]
+        scalars = [torch.as_tensor(value, device=device).detach().float() for value in values]
         *numbers, request = mean(torch.stack(scalars), self.processes)
         self.stopping, numbers = request > 0, iter(numbers)
         looked_at = [{name: next(numbers) for name in tally} for tally in self._unseen]
