@@ -135,6 +135,29 @@ def test_a_request_to_stop_does_not_wait_for_a_batch_that_never_comes(stores, tm
     assert differences(whole / "run", broken / "run") == []
 
 
+def test_a_signal_that_meets_a_destructor_interrupts_all_the_same():
+    """No exception comes out of a destructor: Python prints it and goes on."""
+    script = """
+import os, signal, time
+from training.preemption import Interrupted, StopRequest
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+request = StopRequest()
+try:
+    with request.interrupts():
+        Ends()
+        time.sleep(30)
+except Interrupted:
+    print("interrupted by", request.received)
+"""
+    done = run("-c", script, timeout=20)
+    assert done.stdout.strip() == "interrupted by SIGINT" and not done.stderr
+
+
 def test_two_ctrl_c_end_a_run_that_waits_for_its_first_batch(stores, tmp_path):
     line = training(stores, tmp_path, "--batch-size", 1 << 16, "--micro-batch", 2, "--workers", 2)
     started = Started(tmp_path, line)

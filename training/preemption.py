@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from common.signals import STOP_SIGNALS
 
 EXIT_CODE = 75  # sysexits.h: temporary failure, start the same command again
 _ONE = 0.4  # seconds within which signals are one request: torchrun passes on what a terminal has sent to all
+_LATER = 0.01  # seconds
 _ORPHAN = 6  # seconds for a process to stop whose torchrun is gone
 
 
@@ -36,11 +38,13 @@ class StopRequest:
 
     def __init__(self):
         self.received: str | None = None
-        self._waiting = False
+        self._waiting = self._inside = False
         pipe, written = os.pipe()
         os.set_blocking(written, False)
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
+        signal.signal(signal.SIGALRM, self._interrupt)
+        sys.unraisablehook = self._lost
         signal.set_wakeup_fd(written)
         threading.Thread(target=_watch, args=(pipe,), daemon=True).start()
 
@@ -50,19 +54,30 @@ class StopRequest:
     @contextmanager
     def interrupts(self) -> Iterator[None]:
         """Interrupt what is done in the context, in the main thread, by Interrupted when a signal comes or has come."""
-        self._waiting = True
+        self._waiting = self._inside = True
         try:
             if self.received:
                 raise Interrupted
             yield
         finally:
-            self._waiting = False
+            self._waiting = self._inside = False
 
-    def _note(self, number: int, _: object) -> None:
+    def _note(self, number: int, frame: object) -> None:
         self.received = signal.Signals(number).name
+        self._interrupt(number, frame)
+
+    def _interrupt(self, *_: object) -> None:
         if self._waiting:
             self._waiting = False
             raise Interrupted
+
+    def _lost(self, what: "sys.UnraisableHookArgs") -> None:
+        """Interrupt again, a little later, where the signal met a destructor, out of which no exception comes."""
+        if not isinstance(what.exc_value, Interrupted):
+            sys.__unraisablehook__(what)
+        elif self._inside:
+            self._waiting = True
+            signal.setitimer(signal.ITIMER_REAL, _LATER)
 
 
 def release() -> None:
