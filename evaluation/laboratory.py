@@ -17,12 +17,12 @@ from common.errors import InputError, exits_cleanly
 from common.files import write_file
 from evaluation import page
 from evaluation.fractions import ACCURACY, Fraction, sentence
+from evaluation.judge.advice import ENOUGH
 from evaluation.judge.calibration import Expected
 from evaluation.segment_folder import SPECIMEN
 
 _LOOKED_AT = 8  # images whose pictures are in the page, the least sure first
 _WIDE = 0.2  # of an interval of the expected mIoU
-_FAR = 0.9  # of the source's own mIoU; what is expected below is no finished segmentation
 _UNSURE = 0.8  # mean confidence of an image
 
 
@@ -33,10 +33,10 @@ class Outcome:
         """Read it. InputError where a file is missing or damaged."""
         self.folder = folder
         self.gap = _json(folder / "gap" / "gap.json")
-        path = folder / "choice" / "choice.json"
-        self.choice = _json(path) if path.exists() else None
-        scores = folder / "choice" / "scores.json"
-        self.scores = _json(scores) if scores.exists() else {}
+        choice, scores = folder / "choice" / "choice.json", folder / "choice" / "scores.json"
+        made = (folder / "gap" / "gap.json").stat().st_mtime
+        self.choice = _json(choice) if choice.exists() and choice.stat().st_mtime >= made else None  # else of before
+        self.scores = _json(scores) if self.choice and scores.exists() else {}
         self.steps = steps_of(folder)
         table = folder / "segmented" / "phase_fractions.csv"
         try:
@@ -96,7 +96,7 @@ def report(outcome: Outcome) -> str:
 def remarks(outcome: Outcome) -> list[str]:
     """List in sentences what a person should check before the fractions are quoted."""
     expected, fraction, found = outcome.expected, outcome.fraction, []
-    if expected["miou"] < _FAR * outcome.gap["source_miou"]:
+    if expected["miou"] < ENOUGH * outcome.gap["source_miou"]:
         found.append(
             "The models are expected to be far from what they reach on the source. Do not quote the fraction before a "
             "person has compared masks and images."

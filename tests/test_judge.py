@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import cv2
@@ -198,6 +199,18 @@ def test_the_model_as_it_is_segments_micrographs_of_the_target(micrographs, trai
     mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     assert (mask == label).mean() > 0.8
+
+
+def test_runs_of_one_name_have_checkpoints_of_their_own(micrographs, trained, tmp_path):
+    twins = [tmp_path / name / "run" for name in ("a", "b")]
+    for twin, run_folder in zip(twins, trained, strict=True):
+        shutil.copytree(run_folder, twin)
+    members = [load_member(twin, "last", "cpu") for twin in twins]
+    judge = Judge(members, Store(micrographs / "domains" / "source.h5"))
+    target = Store(micrographs / "domains" / "negative.h5", labels=False)
+    first, second = export(judge, target, judge.images_of(target), Remedy(), tmp_path)
+    found = [load_member(path, "last", "cpu").config["fold"] for path in (first, second)]
+    assert found == [0, 1]
 
 
 def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained, tmp_path, monkeypatch):

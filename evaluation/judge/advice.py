@@ -9,7 +9,7 @@ from evaluation.judge.calibration import Expected
 from evaluation.judge.remedies import Remedy
 
 _AS_GOOD = 0.02  # mIoU: a simpler remedy that is expected to lose no more is as good
-_ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
+ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
 
 
@@ -63,7 +63,7 @@ def advise(
             f"{source} and {target} share too little: {known}, and no remedy helps enough. Check scale and "
             f"polarity in the pictures; if these are right, label five micrographs of {target}.",
         )  # fmt: skip
-    enough = chosen.expected.miou >= _ENOUGH * source_miou
+    enough = chosen.expected.miou >= ENOUGH * source_miou
     if chosen is before:
         if enough:
             return Advice("as it is", chosen, f"use the model on {target} as it is: {known}.")

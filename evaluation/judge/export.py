@@ -15,9 +15,9 @@ from training.preparation import native_of
 def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy, folder: Path) -> list[Path]:
     """Write a checkpoint of each of the judge's models under a remedy, named after its run. Returns their paths.
 
-    evaluate.py shows the network what the remedy makes of a micrograph. Statistics of the target, where the remedy has
-    them, are those of `images`, its training micrographs uint8 (h, w). `--images` takes pixel size, polarity and
-    information bar from the target's store.
+    Runs of one name, in several folders, get a number too. evaluate.py shows the network what the remedy makes of a
+    micrograph. Statistics of the target, where the remedy has them, are those of `images`, its training micrographs
+    uint8 (h, w). `--images` takes pixel size, polarity and information bar from the target's store.
     """
     written = []
     for member, own in zip(judge.members, judge.watched, strict=True):
@@ -30,6 +30,7 @@ def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy
             "model": {name: value.cpu() for name, value in own.model.state_dict().items()},
             "remedy": {"changes": asdict(remedy), "levels": judge.levels.tolist()},
         }
-        written.append(folder / f"{member.run.name}.pt")
+        path = folder / f"{member.run.name}.pt"
+        written.append(path if path not in written else path.with_stem(f"{path.stem}.{len(written)}"))
         checkpoint.save(written[-1], state)
     return written
