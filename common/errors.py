@@ -69,7 +69,7 @@ def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if outermost := signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
         try:
             return main(*args, **kwargs)
@@ -82,6 +82,9 @@ def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt:
             print("\nstopped by Ctrl-C", file=sys.stderr, flush=True)
             sys.exit(128 + signal.SIGINT)
+        finally:
+            if outermost:  # what Python runs at its exit would print the exception of a handler, and go on
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return wrapper
 

@@ -158,10 +158,27 @@ except Interrupted:
     assert done.stdout.strip() == "interrupted by SIGINT" and not done.stderr
 
 
+def test_ctrl_c_at_the_exit_of_a_program_ends_it_without_a_traceback():
+    script = """
+import atexit, os, signal
+from common.errors import exits_cleanly
+
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+
+@exits_cleanly
+def main():
+    print("done", flush=True)
+
+main()
+"""
+    done = run("-c", script, timeout=20, ok=False)
+    assert done.returncode == -signal.SIGINT and done.stdout.strip() == "done" and not done.stderr
+
+
 def test_two_ctrl_c_end_a_run_that_waits_for_its_first_batch(stores, tmp_path):
     line = training(stores, tmp_path, "--batch-size", 1 << 16, "--micro-batch", 2, "--workers", 2)
     started = Started(tmp_path, line)
-    started.wait_for(lambda: "0/" in started.log.read_text() and len(started.me.children()) == 2)
+    started.wait_for(lambda: "| 0/" in started.log.read_text() and len(started.me.children()) == 2)
     for _ in range(2):
         if started.process.poll() is None:
             os.killpg(started.process.pid, signal.SIGINT)
