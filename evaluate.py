@@ -6,6 +6,7 @@
     python evaluate.py runs/S.10/fold0 --data stores --domain t3 --tta --adabn-by-image 0.3      # docs/methods.md
     python evaluate.py runs/S.10/fold0 --data stores --domain source t1 --gradcam     # where the model looks
     python evaluate.py runs/T3.2/fold* --data stores --domain t3 --ensemble --out runs/T3.2/ensemble.t3
+    python evaluate.py runs/DACS-t3/fold0 --data stores --domain t3 --network teacher    # of a self-training
     python evaluate.py --experiment T1.4 --fold 0 --checkpoint epoch100           # a row of the study's tables
     python evaluate.py runs/T3.2/fold0 --images lom --out segmented --pixel-size 126.6 --invert
     python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented     # what evaluation.choose has chosen
@@ -74,6 +75,7 @@ EXCLUDES = {
         "--experiment says which run and domain: not with --domain, --images or --ensemble"
     ),
     ("domain", "images"): "give either --domain or --images",
+    ("otsu", "network"): "--otsu uses no model: not with --network",
     ("images", "adabn", "otsu", "selection", "gradcam"): "--adabn, --otsu, --selection and --gradcam go with --domain",
     ("images_of", "pixel_size", "information_bar", "page"): (
         "--images-of: domains.toml says scale and page of each micrograph; not with --pixel-size, --information-bar or "
@@ -134,7 +136,8 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
         )
     for member, micrographs in zip(members, test_sets, strict=True):
         refuse_trained_on(member, store, micrographs)
-    parts = [name for name in ("otsu", "ensemble", "adabn") if getattr(options, name)]
+    parts = [options.network] if options.network != "model" else []
+    parts += [name for name in ("otsu", "ensemble", "adabn") if getattr(options, name)]
     parts += [f"adabn-image-{options.adabn_by_image:g}"] if options.adabn_by_image else []
     variant = ".".join([*parts, *(["tta"] if options.tta else [])]) or "plain"
     if options.ensemble:
@@ -208,6 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="*", default=[], metavar="RUN_OR_CHECKPOINT",
                         help="run folder, a .pt file, or a choice.json of evaluation.choose")  # fmt: skip
     parser.add_argument("--checkpoint", help="of run folders: last (default), best, or a milestone like epoch100")
+    parser.add_argument("--network", choices=("model", "teacher"), default="model",
+                        help="of a self-training: the teacher instead (default: model)")  # fmt: skip
     parser.add_argument("--ensemble", action="store_true", help="average the probabilities of all runs (bagging)")
     parser.add_argument("--out", help="folder to write to, with --ensemble or --images")
     parser.add_argument("--tta", action="store_true", help="average over flips and quarter turns: eight times the work")
@@ -286,7 +291,7 @@ def main() -> None:
     device = choose_device(options.device)
     for domain in options.domain or [None]:
         # Loaded anew for each domain, because --adabn changes the models.
-        members = [load_member(path, options.checkpoint, device) for path in options.runs]
+        members = [load_member(path, options.checkpoint, device, options.network) for path in options.runs]
         for member in members:
             member.tta, member.image_share = options.tta, options.adabn_by_image
             if options.adabn_by_image:

@@ -14,12 +14,10 @@ The same command again resumes an interrupted run.
 
 from types import SimpleNamespace
 
-from torch import Tensor
-
 from common.errors import exits_cleanly
 from evaluation.judge.watch import TargetWatch
 from evaluation.validation import save_panel, validate
-from losses import GanLoss, entropy_loss, segmentation_loss
+from losses import GanLoss, entropy_loss, named, segmentation_loss, weighted
 from models import SourceAndTarget, probabilities
 from training import distributed
 from training.accumulation import Tally, micro_batches
@@ -102,16 +100,6 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         if run.must_save:
             run.save()
     run.close()
-
-
-def weighted(weights: dict, losses: dict) -> Tensor | int:
-    """Sum losses by level, each times its weight; 0 where there are none."""
-    return sum(weights[level] * value for level, value in losses.items())
-
-
-def named(**losses: dict) -> dict:
-    """Flatten losses by level: loss_seg={"main": x} -> {"loss_seg_main": x}."""
-    return {f"{name}_{level}": value for name, levels in losses.items() for level, value in levels.items()}
 
 
 @exits_cleanly

@@ -75,7 +75,17 @@ def _extended() -> list:
     ]
 
 
-_TRANSFORMS = {"none": list, "basic": _basic, "extended": _extended}
+def _grey() -> list:
+    # The strong view of self-training: stronger than the extended policy, and nothing moves.
+    return [
+        A.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.3, p=0.8),
+        A.RandomGamma(gamma_limit=(65, 150), p=0.5),
+        A.GaussNoise(std_range=(0.02, 0.08), p=0.5),
+        A.GaussianBlur(blur_limit=(3, 5), p=0.3),
+    ]
+
+
+_TRANSFORMS = {"none": list, "basic": _basic, "extended": _extended, "grey": _grey}
 POLICIES = tuple(_TRANSFORMS)
 
 

@@ -30,6 +30,7 @@ from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, load_member, refuse_trained_on, require_same_preparation
+from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
 _STATISTICS = Remedy(adabn=True)
@@ -48,14 +49,24 @@ def true_miou(candidate: Candidate, target: Store, device: object) -> float:
     return float(np.mean(found))
 
 
-def _members(runs: Sequence[Path | str], device: object) -> list[Member]:
+def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
     """Members of runs, of the checkpoints that they kept, and of files of checkpoints."""
     found = []
     for run in map(Path, runs):
         found.append(load_member(run, "last", device))
+        if "teacher" in checkpoint.load(run):
+            found.append(load_member(run, "last", device, "teacher"))
         if run.is_dir():
             found += [load_member(run, path.stem, device) for path in sorted(run.glob("step*.pt"))]
     return found
+
+
+def with_teacher_as_model(member: Member, folder: Path) -> Path:
+    """Write a checkpoint to a folder, named after its run, whose model is the run's teacher. Returns its path."""
+    state = checkpoint.load(member.run, member.label)
+    path = folder / f"{member.run.name}.pt"
+    checkpoint.save(path, {key: state[key] for key in ("config", "preparation", "step")} | {"model": state["teacher"]})
+    return path
 
 
 @exits_cleanly
@@ -76,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
-    candidates = grouped(_members(options.candidates, device))
+    candidates = grouped(members_of(options.candidates, device))
     plain = next((one for one in candidates if one.is_generalization), None)
     if plain is None:
         parser.error("none of them is trained on the source alone; add the run that the others are measured against")
@@ -90,11 +101,15 @@ def main(arguments: list[str] | None = None) -> None:
     out, images = make_folder(options.out), judge.images_of(target)
     if judge.adabn and all(one.remedy != _STATISTICS for one in candidates):  # they cost no training
         files = export(judge, target, images, _STATISTICS, make_folder(out / "statistics"))
-        candidates.append(Candidate(f"{plain.name}, {_STATISTICS}", tuple(_members(files, device))))
+        candidates.append(Candidate(f"{plain.name}, {_STATISTICS}", tuple(members_of(files, device))))
     choice = choose(judge, candidates, target)
     paths = choice.chosen.candidate.paths
     if choice.chosen.candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken
         paths = export(judge, target, images, Remedy(), make_folder(out / "as_it_is"))
+    elif choice.chosen.candidate.members[0].network == "teacher":  # as checkpoints whose model it is
+        paths = [
+            with_teacher_as_model(member, make_folder(out / "teacher")) for member in choice.chosen.candidate.members
+        ]
     write_file(out / "choice.json", choice.as_json(paths))
     truth = {}
     if options.score:

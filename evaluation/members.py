@@ -34,6 +34,7 @@ class Member:
     """A trained model and its origin. `label` is the checkpoint's name, mostly 'last'.
 
     remedy, levels: what is done to a micrograph first, and the source's grey levels, float64 (256,), for it.
+    network: the name of the network in the checkpoint, which may hold a 'teacher' beside the 'model'.
     tta: average over the eight symmetries of what the network is shown. image_share: of a micrograph's own batch-norm
     statistics beside the model's; None to take the model's as they are.
     """
@@ -46,6 +47,7 @@ class Member:
     step: int
     remedy: Remedy = field(default_factory=Remedy)
     levels: np.ndarray | None = None
+    network: str = "model"
     tta: bool = False
     image_share: float | None = None
 
@@ -91,12 +93,12 @@ class Member:
         return predictor
 
 
-def load_member(path: Path | str, which: str, device: torch.device | str) -> Member:
+def load_member(path: Path | str, which: str, device: torch.device | str, network: str = "model") -> Member:
     """Load a run folder's checkpoint `which` ('last', 'best', 'epoch100'), or a .pt file, onto the device: a Member.
 
-    InputError as of training.checkpoint.load.
+    InputError as of training.checkpoint.load, and where it does not hold the network.
     """
-    model, state = load_model(path, which)
+    model, state = load_model(path, which, network)
     path = Path(path)
     run, label = (path, which) if path.is_dir() else (path.parent, path.stem)
     model.to(device, memory_format=torch.channels_last)
@@ -105,7 +107,7 @@ def load_member(path: Path | str, which: str, device: torch.device | str) -> Mem
         print(f"remark: {run} is not finished: its last checkpoint is of {done}", file=sys.stderr)
     made = state.get("remedy")
     remedy = {"remedy": Remedy(**made["changes"]), "levels": np.array(made["levels"])} if made else {}
-    return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy)
+    return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy, network=network)
 
 
 def chosen_runs(path: Path) -> list[str]:

@@ -3,6 +3,20 @@
 from losses.adversarial import GanLoss
 from losses.classification import classification_loss
 from losses.entropy import entropy_loss, self_information
-from losses.segmentation import segmentation_loss
+from losses.segmentation import centre, segmentation_loss
+from losses.selftraining import Labelled, class_mix, sure_labels
+from losses.terms import named, weighted
 
-__all__ = ["GanLoss", "classification_loss", "entropy_loss", "segmentation_loss", "self_information"]
+__all__ = [
+    "GanLoss",
+    "Labelled",
+    "centre",
+    "class_mix",
+    "classification_loss",
+    "entropy_loss",
+    "named",
+    "segmentation_loss",
+    "self_information",
+    "sure_labels",
+    "weighted",
+]

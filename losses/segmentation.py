@@ -15,11 +15,15 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weight: Tensor | None = None
     altogether counts as 0. Returns a float32 scalar, under autocast too.
     """
     height, width = mask.shape[-2:]
-    top, left = (logits.shape[-2] - height) // 2, (logits.shape[-1] - width) // 2
-    centre = logits[..., top : top + height, left : left + width]
     counted = (mask != IGNORED).float()
     # One wherever nothing is ignored, to the bit.
     factor = counted * (height * width / counted.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1))
     if weight is not None:
         factor = factor * weight
-    return F.binary_cross_entropy_with_logits(centre.float(), (mask == 1).float(), factor)
+    return F.binary_cross_entropy_with_logits(centre(logits, (height, width)).float(), (mask == 1).float(), factor)
+
+
+def centre(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (..., H, W) -> a view of their central region of this size."""
+    top, left = ((whole - part) // 2 for whole, part in zip(maps.shape[-2:], size, strict=True))
+    return maps[..., top : top + size[0], left : left + size[1]]

@@ -12,6 +12,7 @@ from models.batchnorm import (
     reestimate_statistics,
     set_domain,
     synchronise_batch_norm,
+    take_statistics,
     without_domains,
 )
 from models.classifier import Classifier
@@ -39,6 +40,7 @@ __all__ = [
     "reestimate_statistics",
     "set_domain",
     "synchronise_batch_norm",
+    "take_statistics",
     "without_domains",
 ]
 

@@ -29,21 +29,22 @@ class DomainBatchNorm(nn.Module):
 
 
 class SourceAndTarget(nn.Module):
-    """Both passes of an adaptation step as one module, so that DDP sees one forward and reduces once.
+    """All passes of an adaptation step as one module, so that DDP sees one forward and reduces once.
 
-    forward(source, target) takes two image batches (N, 1, H, W) and returns the logits by level of each, computed
-    under its own domain's statistics where the model has them. The model is left on domain 'target'.
+    forward(source, target, ...) takes image batches (N, 1, H, W), one of the source and one or more of the target, and
+    returns the logits by level of each, computed under its own domain's statistics where the model has them. The model
+    is left on domain 'target'.
     """
 
     def __init__(self, model: nn.Module, compiled: bool = False):
         super().__init__()
         self.model = torch.compile(model, dynamic=False) if compiled else model
 
-    def forward(self, source: Tensor, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(self, source: Tensor, *targets: Tensor) -> tuple[dict[str, Tensor], ...]:
         set_domain(self.model, "source")
         source_logits = self.model(source)
         set_domain(self.model, "target")
-        return source_logits, self.model(target)
+        return source_logits, *map(self.model, targets)
 
 
 def domain_batch_norm(model: nn.Module, domains: tuple[str, ...] = ("source", "target")) -> nn.Module:
@@ -160,6 +161,16 @@ def mix_statistics(model: nn.Module, batches: Iterable[Tensor], share: float) ->
         hook.remove()
     for norm, of_batches in met.items():
         mix(norm, [torch.stack(values).mean(0) for values in zip(*of_batches, strict=True)])
+
+
+@torch.no_grad()
+def take_statistics(model: nn.Module, other: nn.Module, domains: tuple[str, ...]) -> None:
+    """Copy the running statistics of these domains from another model of the same layout, in place."""
+    for own, others in zip(model.modules(), other.modules(), strict=True):
+        if isinstance(own, DomainBatchNorm):
+            for domain in domains:
+                for buffer, new in zip(own.norms[domain].buffers(), others.norms[domain].buffers(), strict=True):
+                    buffer.copy_(new)
 
 
 def source_statistics(model: nn.Module) -> Statistics:

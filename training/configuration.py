@@ -68,6 +68,8 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> d
     dry_run, file = config.pop("dry_run"), config.pop("experiments")
     config = {"script": script, **config, "experiment": name}
     config |= _places(config, values, file)
+    if "start" in values and not asked.pretraining:
+        config["pretraining"] = f"{runs_root(file)}/{values['start']}/fold{config['fold']}"
     config |= _lengths(config, asked, values.get("source_tiles") if _known(config, values) else None)
     if "selection" in config:
         config["selection_digest"] = selection_digest(config["selection"])

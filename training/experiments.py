@@ -10,7 +10,7 @@ METHODS = EXPERIMENTS.with_name("methods.toml")  # those and everything past the
 # What an entry says beside the values of options; the first lines of experiments.toml explain each.
 SELECTION = ("mean", "test_mean", "test_images")
 OWN = ("study", "default")  # what an entry says of itself alone, and not of those that extend it
-FACTS = {"script", "extends", "source_tiles", "reference", "run", "domain", "folds", *OWN, *SELECTION}
+FACTS = {"script", "extends", "source_tiles", "reference", "start", "run", "domain", "folds", *OWN, *SELECTION}
 
 
 def read_experiments(path: Path = EXPERIMENTS) -> dict[str, dict]:

@@ -15,7 +15,7 @@ import models
 from common.errors import InputError
 from training import distributed
 from training.distributed import Processes, on_main_process
-from training.weights import load_pretraining
+from training.weights import load_pretraining, load_target_statistics
 
 SINGLE_VALUE = "more than 1 value per channel"  # of torch's error where batch norm has nothing to take a variance of
 
@@ -32,6 +32,7 @@ def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Modu
     _pretrain(model, options, processes)
     if "target" in vars(options):
         models.domain_batch_norm(model)
+        load_target_statistics(model, options.pretraining_file or options.pretraining, options.target)
     if options.batch_norm == "frozen":
         models.freeze_batch_norm(model)
     elif options.batch_norm == "sync" and processes.world > 1:

@@ -118,7 +118,8 @@ def _model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", choices=models.MODELS, help="network")
     group.add_argument(
         "--pretraining",
-        help="random, imagenet, nanosem (by pretrain_nanosem.py), or a file: a torchvision backbone or a checkpoint",
+        help="random, imagenet, nanosem (by pretrain_nanosem.py), a run's folder, or a file: a torchvision backbone or "
+        "a checkpoint",
     )
     group.add_argument(
         "--batch-norm",
@@ -199,6 +200,34 @@ def _adversary(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _teacher(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("self-training")
+    group.add_argument("--teacher-decay", type=fraction, default=0.99, help="share that the teacher keeps of itself")
+    group.add_argument(
+        "--teacher-statistics",
+        choices=("batch", "running"),
+        default="batch",
+        help="batch norm of the teacher: by each batch of the target, or by the model's running statistics",
+    )
+    group.add_argument("--sure", type=fraction, default=0.968, help="probability from which on a pseudo-label is sure")
+    group.add_argument(
+        "--surest",
+        type=share,
+        metavar="SHARE",
+        help="count as sure this share of each phase's pixels in a tile too, for rare phases",
+    )
+    group.add_argument(
+        "--pseudo-weight",
+        choices=("share", "pixel"),
+        default="share",
+        help="of a pseudo-label: its tile's share of sure ones, or 1 where it is sure itself",
+    )
+    group.add_argument("--lambda-mixed", type=not_negative, default=1.0, help="weight of tiles mixed with the source")
+    group.add_argument("--lambda-masked", type=not_negative, default=0.0, help="weight of masked tiles, published 1")
+    group.add_argument("--masked-share", type=share, default=0.7, help="of a tile's blocks that are hidden")
+    group.add_argument("--masked-block", type=positive, default=32, metavar="PX", help="side of a hidden block")
+
+
 def _record(parser: argparse.ArgumentParser, validate_every: int | None = None) -> None:
     group = parser.add_argument_group("record")
     group.add_argument("--log-every", type=positive, default=20, help="steps")
@@ -244,6 +273,9 @@ SCRIPTS = {
     "train_supervised": Script("S.10", (_run, _source, _looks, _model, _segmentation, _record_of_tiles)),
     "train_uda": Script(
         "T3.2", (_run, _source, _target, _looks_of_target, _model, _segmentation, _adversary, _record_of_target)
+    ),
+    "train_selftraining": Script(
+        "DACS-t3", (_run, _source, _target, _looks_of_target, _model, _segmentation, _teacher, _record_of_target)
     ),
     "pretrain_nanosem": Script("NanoSEM", (_run, _pictures, _classifier, _optimisation, _record)),
 }

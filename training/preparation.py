@@ -9,6 +9,7 @@ from data.looks import OF_SOURCE, Fourier, Histogram, Looks, levels_by_micrograp
 from data.selection_file import read_selection
 from data.store import Store, store_path
 from data.tiles import LabelledTiles, UnlabelledTiles
+from data.views import TwoViews
 from models.discriminator import SMALLEST_INPUT
 from training.weights import trained_on
 
@@ -39,10 +40,19 @@ def _looks(options: SimpleNamespace, source: Store, target: UnlabelledTiles | No
 
 def unlabelled_tiles(options: SimpleNamespace) -> UnlabelledTiles:
     """Open the target without its labels: its training tiles, or those of `--selection`. InputError likewise."""
+    return UnlabelledTiles(_target(options), options.fold, options.augmentation, options.seed)
+
+
+def two_views(options: SimpleNamespace) -> TwoViews:
+    """Open the same tiles, in two views each."""
+    return TwoViews(_target(options), options.fold, options.seed, options.masked_block, options.masked_share)
+
+
+def _target(options: SimpleNamespace) -> Store:
     store = Store(store_path(options.data, options.target), labels=False, transductive=options.transductive)
     if options.selection:
         store.select(read_selection(options.selection, store, options.fold).tiles)
-    return UnlabelledTiles(store, options.fold, options.augmentation, options.seed)
+    return store
 
 
 def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:

@@ -38,7 +38,7 @@ def load_pretraining(model: Network, name: str, pretraining: str) -> None:
     if pretraining == "imagenet":
         _load_backbone(model, _read(imagenet_file(name)), f"the ImageNet weights of {name}")
         return
-    state = _read(Path(pretraining))
+    state = _read(file_of(pretraining))
     if "model" in state:
         changes = state.get("remedy", {}).get("changes", {})
         if changes.get("invert") or changes.get("match") or changes.get("scale", 1) != 1:
@@ -51,9 +51,29 @@ def load_pretraining(model: Network, name: str, pretraining: str) -> None:
         _load_backbone(model, state, pretraining)
 
 
+def load_target_statistics(model: Network, pretraining: str, target: str) -> None:
+    """Load the target's running statistics from a checkpoint that was adapted to that target; else leave the model.
+
+    The model has statistics for each domain. Without this a run that goes on from an adapted one would begin with the
+    source's statistics on its target.
+    """
+    path = file_of(pretraining)
+    state = _read(path) if path.is_file() else {}
+    if state.get("config", {}).get("target") == target:
+        marker = ".norms.target."
+        model.load_state_dict({k: v for k, v in state["model"].items() if marker in k}, strict=False)
+
+
+def file_of(pretraining: str) -> Path:
+    """Path of a file of weights: of a run's folder its last.pt."""
+    path = Path(pretraining)
+    return path / "last.pt" if path.is_dir() else path
+
+
 def trained_on(pretraining: str) -> dict[str, list[str]]:
     """{domain: SHA-256 of micrographs} that starting weights have seen: those of a checkpoint of ours, else none."""
-    state = _read(Path(pretraining)) if Path(pretraining).is_file() else {}
+    path = file_of(pretraining)
+    state = _read(path) if path.is_file() else {}
     preparation = state.get("preparation")
     return preparation.get("trained_on", {}) if isinstance(preparation, dict) else {}
 

@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def paths(self) -> list[str]:
-        """Files or folders that evaluate.py takes."""
+        """Files or folders that evaluate.py takes; a teacher's with --network teacher."""
         return [str(m.run if m.label == "last" else m.run / f"{m.label}.pt") for m in self.members]
 
 
@@ -96,7 +96,8 @@ def grouped(members: Sequence[Member]) -> list[Candidate]:
     groups: dict[tuple, list[Member]] = {}
     for member in members:
         of_run = (member.run / "config.json").is_file()
-        key = (member.run.parent, member.label) if of_run else (member.run, "")
+        label = member.label if member.network == "model" else member.network
+        key = (member.run.parent, label) if of_run else (member.run, "")
         groups.setdefault((member.config.get("experiment"), *key), []).append(member)
     found = []
     for (_, folder, label), group in groups.items():
