@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from common.errors import InputError, exits_cleanly
-from common.files import write_csv
+from common.files import write_csv, write_file
 from data.store import Store, store_path
 from evaluation.choose import true_miou
 from evaluation.judge.choice import Candidate
@@ -44,6 +44,7 @@ def row_of(folder: Path, device: object) -> dict:
             f"{error.filename}: missing; run launch/adapt.sh --always-adapt on labelled targets"
         ) from error
     truth = true_of_remedies(folder, gap, device)
+    write_file(folder / "truth.json", json.dumps(truth, indent=2) + "\n")
     before, recommended = gap["as_it_is"], gap["recommended"]
     best = max(truth, key=truth.get)
     adapted = [one for one in choice["ranked"] if one["adapted"]]

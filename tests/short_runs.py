@@ -19,16 +19,20 @@ STEPS = 20
 
 def uda_arguments(stores: Path, folder: Path, *more: object, target: str = "labelled") -> list[str]:
     """Return the options of an adaptation in STEPS updates; where `more` gives one of them again, it wins."""
-    return ["--experiment", "demo.uda", "--target", target, *common_arguments(stores, folder, more)]
+    return ["--experiment", "demo.uda", "--target", target, *_arguments(stores, folder, more)]
 
 
 def supervised_arguments(stores: Path, folder: Path, *more: object) -> list[str]:
     """Return the same of a training on the source alone."""
-    return ["--experiment", "demo.supervised", *common_arguments(stores, folder, more)]
+    return ["--experiment", "demo.supervised", *_arguments(stores, folder, more)]
 
 
-def common_arguments(stores: Path, folder: Path, more: tuple) -> list[str]:
-    """Return what short runs of every script have in common."""
+def selftraining_arguments(stores: Path, folder: Path, *more: object, target: str = "labelled") -> list[str]:
+    """Return the same of a self-training."""
+    return ["--experiment", "small.DACS-t3", "--target", target, *_arguments(stores, folder, more)]
+
+
+def _arguments(stores: Path, folder: Path, more: tuple) -> list[str]:
     common = (
         "--data", stores, "--run-dir", folder, "--steps", STEPS, "--batch-size", 4, "--log-every", 1,
         "--validate-every", 10, "--checkpoint-every", 7, "--panels-every", 1000, "--workers", 0, "--wandb", "disabled",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, command, run
-from short_runs import common_arguments, differences, metrics
+from short_runs import differences, metrics, selftraining_arguments
 
 import models
 import train_selftraining
@@ -30,13 +30,9 @@ from training.teacher import Drift
 MIC = ("--lambda-masked", 0.5, "--masked-block", 16)
 
 
-def arguments(stores, folder, *more):
-    return ["--experiment", "small.DACS-t3", "--target", "labelled", *common_arguments(stores, folder, more)]
-
-
 def here(stores, folder, *more):
     """Train in this process."""
-    config = parse("train_selftraining", "", arguments(stores, folder, *more))
+    config = parse("train_selftraining", "", selftraining_arguments(stores, folder, *more))
     distributed.together(train_selftraining.train, SimpleNamespace(**config))
     return checkpoint.load(folder)
 
@@ -165,7 +161,7 @@ def test_two_processes_train_as_one_does(stores, supervised, tmp_path):
     """With batch norm over both: the teacher's batch is divided too."""
     more = ("--steps", 4, "--pretraining", supervised, "--learning-rate", 5e-4, "--surest", 0.3, *MIC,
             "--validate-every", 1000)  # fmt: skip
-    line = command("train_selftraining.py", *arguments(stores, tmp_path / "two", *more), processes=2)
+    line = command("train_selftraining.py", *selftraining_arguments(stores, tmp_path / "two", *more), processes=2)
     ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     here(stores, tmp_path / "one", *more)
@@ -229,7 +225,7 @@ def test_an_adapted_run_is_gone_on_from_with_its_targets_statistics(stores, tmp_
     """Else its teacher would begin by the source's statistics. Another target starts from the source's."""
     first = here(stores, tmp_path / "first", "--steps", 2)["model"]
     for target, expected in (("labelled", "target"), ("unlabelled", "source")):
-        options = parse("train_selftraining", "", [*arguments(stores, tmp_path / "x", "--pretraining",
+        options = parse("train_selftraining", "", [*selftraining_arguments(stores, tmp_path / "x", "--pretraining",
                         tmp_path / "first"), "--target", target])  # fmt: skip
         processes = SimpleNamespace(world=1, device=torch.device("cpu"), is_main=True)
         model, _ = train_selftraining.build_model(SimpleNamespace(**options), processes)

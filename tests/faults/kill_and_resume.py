@@ -2,7 +2,7 @@
 
     python tests/faults/kill_and_resume.py [RUNS] [--seed 0] [--jobs 2] [--table runs/kills.md]
 
-The three training scripts with one process and with two under torchrun, without loader processes and with two for each
+The four training scripts with one process and with two under torchrun, without loader processes and with two for each
 domain, on real stores. Exit status 1 unless every run is gone in time after its disturbance, and the same command again
 ends with the bits of the undisturbed run: weights, discriminators, optimizers, scaler, best checkpoint and metrics.
 Where another number of processes goes on, equal to float tolerance is enough.
@@ -30,7 +30,13 @@ import psutil
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from conftest import command, draw_domains, run  # noqa: E402
-from short_runs import differences, steps_on_record, supervised_arguments, uda_arguments  # noqa: E402
+from short_runs import (  # noqa: E402
+    differences,
+    selftraining_arguments,
+    steps_on_record,
+    supervised_arguments,
+    uda_arguments,
+)
 
 STEPS, EVERY = 20, 4
 COMMON = [
@@ -248,6 +254,7 @@ def scripts_in(folder: Path) -> dict[tuple[str, int, bool], Script]:
     names = {
         "train_supervised": (partial(supervised_arguments, stores), []),
         "train_uda": (partial(uda_arguments, stores), ["--amp", "bf16"]),
+        "train_selftraining": (partial(selftraining_arguments, stores), ["--lambda-masked", 1]),
         "pretrain_nanosem": (partial(nanosem_arguments, pictures), []),
     }
     found = {}
@@ -289,7 +296,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: a core each)")
     parser.add_argument("--table", type=Path, help="write the tables here too, as Markdown")
     options = parser.parse_args()
-    began, rows, names = time.monotonic(), [], ("train_supervised", "train_uda", "pretrain_nanosem")
+    began, rows, names = (
+        time.monotonic(),
+        [],
+        ("train_supervised", "train_uda", "train_selftraining", "pretrain_nanosem"),
+    )
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
         scripts = scripts_in(Path(name))
         plan = []
