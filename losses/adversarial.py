@@ -21,3 +21,8 @@ class GanLoss:
         """Logits (N, 1, h, w) and 'source' or 'target' -> float32 scalar, the mean over all positions."""
         logits = discriminator_logits.float()
         return self.distance(logits, torch.full_like(logits, LABELS[label]))
+
+
+def least_squares(verdicts: Tensor, wanted: float) -> Tensor:
+    """Mean squared distance of verdicts, of any shape, from the number that is wanted (LSGAN, Mao et al., 2017)."""
+    return (verdicts.float() - wanted).square().mean()

@@ -32,6 +32,13 @@ def selftraining_arguments(stores: Path, folder: Path, *more: object, target: st
     return ["--experiment", "small.DACS-t3", "--target", target, *_arguments(stores, folder, more)]
 
 
+def translation_arguments(stores: Path, folder: Path, *more: object) -> list[str]:
+    """Return the same of a translation, without the pictures that the others draw."""
+    words = _arguments(stores, folder, more)
+    at = words.index("--panels-every")
+    return ["--experiment", "small.translation-t3", "--target", "labelled", *words[:at], *words[at + 2 :]]
+
+
 def _arguments(stores: Path, folder: Path, more: tuple) -> list[str]:
     common = (
         "--data", stores, "--run-dir", folder, "--steps", STEPS, "--batch-size", 4, "--log-every", 1,

@@ -73,7 +73,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> d
     config |= _lengths(config, asked, values.get("source_tiles") if _known(config, values) else None)
     if "selection" in config:
         config["selection_digest"] = selection_digest(config["selection"])
-    nanosem = config["pretraining"] == "nanosem"
+    nanosem = config.get("pretraining") == "nanosem"
     config["pretraining_file"] = f"{runs_root(file)}/NanoSEM/encoder.pt" if nanosem else None
     if dry_run:
         if os.environ.get("RANK", "0") == "0":  # one object, whatever the number of processes

@@ -101,7 +101,7 @@ def together(train: Callable, options: SimpleNamespace) -> None:
     """Run `train(options, processes)` in the process group. Exits with a message when another process is lost."""
     choose_algorithms(options.deterministic, options.amp)
     processes = start(options.batch_size, options.micro_batch, options.device)
-    if options.pretraining == "imagenet":
+    if vars(options).get("pretraining") == "imagenet":
         imagenet_file(options.model)  # downloaded before the group is joined: its timeout knows no slow network
     join(processes)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}

@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 
 import models
 from common.errors import InputError
+from models.translator import RealOrTranslated, Translators
 from training import distributed
+from training.checkpoint import load_model
 from training.distributed import Processes, on_main_process
 from training.weights import load_pretraining, load_target_statistics
 
@@ -56,6 +58,27 @@ def build_discriminators(
     discriminators = _placed(models.Discriminators(levels, options.discriminator_width), processes)
     groups = [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}]
     return discriminators, [build_adam(groups, betas=(0.9, 0.99))] if acts else []
+
+
+def build_translators(
+    options: SimpleNamespace, processes: Processes
+) -> tuple[Translators, RealOrTranslated, list[Optimizer]]:
+    """Build the generators of a translation, the discriminators of both domains, and the optimizer of either."""
+    _require_compiler(options, processes.device)
+    torch.manual_seed(options.seed)
+    translators = _placed(Translators(options.generator_width, options.generator_blocks), processes)
+    discriminators = _placed(RealOrTranslated(options.discriminator_width), processes)
+    networks = ((translators, options.learning_rate), (discriminators, options.discriminator_learning_rate))
+    groups = [[{"params": network.parameters(), "lr": rate}] for network, rate in networks]
+    return translators, discriminators, [build_adam(group, betas=(0.5, 0.999)) for group in groups]
+
+
+def frozen_reference(options: SimpleNamespace, processes: Processes) -> models.Segmenter:
+    """Load the source model of `--reference`, which learns nothing here. InputError where there is none."""
+    if not options.reference:
+        raise InputError("--reference: give a supervised run on the source, which says if the phases stay in place.")
+    model, _ = load_model(options.reference)
+    return model.to(processes.device, memory_format=torch.channels_last).requires_grad_(False)
 
 
 def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> tuple[nn.Module, Optimizer]:

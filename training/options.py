@@ -228,6 +228,25 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--masked-block", type=positive, default=32, metavar="PX", help="side of a hidden block")
 
 
+def _translators(parser: argparse.ArgumentParser) -> None:
+    _optimisation(parser, rate="of the generators", batch="tiles of each domain")
+    group = parser.add_argument_group("translation")
+    group.add_argument("--generator-width", type=positive, default=32, help="channels of the first layer")
+    group.add_argument("--generator-blocks", type=positive, default=6, help="residual blocks")
+    group.add_argument("--discriminator-width", type=positive, default=64, help="channels of the first layer")
+    group.add_argument("--discriminator-learning-rate", type=not_negative, default=2e-4, help="initial rate")
+    group.add_argument("--lambda-cycle", type=not_negative, default=10.0, help="weight of the way forth and back")
+    group.add_argument(
+        "--lambda-identity", type=not_negative, default=5.0, help="weight of what is of a domain already"
+    )
+    group.add_argument(
+        "--lambda-semantic",
+        type=not_negative,
+        default=0.0,
+        help="weight of the loss of the frozen --reference on translated tiles, against the source's masks",
+    )
+
+
 def _record(parser: argparse.ArgumentParser, validate_every: int | None = None) -> None:
     group = parser.add_argument_group("record")
     group.add_argument("--log-every", type=positive, default=20, help="steps")
@@ -248,8 +267,12 @@ def _record(parser: argparse.ArgumentParser, validate_every: int | None = None) 
     group.add_argument("--wandb-project", default="microstructure-adaptation", help="project of Weights & Biases")
 
 
-def _record_of_tiles(parser: argparse.ArgumentParser) -> None:
+def _record_of_steps(parser: argparse.ArgumentParser) -> None:
     _record(parser, validate_every=500)
+
+
+def _record_of_tiles(parser: argparse.ArgumentParser) -> None:
+    _record_of_steps(parser)
     group = parser.add_argument_group("pictures")
     group.add_argument("--panels-every", type=positive, default=2000, help="steps between pictures of predictions")
 
@@ -277,5 +300,6 @@ SCRIPTS = {
     "train_selftraining": Script(
         "DACS-t3", (_run, _source, _target, _looks_of_target, _model, _segmentation, _teacher, _record_of_target)
     ),
+    "train_translation": Script("translation-t3", (_run, _source, _target, _translators, _record_of_steps)),
     "pretrain_nanosem": Script("NanoSEM", (_run, _pictures, _classifier, _optimisation, _record)),
 }

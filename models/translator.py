@@ -1,0 +1,98 @@
+"""Generators and discriminators of a translation between two kinds of micrographs (CycleGAN, Zhu et al., ICCV 2017)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_STRIDE = 4  # of the deepest features
+_DARKEST = 1 / 512  # half a grey level: the inverse of a sigmoid needs numbers above 0 and below 1
+
+
+class Generator(nn.Module):
+    """Residual network from grey images (N, 1, H, W) in 0..255 to others of that size.
+
+    Two steps down, `blocks` residual blocks, two steps up. What it finds is added to the image before the last sigmoid,
+    and is nothing at first. Without normalisation: a pixel's grey level then depends on what surrounds it alone, so a
+    micrograph that is translated in windows has no seams.
+    """
+
+    def __init__(self, width: int, blocks: int):
+        super().__init__()
+        down = [nn.Conv2d(1, width, 7, padding=3, padding_mode="reflect"), nn.ReLU(inplace=True)]
+        for outputs in (2 * width, 4 * width):
+            down += [nn.Conv2d(outputs // 2, outputs, 3, stride=2, padding=1), nn.ReLU(inplace=True)]
+        up = []
+        for inputs in (4 * width, 2 * width):  # transposed convolutions would leave a checkerboard
+            up += [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, inputs // 2, 3, padding=1), nn.ReLU(inplace=True)]
+        last = nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*down, *(_Block(4 * width) for _ in range(blocks)), *up, last)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images -> logits (N, 1, H, W), float32, whose sigmoid is the brightness of the translated ones."""
+        height, width = images.shape[-2:]
+        share = (images.float() / 255).clamp(_DARKEST, 1 - _DARKEST)
+        lacking = [-height % _STRIDE, -width % _STRIDE]
+        found = self.layers(F.pad(2 * share - 1, (0, lacking[1], 0, lacking[0]), mode="replicate"))
+        return share.logit() + found[..., :height, :width].float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images -> translated images (N, 1, H, W), float32 in 0..255."""
+        return 255 * self.logits(images).sigmoid()
+
+
+class Translators(nn.Module):
+    """The generators in both directions. One forward makes all that a step needs, so that DDP sees one."""
+
+    def __init__(self, width: int, blocks: int):
+        super().__init__()
+        self.to_target, self.to_source = Generator(width, blocks), Generator(width, blocks)
+
+    def forward(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Images of both domains -> images float32: translated, back again ('cycle'), and put through the generator
+        of their own domain ('same'), of either."""
+        as_target, as_source = self.to_target(source), self.to_source(target)
+        return {
+            "as_target": as_target,
+            "as_source": as_source,
+            "source_cycle": self.to_source(as_target),
+            "target_cycle": self.to_target(as_source),
+            "source_same": self.to_source(source),
+            "target_same": self.to_target(target),
+        }
+
+
+class RealOrTranslated(nn.Module):
+    """A patch discriminator for each domain: images (N, 1, H, W) -> verdicts (N, 1, h, w), 1 real, 0 translated.
+
+    Four convolutions of 4x4, three of stride 2, and one to the verdict: each sees 46 px a side.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.networks = nn.ModuleDict({domain: _patches(width) for domain in ("source", "target")})
+
+    def forward(self, **images: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Lists of images by domain -> their verdicts, float32, in one call for DDP."""
+        return {
+            domain: [self.networks[domain](2 * one.float() / 255 - 1).float() for one in of_domain]
+            for domain, of_domain in images.items()
+        }
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.second(torch.relu(self.first(features)))
+
+
+def _patches(width: int) -> nn.Sequential:
+    layers, channels = [], 1
+    for outputs in (width, 2 * width, 4 * width):
+        layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        channels = outputs
+    return nn.Sequential(*layers, nn.Conv2d(channels, 1, 4, padding=1))

@@ -1,0 +1,92 @@
+"""Learn to draw the source's micrographs as if they were of the target's kind, without a label of the target: CycleGAN.
+
+    python train_translation.py --target t3                                             # translation-t3
+    torchrun --nproc_per_node=4 train_translation.py --target t3 --lambda-semantic 1    # phases stay what S.10 sees
+    launch/translation.sh t3                            # and the model that is trained on the translated source
+
+Two generators translate in either direction. A discriminator of each domain tells translated tiles from real ones, what
+is translated forth and back has to be what it was, and what is of a domain already has to stay (Zhu et al., ICCV 2017).
+The frozen source model of --reference says how far the phases stay in their places: its mIoU on translated micrographs.
+The same command again resumes an interrupted run.
+"""
+
+from types import SimpleNamespace
+
+from common.errors import exits_cleanly
+from evaluation.translate import miou_of_translated
+from losses import least_squares, named, segmentation_loss
+from training import distributed
+from training.accumulation import Tally, micro_batches
+from training.configuration import parse
+from training.network import build_translators, frozen_reference
+from training.precision import Precision
+from training.preparation import labelled_tiles, unlabelled_tiles
+from training.run import Run
+from training.schedule import set_learning_rates
+
+
+def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
+    target = unlabelled_tiles(options)
+    source = labelled_tiles(options, target)
+    reference = frozen_reference(options, processes)
+    translators, discriminators, optimizers = build_translators(options, processes)
+    precision = Precision(options.amp, processes.device)
+    networks, measure = {"model": translators, "discriminators": discriminators}, "miou_translated_validation"
+    run = run_class(options, processes, [source, target], networks, optimizers, precision, measure=measure)
+    if run.finished:
+        return
+
+    translators_ddp, discriminators_ddp = run.parallel(translators), run.parallel(discriminators)
+    modules = [translators_ddp, discriminators_ddp]
+    for batch in run.batches():
+        set_learning_rates(optimizers, options, run.step)
+        tally = Tally()
+        for (images, masks, target_images), weight in micro_batches(batch, options.micro_batch, modules):
+            with precision.autocast():
+                made = translators_ddp(images, target_images)
+                verdicts = discriminators_ddp(
+                    source=[images, made["as_source"]], target=[target_images, made["as_target"]]
+                )
+                # The discriminators: real told from translated.
+                loss_D = {
+                    domain: (least_squares(real, 1.0) + least_squares(translated, 0.0)) / 2
+                    for domain, (real, translated) in verdicts.items()
+                }
+                # The generators: taken for real, back where they came from, and nothing to do at home.
+                loss_gan = {domain: least_squares(translated, 1.0) for domain, (_, translated) in verdicts.items()}
+                away = {name: (made[name] - (images if "source" in name else target_images)).abs().mean() / 255
+                        for name in ("source_cycle", "target_cycle", "source_same", "target_same")}  # fmt: skip
+                loss = sum(loss_gan.values())
+                loss += options.lambda_cycle * (away["source_cycle"] + away["target_cycle"])
+                loss += options.lambda_identity * (away["source_same"] + away["target_same"])
+                losses = {"loss_D": loss_D, "loss_gan": loss_gan, "loss": away}
+                if options.lambda_semantic:
+                    losses["loss"]["semantic"] = segmentation_loss(reference(made["as_target"])["main"], masks)
+                    loss += options.lambda_semantic * losses["loss"]["semantic"]
+            # Either learns from its own loss alone. The verdicts on what is translated are in both.
+            precision.backward(weight * sum(loss_D.values()), discriminators, again=True)
+            precision.backward(weight * loss, translators)
+            tally.add(named(**losses), weight)
+
+        for name, one in zip(("gradient_norm", "gradient_norm_D"), optimizers, strict=True):
+            tally.add({name: precision.gradient_norm(one)})
+        run.check(tally)
+        precision.step(*optimizers)
+
+        run.step += 1
+        if run.due(options.log_every):
+            run.log({**run.values, "learning_rate": optimizers[0].param_groups[0]["lr"]})
+        if run.due(options.validate_every):
+            run.record_validation(miou_of_translated(translators, reference, source.store, options.fold, processes))
+        if run.must_save:
+            run.save()
+    run.close()
+
+
+@exits_cleanly
+def main() -> None:
+    distributed.together(train, SimpleNamespace(**parse("train_translation", __doc__.splitlines()[0])))
+
+
+if __name__ == "__main__":
+    main()
