@@ -2,7 +2,7 @@
 
     python train_translation.py --target t3                                             # translation-t3
     torchrun --nproc_per_node=4 train_translation.py --target t3 --lambda-semantic 1    # phases stay what S.10 sees
-    launch/translation.sh t3                            # and the model that is trained on the translated source
+    launch/methods.sh translation                       # and the model that is trained on the translated source
 
 Two generators translate in either direction. A discriminator of each domain tells translated tiles from real ones, what
 is translated forth and back has to be what it was, and what is of a domain already has to stay (Zhu et al., ICCV 2017).

@@ -123,15 +123,28 @@ class Study:
             for fold in self.folds(name) if selected == ("selection" in entry) else ():
                 run = self.run(name, fold)
                 train = self.train(name, "--fold", fold, "--data", self.options.data)
+                if entry["script"] == "train_translation":
+                    run = self.run(name.replace("translation", "translated"), fold)
+                    train = f"{train} && {self._on_translated(name, fold, run)}"
                 score = self.evaluate([run], [entry["target"], entry["source"]])
                 yield Job(name, f"{train} && {score}", run / "evaluation" / entry["source"] / "score.json")
+
+    def _on_translated(self, name: str, fold: int, run: Path) -> str:
+        """Give the commands that train the reference's experiment on what a translation has made of the source."""
+        entry, translation = self.entries[name], self.run(name, fold)
+        domain = f"{entry['source']}-as-{entry['target']}"
+        write = _line("python", "-m", "evaluation.translate", translation, "--data", self.options.data)
+        where = ["--data", translation / "stores", "--source", domain, "--run-dir", run]
+        where += ["--reference", self.run(entry["reference"], fold)]
+        return f"{write} && {self.train(entry['reference'], '--fold', fold, *where)}"
 
     def ensemble(self) -> Iterator[Job]:
         """Section 4.2: the models of all folds as one ensemble. Figure 7: Grad-CAM of the supervised model."""
         for name, entry in self.trained(adapted=True).items():
             out = self.run(name, f"ensemble.{entry['target']}")
             runs = [self.run(name, fold) for fold in self.folds(name)]
-            if "selection" not in entry and len(runs) > 1:
+            segments = entry["script"] != "train_translation"
+            if segments and "selection" not in entry and len(runs) > 1:
                 command = self.evaluate(runs, [entry["target"]], "--ensemble", "--out", out)
                 yield Job(name, command, out / "score.json")
         reference = self.entries["T1.11"]["reference"]

@@ -207,7 +207,10 @@ def test_every_experiment_past_the_study_has_a_twin_for_two_cores(tmp_path):
         words = ["--data", str(tmp_path), "--wandb", "disabled"]
         one, other = (parse(own[name]["script"], "", ["--experiment", name, *words]) for name in pair)
         assert [one.get(kind) for kind in kinds] == [other.get(kind) for kind in kinds], pair
-        assert one["batch_size"] == 8 + 4 * ("target" not in one) and other["model"] == "deeplabv2_small"
+        if one["script"] == "train_translation":
+            assert one["batch_size"] == 4 and other["generator_width"] < one["generator_width"]
+        else:
+            assert one["batch_size"] == 8 + 4 * ("target" not in one) and other["model"] == "deeplabv2_small"
 
 
 def test_the_launchers_know_the_runs_past_the_study():
@@ -216,6 +219,23 @@ def test_the_launchers_know_the_runs_past_the_study():
     scored, adapted = (run("-m", "launch.plan", one, *words).stdout.splitlines() for one in ("generalization", "uda"))
     assert len(scored) == 1 and "small.regions/fold0 --data stores --domain t1 t2 t3" in scored[0]
     assert len(adapted) == 5 and all("--experiment ADVENT-t1" in job for job in adapted)
+    (job,) = run("-m", "launch.plan", "uda", *words[:5], "small.translation-t1").stdout.splitlines()
+    commands = [command.split() for command in job.split(" && ")]
+    assert [next(word for word in line[1:] if word != "-m") for line in commands] == [
+        "train_translation.py", "evaluation.translate", "train_supervised.py", "evaluate.py"
+    ]  # fmt: skip
+    assert "source-as-t1" in commands[2] and "runs/small.translated-t1/fold0" in commands[3]
+
+
+def test_methods_are_run_after_what_they_start_from():
+    """Every method of the file for drawn micrographs, and a refusal of a name that is none."""
+    line = ["launch/methods.sh", "--dry-run"]
+    environment = os.environ | {"TWIN": "small.", "PROCESSES": "1", "TARGETS": "t1 t3"}
+    said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, check=True).stdout
+    names = [job.split("--experiment ")[1].split()[0] for job in said.splitlines() if "--experiment " in job]
+    assert names[:3] == ["small.source", "small.AdaptSegNet-t1", "small.AdaptSegNet-t3"] and len(names) == 3 + 2 * 10
+    wrong = subprocess.run([*line, "NONE"], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert wrong.returncode and "no experiment small.NONE-t1" in wrong.stderr + wrong.stdout
 
 
 def test_a_look_can_be_seen(stores, tmp_path):
