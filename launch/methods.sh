@@ -28,13 +28,13 @@ for target in "${targets[@]}"; do
 done
 export STUDY=${STUDY:-launch/methods.toml}
 
-family() { # what is submitted waits for what was before it
-    local printed
-    printed=$(launch/family.sh "$1" "${mode[@]}" "${@:2}" "${rest[@]}" | tee /dev/stderr | tail -n 1)
-    [[ ${mode[*]} != --submit || -z $printed ]] || DEPENDENCY=afterok:$printed
-    export DEPENDENCY=${DEPENDENCY:-}
+family() { # what is submitted waits for what was submitted before it
+    local line=(launch/family.sh "$1" "${mode[@]}" "${@:2}" "${rest[@]}") job
+    if [[ ${mode[*]} != --submit ]]; then "${line[@]}" || exit; return; fi
+    job=$("${line[@]}")
+    [[ -z $job ]] || { echo "$job" && export DEPENDENCY=afterok:$job; }
 }
-family supervised "$source" 2>&1
-family generalization "$source" 2>&1
-family uda "${first[@]}" 2>&1
-family uda "${second[@]}" 2>&1
+family supervised "$source"
+family generalization "$source"
+family uda "${first[@]}"
+family uda "${second[@]}"

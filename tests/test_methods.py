@@ -233,9 +233,10 @@ def test_methods_are_run_after_what_they_start_from():
     environment = os.environ | {"TWIN": "small.", "PROCESSES": "1", "TARGETS": "t1 t3"}
     said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, check=True).stdout
     names = [job.split("--experiment ")[1].split()[0] for job in said.splitlines() if "--experiment " in job]
-    assert names[:3] == ["small.source", "small.AdaptSegNet-t1", "small.AdaptSegNet-t3"] and len(names) == 3 + 2 * 10
+    assert {*names[:3]} == {"small.source", "small.AdaptSegNet-t1", "small.AdaptSegNet-t3"}
+    assert names[0] == "small.source" and len(names) == 3 + 2 * 10
     wrong = subprocess.run([*line, "NONE"], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
-    assert wrong.returncode and "no experiment small.NONE-t1" in wrong.stderr + wrong.stdout
+    assert wrong.returncode and "no experiment small.NONE-t1" in wrong.stderr
 
 
 def test_a_look_can_be_seen(stores, tmp_path):
