@@ -11,23 +11,17 @@ from data.annotations.outlines import of_image
 from data.annotations.shapes import Annotated
 from data.entries import Table
 from data.masks import MaskValue, Values
+from data.store import MOST_CLASSES, are_names
 
 _OF_TWO = ("foreground", "background", "threshold", "instances")  # keys that are of two phases only
 OF_MASKS = ("mask_suffix", "values", "ignore", *_OF_TWO)  # keys
 _LARGEST = 1 << 32  # of a number in a mask
-_MOST_CLASSES = 16
-_NAME = re.compile(r"\w([\w .+-]{0,48}[\w+-])?")  # becomes a column, a key and a part of a file's name
 
 
 def classes_of(table: Table) -> tuple[str, ...]:
     """Names of the phases, in the order of their classes; empty where there are foreground and background."""
-    names = table.take(
-        "classes", list, f"2 .. {_MOST_CLASSES} different names of phases, of letters, digits, _ . + - and spaces", [],
-        lambda names: 2 <= len(names) <= _MOST_CLASSES
-        and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
-        and len({name.casefold() for name in names}) == len(names),
-    )  # fmt: skip
-    return tuple(names)
+    remedy = f"2 .. {MOST_CLASSES} different names of phases, of letters, digits, _ . + - and spaces"
+    return tuple(table.take("classes", list, remedy, [], are_names))
 
 
 def values_of(table: Table, masks: dict[str, Path], classes: Sequence[str] = ()) -> Values:

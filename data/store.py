@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,8 @@ from data.sealed import Kind, SealedReader, SealedWriter
 
 _LONGEST = LONGEST_NAME + len("_3276732767")  # bytes of a name, with the field of view of a largest micrograph
 TILE_STORE = Kind("tile store", schema=1, maker="data.prepare", extended=2)  # 2: three phases or more
+MOST_CLASSES = 16
+_NAME = re.compile(r"\w([\w .+-]{0,48}[\w+-])?")
 TWO_PHASES = ("background", "foreground")  # where a domains.toml names none
 _COMPRESSED = {
     "compression": "gzip",
@@ -83,6 +86,8 @@ class Store(SealedReader):
             self.reference_pixel_size_nm: float = parameters["reference_pixel_size_nm"]
             self.folds: int = parameters["folds"]
             self.classes = classes_of(parameters)
+            if not are_names(self.classes):
+                raise ValueError(f"classes {str(self.classes)[:100]} are no names of phases")
         except Exception as error:  # damaged bytes make HDF5 and what reads the metadata raise anything
             raise InputError(f"{self.path}: damaged tile store ({error}); run data.prepare again") from error
         if (name or self.path.name) != f"{self.domain}.h5":
@@ -234,7 +239,13 @@ class StoreWriter(SealedWriter):
             self.file["tiles/position"] = positions[:, 1:]
             self.file["tiles/labelled"] = labelled[positions[:, 0]]
             self.file["metadata"] = text
-            self._seal(extended=len(classes_of(parameters)) > 2)
+            self._seal(extended="classes" in parameters and len(parameters["classes"]) > 2)
+
+
+def are_names(names: Sequence) -> bool:
+    """Tell if these can be the names of phases: 2 .. MOST_CLASSES, different ones, each good for a column or a file."""
+    good = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
+    return good and 2 <= len(names) <= MOST_CLASSES and len({name.casefold() for name in names}) == len(names)
 
 
 def classes_of(preparation: dict) -> tuple[str, ...]:

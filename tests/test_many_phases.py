@@ -30,7 +30,7 @@ from data.images import prepare_mask
 from data.masks import Values, phase_fractions, read_mask
 from data.pictures import palette_of, read_classes
 from data.selection_file import read_selection
-from data.store import Store
+from data.store import Store, StoreWriter
 from evaluation import intra, selection
 from evaluation.floors import bands, otsu_floor
 from evaluation.inference import for_inference, predict
@@ -146,6 +146,17 @@ def test_an_older_version_does_not_take_three_phases_for_two(folder, stores):
     schema = {path: json.loads(path.read_bytes()[:512])["schema"] for path in (stores / "source.h5",
               folder / "stores" / "source.h5")}  # fmt: skip
     assert [*schema.values()] == [1, 2]
+
+
+@pytest.mark.parametrize("classes", ["aa", ["a"], ["a", "b", 3], ["a", "../b", "c"], ["a", "b", "B"]])
+def test_a_store_with_other_names_than_data_prepare_writes_is_damaged(folder, tmp_path, classes):
+    store = Store(folder / "stores" / "source.h5")
+    with StoreWriter(tmp_path / "source.h5", store.tile, store.overlap) as writer:
+        writer.add(store.image(0), store.mask(0), name="m0", parent="m0")
+        writer.finish(store.metadata["parameters"] | {"classes": classes}, store.metadata["sources"])
+        writer.place()
+    with pytest.raises(InputError, match=r"damaged tile store.*classes"):
+        Store(tmp_path / "source.h5")
 
 
 BAD = {
