@@ -95,7 +95,7 @@ def sentence(fraction: Fraction, field: str, phase: str = "") -> str:
     text += (
         "" if np.isnan(fraction.std_models) else f"; ± {100 * fraction.ci95_with_models:.1f} % with the models' spread"
     )
-    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %"
+    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %" if fraction.mean else ")"
     if fraction.relative_accuracy > ACCURACY:
         needed = fraction.fields_needed
         text += f"\nwarning: too few fields for {100 * ACCURACY:.0f} % relative accuracy (ASTM E562)"

@@ -30,9 +30,9 @@ class Confusion:
         counted = label != IGNORED
         if not counted.all():
             predicted, label = predicted[counted], label[counted]
-        # Phase by phase, by eights of a byte: ten times as fast as a histogram of both.
-        of_label, of_prediction = ([array == phase for phase in range(phases)] for array in (label, predicted))
-        return cls(np.array([[np.count_nonzero(a & b) for b in of_prediction] for a in of_label], np.int64))
+        predicted = predicted.astype(np.uint8)
+        counts = [np.bincount(predicted[label == phase], minlength=phases)[:phases] for phase in range(phases)]
+        return cls(np.array(counts, np.int64))
 
     def __add__(self, other: Self) -> Self:
         return Confusion(self.counts + other.counts)

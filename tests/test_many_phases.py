@@ -31,7 +31,7 @@ from data.masks import Values, phase_fractions, read_mask
 from data.pictures import palette_of, read_classes
 from data.selection_file import read_selection
 from data.store import Store, StoreWriter
-from evaluation import intra, selection
+from evaluation import before_after, intra, selection, tables
 from evaluation.floors import bands, otsu_floor
 from evaluation.inference import for_inference, predict
 from evaluation.judge import judge as judging
@@ -343,6 +343,27 @@ def test_a_folder_is_segmented_into_masks_with_a_palette_and_a_fraction_of_each_
     # What is written can be read as masks again, by its numbers.
     values = Values((1,), (0,), (255,), more=((2,),))
     np.testing.assert_array_equal(read_mask(out / "masks" / rows[0]["file"], values), index)
+
+
+def test_tables_pages_and_pictures_of_scores_name_the_phases(folder, trained, tmp_path):
+    for name in ("runs/x/fold0", "demo/seed0/supervised/fold0"):
+        shutil.copytree(trained, tmp_path / name)
+        for domain in ("source", "target"):
+            scored(folder / "stores", tmp_path / name, domain)
+    assert call(tables.main, tmp_path / "runs", "--out", tmp_path / "tables") == 0
+    with (tmp_path / "tables" / "scores.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    wanted = {f"{kind}_{name}_mean" for kind in ("iou", "phase_fraction_predicted") for name in NAMES}
+    assert wanted <= rows[0].keys() and "iou_foreground_mean" not in rows[0]
+    assert float(rows[0]["miou_mean"]) == pytest.approx(np.mean([float(rows[0][f"iou_{name}_mean"]) for name in NAMES]))
+    (tmp_path / "demo/seed0/seconds.json").write_text("{}")
+    assert call(tables.main, tmp_path / "demo", "--out", tmp_path / "demo", "--demo") == 0
+    assert "<th>streaks [%]</th>" in (tmp_path / "demo/report.html").read_text()
+    summary = json.loads((tmp_path / "demo/summary.json").read_text())["targets"]["target"]
+    assert 0 < summary["label_phase_fraction_dots"] < summary["generalization"]["phase_fraction_matrix"] < 1
+    run = tmp_path / "runs/x/fold0"
+    picture = ("--data", folder / "stores", "--domain", "target", "--out", tmp_path / "a.png")
+    assert call(before_after.main, run, run, *picture) == 0 and cv2.imread(str(tmp_path / "a.png")) is not None
 
 
 def test_grad_cam_is_of_the_phase_that_is_named(folder, trained, capsys):
