@@ -130,6 +130,8 @@ def grid(
         for axes, (text, picture) in zip(line, row, strict=True):
             axes.set_axis_off()
             axes.set_title(text, fontsize=8, parse_math=False)
+            if lines > 2:  # what is left over goes above the pictures, or a long caption is cut
+                axes.set_anchor("S")
             if isinstance(picture, np.ndarray):
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
             else:
@@ -146,7 +148,11 @@ def caption(name: str, confusion: Confusion, classes: Sequence[str] = TWO_PHASES
     """A panel's caption: what it is, its mIoU, and the phase fractions predicted and labelled."""
     found = fractions_text(confusion, classes)
     text = f"{name}\nmIoU {100 * confusion.miou:.1f} %, phase fraction"
-    return text + found[0] if len(classes) == 2 else "\n".join([text, *(line.strip() for line in found)])
+    if len(classes) == 2:
+        return text + found[0]
+    found = [line.strip().replace("label ", "") for line in found]
+    pairs = [", ".join(found[place : place + 2]) for place in range(0, len(found), 2)]
+    return "\n".join([f"{text} (label)", *pairs])
 
 
 def fractions_text(confusion: Confusion, classes: Sequence[str]) -> list[str]:
