@@ -31,6 +31,8 @@ from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
 from data.table import FILE, page_of
 from evaluation import gradcam, scoring
+from evaluation.figures import fractions_text
+from evaluation.floors import otsu_floor
 from evaluation.members import (
     Member,
     Reference,
@@ -62,6 +64,7 @@ NEEDS = {
     ("ensemble", "out"): _OUT,
     ("images", "out"): _OUT,
     ("layer", "gradcam"): "--layer goes with --gradcam",
+    ("phase", "gradcam"): "--phase goes with --gradcam",
     ("pixel_size", "images"): _NATIVE,
     ("invert", "images"): _NATIVE,
     ("information_bar", "images"): _NATIVE,
@@ -150,13 +153,13 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
         variant = f"selected-{selection.name}"
     scores = []
     for member, micrographs in zip(members, test_sets, strict=True):
-        predictor = scoring.otsu_floor(store, micrographs) if options.otsu else member.predictor(device)
+        predictor = otsu_floor(store, micrographs) if options.otsu else member.predictor(device)
         folder = scoring.score_folder(member.run, store.domain, member.label, variant)
         facts = {**common, "variant": variant, **described([member])}
         references = [reference_of(member, store.domain, variant)]
         scores.append(score_one(predictor, store, micrographs, folder, facts, references, options))
         if options.gradcam:
-            gradcam.write_maps(member, store, micrographs, folder, options.layer, device)
+            gradcam.write_maps(member, store, micrographs, folder, options.layer, device, options.phase)
     if len(scores) > 1:
         miou = 100 * np.array([score["miou"] for score in scores], float)
         print(f"{len(scores)} runs: mIoU {miou.mean():.1f} ± {miou.std(ddof=1):.1f} %")
@@ -180,7 +183,8 @@ def score_one(
 ) -> dict:
     """Score one predictor, write its folder, print a line, return what score.json holds."""
     began = time.perf_counter()
-    writer = scoring.ResultWriter(folder, len(micrographs), f"{facts['experiment']} ({facts['variant']})")
+    name = f"{facts['experiment']} ({facts['variant']})"
+    writer = scoring.ResultWriter(folder, len(micrographs), name, store.classes)
     pooled, rows = scoring.score(predictor, store, micrographs, f"{store.domain} {facts['variant']}", writer)
     known = [pooled.miou if miou == "own" else miou for _, miou in references]
     reference_miou = float(np.mean(known)) if None not in known else None
@@ -192,11 +196,11 @@ def score_one(
         pooled,
         rows,
     )
-    iou = pooled.iou()
+    of_phases = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in zip(store.classes, pooled.iou(), strict=True))
+    fractions = ",".join(fractions_text(pooled, store.classes))
     print(
-        f"{folder}: mIoU {100 * pooled.miou:.1f} % (background {100 * iou['background']:.1f}, foreground "
-        f"{100 * iou['foreground']:.1f}), RDT {'unknown' if relative is None else f'{100 * relative:+.1f} %'}, phase "
-        f"fraction {100 * pooled.phase_fraction_predicted:.1f} % (label {100 * pooled.phase_fraction_label:.1f} %)",
+        f"{folder}: mIoU {100 * pooled.miou:.1f} % ({of_phases}), RDT "
+        f"{'unknown' if relative is None else f'{100 * relative:+.1f} %'}, phase fraction{fractions}",
         flush=True,
     )
     record_score(folder, score, options.wandb or default_wandb_mode(), options.wandb_project)
@@ -230,7 +234,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--adabn", action="store_true", help="batch-norm statistics from the domain's training tiles")
     group.add_argument("--otsu", action="store_true", help="score Otsu's threshold instead: the floor")
     group.add_argument("--selection", metavar="FILE", help="score only the micrographs that this file names")
-    group.add_argument("--gradcam", action="store_true", help="maps of what the foreground is recognised by")
+    group.add_argument("--gradcam", action="store_true", help="maps of what a phase is recognised by")
+    group.add_argument("--phase", metavar="NAME", help="of --gradcam (default, of two phases: the foreground)")
     group.add_argument("--layer", help="of --gradcam (default: ResNet's backbone.layer3 or what corresponds)")
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
     group.add_argument("--wandb-project", default="microstructure-adaptation")

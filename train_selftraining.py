@@ -13,7 +13,6 @@ The same command again resumes an interrupted run. evaluate.py --network teacher
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from torch import Tensor
 
 from common.errors import exits_cleanly
@@ -26,7 +25,7 @@ from training.accumulation import Tally, micro_batches
 from training.configuration import parse
 from training.network import build_model
 from training.precision import Precision
-from training.preparation import labelled_tiles, two_views
+from training.preparation import labelled_tiles, pixel_weights, two_views
 from training.run import Run
 from training.schedule import set_learning_rates
 from training.teacher import Drift, build_teacher, follow, pseudo_labels
@@ -35,10 +34,10 @@ from training.teacher import Drift, build_teacher, follow, pseudo_labels
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
     target = two_views(options)
     source = labelled_tiles(options, target)
-    model, optimizer = build_model(options, processes)
+    model, optimizer = build_model(options, processes, source.store.classes)
     teacher = build_teacher(model, own_statistics=options.teacher_statistics == "batch")
     trained = Path(options.pretraining).exists()  # else the teacher forgets its beginning, as published
-    drift = Drift(2, from_model=trained).to(processes.device)
+    drift = Drift(source.store.classes, from_model=trained).to(processes.device)
     precision = Precision(options.amp, processes.device)
     networks = {"model": model, "teacher": teacher, "drift": drift}
     run = run_class(options, processes, [source, target], networks, [optimizer], precision)
@@ -47,6 +46,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
 
     model_ddp = run.parallel(SourceAndTarget(model, options.compile))
     watch = TargetWatch(source.store, target.store, options.fold, processes)
+    weigh = pixel_weights(options, source, processes)
     lambda_level = {"main": 1.0, "aux": options.lambda_aux}
     lambda_view = {"mixed": options.lambda_mixed, "masked": options.lambda_masked}
 
@@ -62,17 +62,14 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 views = {"mixed": class_mix(images, masks, Labelled(strong, labels, sure), order)}
                 views |= {"masked": Labelled(masked, labels, sure)} if options.lambda_masked else {}
                 source_logits, *target_logits = model_ddp(images, *(view.images for view in views.values()))
-                losses = {"loss_seg": by_level(source_logits, masks)}
+                losses = {"loss_seg": by_level(source_logits, masks, weigh(masks))}
                 loss = weighted(lambda_level, losses["loss_seg"])
                 for (name, view), logits in zip(views.items(), target_logits, strict=True):
                     losses[f"loss_{name}"] = by_level(logits, view.labels, view.weights)
                     loss += lambda_view[name] * weighted(lambda_level, losses[f"loss_{name}"])
             precision.backward(weight * loss, model)
 
-            fractions = torch.stack([(labels == phase).float().mean() for phase in range(drift.phases)])
-            drift.add(weight * fractions, run.step)
-            tally.add(named(**losses) | {"sure": sure.mean()}, weight)
-            tally.add({f"pseudo_fraction_{phase}": fraction for phase, fraction in enumerate(fractions)}, weight)
+            tally.add(named(**losses) | {"sure": sure.mean()} | drift.observe(labels, run.step, weight), weight)
 
         tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
         run.check(tally)
@@ -83,7 +80,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         follow(teacher, model, decay)
         if run.due(options.log_every):
             run.log({**run.values, "learning_rate": optimizer.param_groups[-1]["lr"]})
-            run.warn(drift.observe(run.values))
+            run.warn(drift.warnings(run.values))
         if run.due(options.validate_every):
             run.record_validation(validate(model, source.store, options.fold, processes))
         if run.due(options.judge_every):

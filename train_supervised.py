@@ -20,20 +20,21 @@ from training.accumulation import Tally, micro_batches
 from training.configuration import parse
 from training.network import build_model
 from training.precision import Precision
-from training.preparation import labelled_tiles
+from training.preparation import labelled_tiles, pixel_weights
 from training.run import Run
 from training.schedule import set_learning_rates
 
 
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
     source = labelled_tiles(options)
-    model, optimizer = build_model(options, processes)
+    model, optimizer = build_model(options, processes, source.store.classes)
     precision = Precision(options.amp, processes.device)
     run = run_class(options, processes, [source], {"model": model}, [optimizer], precision)
     if run.finished:
         return
 
     model_ddp = run.parallel(torch.compile(model, dynamic=False) if options.compile else model)
+    weigh = pixel_weights(options, source, processes)
     lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
     for batch in run.batches():
         set_learning_rates([optimizer], options, run.step)
@@ -41,7 +42,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         for (images, masks), weight in micro_batches(batch, options.micro_batch, [model_ddp]):
             with precision.autocast():
                 logits = model_ddp(images)
-                loss_seg = {level: segmentation_loss(logits[level], masks) for level in model.levels}
+                loss_seg = {level: segmentation_loss(logits[level], masks, weigh(masks)) for level in model.levels}
                 loss = sum(lambda_seg[level] * loss_seg[level] for level in model.levels)
             precision.backward(weight * loss, model)
             tally.add({f"loss_seg_{level}": value for level, value in loss_seg.items()}, weight)

@@ -18,15 +18,15 @@ from common.errors import exits_cleanly
 from evaluation.judge.watch import TargetWatch
 from evaluation.validation import save_panel, validate
 from losses import GanLoss, entropy_loss, named, segmentation_loss, weighted
-from models import SourceAndTarget, probabilities
+from models import SourceAndTarget
 from training import distributed
 from training.accumulation import Tally, micro_batches
 from training.configuration import parse
 from training.discriminator_view import DiscriminatorView
-from training.health import Health
+from training.health import Health, phase_fractions
 from training.network import build_discriminators, build_model
 from training.precision import Precision
-from training.preparation import labelled_tiles, unlabelled_tiles
+from training.preparation import labelled_tiles, pixel_weights, unlabelled_tiles
 from training.run import Run
 from training.schedule import set_learning_rates
 
@@ -34,7 +34,7 @@ from training.schedule import set_learning_rates
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
     target = unlabelled_tiles(options)
     source = labelled_tiles(options, target)
-    model, optimizer = build_model(options, processes)
+    model, optimizer = build_model(options, processes, source.store.classes)
     discriminators, optimizers_D = build_discriminators(options, model, processes)
     judged = tuple(discriminators.networks)  # levels of output; none without an adversary, and then no such network
     networks = {"model": model} | ({"discriminators": discriminators} if judged else {})
@@ -50,6 +50,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     view = DiscriminatorView(options, judged, target.store, processes)
     gan, health = GanLoss(options.gan), Health(options, model.levels)
     watch = TargetWatch(source.store, target.store, options.fold, processes)
+    weigh = pixel_weights(options, source, processes)
     lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
     lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
     lambda_entropy = {"main": options.lambda_entropy_main, "aux": options.lambda_entropy_aux}
@@ -63,7 +64,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 # and sure of the target.
                 source_logits, target_logits = model_ddp(images, target_images)
                 source_maps, target_maps = view(source_logits, target_logits, run.step)
-                loss_seg = {level: segmentation_loss(source_logits[level], masks) for level in model.levels}
+                loss_seg = {k: segmentation_loss(source_logits[k], masks, weigh(masks)) for k in model.levels}
                 detached = {level: maps.detach() for level, maps in source_maps.items()}
                 of_source, of_target = discriminators_ddp(detached, target_maps)
                 loss_adv = {level: gan(of_target[level], "source") for level in judged}
@@ -79,7 +80,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
             precision.backward(weight * loss, model)
 
             tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D, loss_entropy=loss_entropy), weight)
-            tally.add({"target_phase_fraction": probabilities(target_logits["main"])[:, 1].mean()}, weight)
+            tally.add(phase_fractions(target_logits["main"], source.store.classes), weight)
 
         for name, one in zip(("gradient_norm", "gradient_norm_D"), optimizers, strict=False):
             tally.add({name: precision.gradient_norm(one)})

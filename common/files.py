@@ -85,15 +85,6 @@ def write_image(path: Path | str, picture: np.ndarray, jpeg_quality: int = 95) -
     write_file(path, cv2.imencode(ending, colours, quality)[1].tobytes())
 
 
-def read_grey(path: Path | str) -> np.ndarray | None:
-    """Read a picture that `write_image` wrote, as grey uint8 (h, w); None where it is damaged.
-
-    Unlike cv2.imread, which crashes on a path that is no UTF-8. OSError where there is no such file.
-    """
-    content = np.fromfile(path, np.uint8)
-    return cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
-
-
 def write_figure(path: Path | str | io.BytesIO, figure: "Figure", dpi: int = 120) -> None:
     """Write a matplotlib figure as PNG, into a file or, in memory, an io.BytesIO."""
     content = path if isinstance(path, io.BytesIO) else io.BytesIO()

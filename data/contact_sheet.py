@@ -7,14 +7,14 @@ import numpy as np
 
 from common.files import write_figure
 from common.limits import IGNORED
-from data.pictures import FOREGROUND, HATCH, hatched, tint
+from data.masks import phase_fractions
+from data.pictures import HATCH, hatched, palette_of, tint
 from data.store import Micrograph, Store
 
 _MICROGRAPHS_SHOWN = 3  # a domain
 _SHOWN_SIDE, _DETAIL_SIDE = 700, 256  # px at working scale
 _FRAME = (230, 30, 30)
 _OPACITY = 0.35
-_PHASES = (("background", None), ("foreground", FOREGROUND))  # by class, and the tint of each
 
 
 def draw_contact_sheet(stores: list[Store], path: Path) -> None:
@@ -41,7 +41,8 @@ def draw_contact_sheet(stores: list[Store], path: Path) -> None:
         row[-1].imshow(detail, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         title = f"detail of {chosen[0].name}\n{detail.shape[1]} x {detail.shape[0]} px"
         row[-1].set_title(title, fontsize=8, parse_math=False)
-    legend = [(name, colour) for name, colour in _PHASES if colour]
+    palettes = dict.fromkeys(palette_of(store.classes) for store in stores)
+    legend = [(palette.names[phase], colour) for palette in palettes for phase, colour in palette.tints.items()]
     if any("ignore" in store.metadata["parameters"] for store in stores):
         legend.append(("hatched: does not count", HATCH))
     patches = [Patch(color=np.divide(colour, 255), label=name) for name, colour in legend]
@@ -55,13 +56,13 @@ def _title(store: Store, micrograph: Micrograph) -> str:
     if not micrograph.labelled:
         return f"{text}\nnot annotated"
     mask = store.mask(micrograph.index)
-    counts = np.bincount(mask[mask != IGNORED], minlength=len(_PHASES))
-    if not counts.sum():
+    shares = phase_fractions(mask, store.phases)
+    if np.isnan(shares).any():
         return f"{text}\nnothing of it counts"
-    shares = counts / counts.sum()
-    named = [f"{name} {100 * share:.1f} %" for (name, _), share in zip(_PHASES, shares, strict=True)]
+    named = [f"{name} {100 * share:.1f} %" for name, share in zip(store.classes, shares, strict=True)]
+    lines = [", ".join(named[place : place + 2]) for place in range(0, len(named), 2)]
     ignored = np.mean(mask == IGNORED)
-    return f"{text}\n{', '.join(named)}" + (f" ({100 * ignored:.1f} % does not count)" if ignored else "")
+    return "\n".join([text, *lines]) + (f" ({100 * ignored:.1f} % does not count)" if ignored else "")
 
 
 def _overlay(store: Store, micrograph: Micrograph, framed: bool) -> np.ndarray:
@@ -71,11 +72,10 @@ def _overlay(store: Store, micrograph: Micrograph, framed: bool) -> np.ndarray:
     picture = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
     if micrograph.labelled:
         mask = cv2.resize(store.mask(micrograph.index), size, interpolation=cv2.INTER_NEAREST)
-        for phase, (_, colour) in enumerate(_PHASES):
-            if colour:
-                tint(picture, mask == phase, colour, _OPACITY)
-                outlines = cv2.findContours((mask == phase).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-                cv2.drawContours(picture, outlines, -1, colour, 1)
+        for phase, colour in palette_of(store.classes).tints.items():
+            tint(picture, mask == phase, colour, _OPACITY)
+            outlines = cv2.findContours((mask == phase).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+            cv2.drawContours(picture, outlines, -1, colour, 1)
         hatched(picture, mask)
     if framed:
         rows, columns = _detail(micrograph)

@@ -4,7 +4,7 @@ import re
 import tomllib
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from common.errors import InputError
 from data.decoding import Page
 from data.entries import Table
 from data.files import cut
-from data.mask_values import OF_MASKS, values_of
+from data.mask_values import OF_MASKS, classes_of, values_of
 from data.masks import Values
 from data.pairs import files_of
 from data.survey import Given, middle, settled
@@ -22,7 +22,7 @@ from data.table import FILE, composed, page_of, pixel_size_of, read_table
 
 T = TypeVar("T")
 
-_OPTIONS = {"reference", "pixel_size_nm", "scale", "tile", "overlap", "field_of_view", "seed"}
+_OPTIONS = {"reference", "pixel_size_nm", "scale", "tile", "overlap", "field_of_view", "seed", "classes"}
 _DOMAIN = {
     "images", "masks", "pixel_size_nm", "information_bar", "micrographs", "page", "invert", "match", "folds", "test",
     *OF_MASKS,
@@ -39,7 +39,10 @@ TOO_FEW_ANNOTATED = (
 
 @dataclass(frozen=True)
 class Options:
-    """Options of cutting tile stores: px at working scale, except field_of_view (width, height) in reference px."""
+    """Options of cutting tile stores: px at working scale, except field_of_view (width, height) in reference px.
+
+    classes: names of the phases, in the order of their classes; empty for foreground and background.
+    """
 
     reference: str
     reference_pixel_size_nm: float
@@ -48,6 +51,7 @@ class Options:
     overlap: int
     field_of_view: tuple[int, int] | None
     seed: int
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,9 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
     reference = table.take("reference", str, "the domain whose pixel size is the common one")
     if reference not in tables:
         raise table.error("reference", reference, f"no such domain; there are {', '.join(tables) or 'none'}")
-    domains = {name: _domain(name, entry, seed) for name, entry in tables.items()}
-    options = _options(table, domains[reference], seed)
+    classes = classes_of(table)
+    domains = {name: _domain(name, entry, seed, classes) for name, entry in tables.items()}
+    options = replace(_options(table, domains[reference], seed), classes=classes)
     for name, domain in domains.items():
         if domain.match and (domain.match == name or domain.match not in domains or domains[domain.match].match):
             raise tables[name].error("match", domain.match, f"it must be {_MATCH}; there are {', '.join(domains)}")
@@ -164,12 +169,12 @@ def _checked(table: Table, key: str, remedy: str, check: Callable[[object], T]) 
         raise table.error(key, value, f"it must be {error}") from None
 
 
-def _domain(name: str, table: Table, seed: int) -> Domain:
+def _domain(name: str, table: Table, seed: int, classes: tuple[str, ...]) -> Domain:
     images, masks = files_of(table)
     rows = _rows(table, images, masks)
     values = None
     if masks:
-        values = values_of(table, masks)
+        values = values_of(table, masks, classes)
     else:
         for key in (*OF_MASKS, "folds"):
             if key in table.entries:

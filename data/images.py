@@ -96,15 +96,24 @@ def warn_of_enlargement(factor: float, origin: str) -> None:
         print(f"warning: micrographs are enlarged {factor:.4g} times; check {origin}", file=sys.stderr)
 
 
-def prepare_mask(mask: np.ndarray, factor: float) -> np.ndarray:
-    """Bring a native mask uint8 (h, w) of 0, 1 and IGNORED (bar cropped) to the working scale.
+def prepare_mask(mask: np.ndarray, factor: float, phases: int = 2) -> np.ndarray:
+    """Bring a native mask, class indices and IGNORED uint8 (h, w) (bar cropped), to the working scale.
 
-    A pixel counts, and is 1, from half coverage; of what counts.
+    A pixel counts from half coverage. It is of the phase that covers most of it; of two, of the second from half of
+    what counts.
     """
     if working_size(mask.shape, factor) == mask.shape:
         return mask.copy()  # without the memory that float32 takes
     share = _resize((mask == 1).astype(np.float32), factor, cv2.INTER_LINEAR)
     counted = mask != IGNORED
+    if phases > 2:
+        most, found = _resize((mask == 0).astype(np.float32), factor, cv2.INTER_LINEAR), 0
+        for phase in range(1, phases):
+            share = _resize((mask == phase).astype(np.float32), factor, cv2.INTER_LINEAR)
+            found = np.where(share > most, np.uint8(phase), found)
+            most = np.maximum(share, most)
+        of_counted = _resize(counted.astype(np.float32), factor, cv2.INTER_LINEAR)
+        return np.where(of_counted >= 0.5, found, IGNORED).astype(np.uint8)
     if counted.all():
         return (share >= 0.5).astype(np.uint8)
     of_counted = _resize(counted.astype(np.float32), factor, cv2.INTER_LINEAR)

@@ -1,6 +1,8 @@
 """Values of a domain's masks, as its entry lists them."""
 
 import re
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from common.errors import InputError
@@ -9,17 +11,28 @@ from data.annotations.outlines import of_image
 from data.annotations.shapes import Annotated
 from data.entries import Table
 from data.masks import MaskValue, Values
+from data.store import MOST_CLASSES, are_names
 
-OF_MASKS = ("mask_suffix", "foreground", "background", "ignore", "threshold", "instances")  # keys
+_OF_TWO = ("foreground", "background", "threshold", "instances")  # keys that are of two phases only
+OF_MASKS = ("mask_suffix", "values", "ignore", *_OF_TWO)  # keys
 _LARGEST = 1 << 32  # of a number in a mask
 
 
-def values_of(table: Table, masks: dict[str, Path]) -> Values:
+def classes_of(table: Table) -> tuple[str, ...]:
+    """Names of the phases, in the order of their classes; empty where there are foreground and background."""
+    remedy = f"2 .. {MOST_CLASSES} different names of phases, of letters, digits, _ . + - and spaces"
+    return tuple(table.take("classes", list, remedy, [], are_names))
+
+
+def values_of(table: Table, masks: dict[str, Path], classes: Sequence[str] = ()) -> Values:
     """Values of the masks. InputError where one has two meanings.
 
-    Outlines that all have one label need no `foreground`: they are it.
+    Outlines that all have one label need no `foreground`: they are it. classes: names of the phases, where `values`
+    says what is which.
     """
     drawn = {stem: file for stem, file in masks.items() if file.suffix.lower() in OUTLINES}
+    if "values" in table.entries or len(classes) > 2:
+        return _by_name(table, classes, bool(drawn), len(drawn) == len(masks))
     instances = table.take("instances", bool, "true or false", False)
     threshold = table.take("threshold", int, "a grey level 1 .. 255", 0, lambda value: 1 <= value <= 255) or None
     for key in ("foreground", "background", "threshold"):
@@ -43,6 +56,34 @@ def values_of(table: Table, masks: dict[str, Path]) -> Values:
         if shared:
             raise table.error(one, table.entries.get(one, [0]), f"{shared.pop()} is {other} too")
     return Values(foreground, background, ignore, threshold, instances)
+
+
+def _by_name(table: Table, classes: Sequence[str], drawn: bool, only_drawn: bool) -> Values:
+    """Values of masks whose phases have names. A phase without an entry is on none of them.
+
+    Outlines without `values` have the phases' names for labels; what has no outline is the first phase.
+    """
+    if not classes:
+        raise table.error("values", table.entries["values"], "name the phases in `classes` of [options], or remove it")
+    for key in _OF_TWO:
+        if key in table.entries:
+            why = f"there are {len(classes)} phases; say in [{table.where}.values] which values are which"
+            raise table.error(key, table.entries[key], why)
+    default = {classes[0]: "rest", **{name: [name] for name in classes[1:]}} if only_drawn else None
+    listed = table.take("values", dict, f"a table [{table.where}.values] with a list for each phase", default)
+    of_phases = Table(table.path, f"{table.where}.values", listed, set(classes))
+    found = {name: _values(of_phases, name, labels=drawn) if name in listed else () for name in classes}
+    if not any(values != () for values in found.values()):
+        raise table.error("values", listed, f"list the values of each phase: {', '.join(classes)}")
+    if [*found.values()].count(None) > 1:
+        raise table.error("values", listed, "only one phase is the rest; list the values of the others")
+    ignore = _values(table, "ignore", [], drawn)
+    for (one, values), (other, others) in combinations([*found.items(), ("ignore", ignore)], 2):
+        shared = set(values or ()) & set(others or ())
+        if shared:
+            raise of_phases.error(one, listed[one], f"{shared.pop()} is {other} too")
+    background, foreground, *more = found.values()
+    return Values(foreground, background, ignore, more=tuple(more))
 
 
 def _only_label(table: Table, drawn: dict[str, Path], others: tuple[MaskValue, ...]) -> tuple[MaskValue, ...]:

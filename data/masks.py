@@ -1,4 +1,4 @@
-"""Annotation files to masks: which values are the phase, which are not, and which count nowhere."""
+"""Annotation files to masks: which values are which phase, and which count nowhere."""
 
 import sys
 from collections import Counter
@@ -18,7 +18,7 @@ from data.decoding import Decoded, Facts, decode
 from data.images import bands, colours_of, crop_information_bar, in_bands, to_grey, to_uint8
 
 MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
-_UNKNOWN = 2
+_UNKNOWN = 254  # in place of a class
 _INSTANCES = 64  # more values than phases
 _SOFT, _SOFT_SHARE = 8, 0.8  # values in between, and share of pixels that have them; a photograph has more
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message
@@ -26,10 +26,11 @@ _LISTED, _FILES = 24, 6  # values, and files of each, in a message
 
 @dataclass(frozen=True)
 class Values:
-    """Values of a domain's masks. Of foreground and background one may be None, "rest": all that are not listed.
+    """Values of a domain's masks. Those of one phase may be None, "rest": all that are not listed.
 
-    ignore: those that count in no loss, score or fraction. threshold: grey level from which a pixel is foreground,
-    whatever is listed. instances: every value above 0 is foreground.
+    background is the first phase, foreground the second, more are the others. ignore: those that count in no loss,
+    score or fraction. Of two phases only: threshold, the grey level from which a pixel is foreground, whatever is
+    listed; instances: every value above 0 is foreground.
     """
 
     foreground: tuple[MaskValue, ...] | None
@@ -37,18 +38,30 @@ class Values:
     ignore: tuple[MaskValue, ...] = ()
     threshold: int | None = None
     instances: bool = False
+    more: tuple[tuple[MaskValue, ...] | None, ...] = ()
+
+    @property
+    def of_phases(self) -> tuple[tuple[MaskValue, ...] | None, ...]:
+        """Values of each phase, in the order of the classes."""
+        return (self.background, self.foreground, *self.more)
+
+    @property
+    def rest(self) -> int | None:
+        """Class of all values that are not listed; None where these are unknown."""
+        return next((phase for phase, values in enumerate(self.of_phases) if values is None), None)
 
 
 class UnknownValues(InputError):
     """A mask with values that are not listed: `pixels` has the number of each, by the value as it is written."""
 
-    def __init__(self, path: Path, pixels: dict[str, int], remedy: str, kind: str = "mask value"):
+    def __init__(self, path: Path, pixels: dict[str, int], values: Values, remedy: str, kind: str = "mask value"):
         names = _shortened([f"{value} ({count} px)" for value, count in pixels.items()], _LISTED)
+        no_phase = "of no phase" if values.more else "neither foreground nor background"
         if len(pixels) == 1:
             ((value, count),) = pixels.items()
-            said = f"{kind} {value} is neither foreground nor background ({count} px)"
+            said = f"{kind} {value} is {no_phase} ({count} px)"
         else:
-            said = f"{kind}s {', '.join(names)} are neither foreground nor background"
+            said = f"{kind}s {', '.join(names)} are {no_phase}"
         super().__init__(f"{path}: {said}; {remedy}")
         self.path, self.pixels = path, pixels
 
@@ -69,7 +82,7 @@ class UnknownValues(InputError):
 def read_mask(
     path: Path | str, values: Values, shape: tuple[int, int] | None = None, information_bar: int = 0, name: str = ""
 ) -> np.ndarray:
-    """Read one annotation as uint8 (h, w): 0 background, 1 foreground, IGNORED what counts nowhere.
+    """Read one annotation as class indices uint8 (h, w): 0 background, 1 foreground, IGNORED what counts nowhere.
 
     Numbers are those that the file holds, also where it says that white is zero; colours are compared as RGB at 8 bit,
     alpha dropped. Of a palette image either may be listed. Numbers of 16 bit that fill them, and of less than 8 bit,
@@ -93,7 +106,7 @@ def read_mask(
         pixels = _scanned(path, pixels, shape, information_bar)
     if values.threshold is not None:
         return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
-    if decoded.facts.lossy and None in (values.foreground, values.background):
+    if decoded.facts.lossy and values.rest is not None:
         why = 'a JPEG has other values along the borders, and "rest" takes them all'
         print(f"warning: {path}: {why}: {_exported(values)}", file=sys.stderr)
     judged = [_Judged(reading, values) for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
@@ -105,7 +118,7 @@ def read_mask(
     if first.is_instance_map and not decoded.facts.lossy:
         print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
         return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
-    raise UnknownValues(path, first.unknown(), _remedy(decoded.facts.lossy, first, values))
+    raise UnknownValues(path, first.unknown(), values, _remedy(decoded.facts.lossy, first, values))
 
 
 def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -115,10 +128,16 @@ def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return image[mask != IGNORED]
 
 
-def phase_fraction(mask: np.ndarray) -> float:
-    """Share of foreground in what counts of a mask; nan where nothing does."""
+def phase_fraction(mask: np.ndarray, phase: int = 1) -> float:
+    """Share of a phase, by default of foreground, in what counts of a mask; nan where nothing does."""
     pixels = np.count_nonzero(mask != IGNORED)
-    return float(np.count_nonzero(mask == 1) / pixels) if pixels else float("nan")
+    return float(np.count_nonzero(mask == phase) / pixels) if pixels else float("nan")
+
+
+def phase_fractions(mask: np.ndarray, phases: int) -> np.ndarray:
+    """Shares float64 (C,) of the phases in what counts of a mask; nan where nothing does."""
+    counts = np.bincount(mask.ravel(), minlength=IGNORED + 1)[:phases]
+    return counts / counts.sum() if counts.any() else np.full(phases, np.nan)
 
 
 def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information_bar: int) -> np.ndarray:
@@ -155,7 +174,7 @@ def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, informatio
             f"warning: {path}: {annotated.lines} points or lines of '{name[:200]}' have no area and are left out",
             file=sys.stderr,
         )
-    mask, unknown = np.zeros(size, np.uint8), {}
+    mask, unknown = np.full(size, (values.rest or 0) if values.more else 0, np.uint8), {}
     for one in annotated.shapes:
         kind = _class_of_label(one.label, values)
         part, inside = draw(one, size)
@@ -165,20 +184,17 @@ def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, informatio
         else:
             mask[part][inside] = kind
     if unknown:
-        remedy = 'list it as one of the two or in `ignore`, or set foreground = "rest" in the domains file'
-        raise UnknownValues(path, unknown, remedy, kind=f"image '{name[:200]}', label")
+        remedy = _listed(values, "foreground")
+        raise UnknownValues(path, unknown, values, remedy, kind=f"image '{name[:200]}', label")
     return mask if shape is None else mask[: shape[0] - information_bar]
 
 
 def _class_of_label(label: str, values: Values) -> int | None:
     """Class of an outline by its label, which may be listed as text, a number or a colour; None for another."""
-    kinds = (("ignore", IGNORED), ("foreground", 1), ("background", 0))
-    for key, kind in kinds:
-        if label in (_as_label(value) for value in getattr(values, key) or ()):
+    for kind, listed in ((IGNORED, values.ignore), *reversed([*enumerate(values.of_phases)])):
+        if label in (_as_label(value) for value in listed or ()):
             return kind
-    if values.foreground is None or values.instances:
-        return 1
-    return 0 if values.background is None else None
+    return 1 if values.instances else values.rest
 
 
 def _as_label(value: MaskValue) -> str:
@@ -220,16 +236,16 @@ class _Judged:
     def __init__(self, reading: np.ndarray, values: Values):
         self.reading, self.colours = reading, reading.ndim == 3
         self.codes, self.counts = self._count()
-        of = {name: np.isin(self.codes, self._wanted(getattr(values, name))) for name in ("foreground", "background")}
+        of = [np.isin(self.codes, self._wanted(listed)) for listed in values.of_phases]
         ignored = np.isin(self.codes, self._wanted(values.ignore))
-        self.listed = np.count_nonzero(of["foreground"] | of["background"] | ignored)
-        rest = 1 if values.foreground is None else 0 if values.background is None else _UNKNOWN
-        self.classes = np.full(len(self.codes), rest, np.uint8)
+        self.listed = np.count_nonzero(np.any([*of, ignored], axis=0))
+        self.two = not values.more
+        self.classes = np.full(len(self.codes), _UNKNOWN if values.rest is None else values.rest, np.uint8)
         if values.instances:
-            of["foreground"] = self.codes > 0
+            of[1] = self.codes > 0
             self.classes[self.codes < 0] = _UNKNOWN
-        self.classes[of["background"]] = 0
-        self.classes[of["foreground"]] = 1
+        for phase, found in enumerate(of):
+            self.classes[found] = phase
         self.classes[ignored] = IGNORED
 
     @property
@@ -239,7 +255,7 @@ class _Judged:
     @property
     def is_instance_map(self) -> bool:
         """Many values in even areas, of which few pixels are listed: neither soft borders nor a photograph."""
-        if self.colours or len(self.codes) <= _INSTANCES or self.codes[0] < 0:
+        if not self.two or self.colours or len(self.codes) <= _INSTANCES or self.codes[0] < 0:
             return False
         pixels = {kind: self.counts[self.classes == kind].sum() for kind in (1, _UNKNOWN)}
         even = np.mean(self.reading[:, 1:] == self.reading[:, :-1])
@@ -335,10 +351,16 @@ def _remedy(lossy: bool, judged: _Judged, values: Values) -> str:
     if lossy or judged.is_soft:
         why = "the file is a JPEG, which changes values" if lossy else "its borders are smooth (values in between)"
         return f"{why}: {_exported(values)}"
-    remedy = 'list it as one of the two or in `ignore`, or set background = "rest" in the domains file'
-    if len(judged.codes) > _SOFT and not judged.colours:
+    remedy = _listed(values, "background")
+    if len(judged.codes) > _SOFT and not judged.colours and not values.more:
         remedy += ", or instances = true where each grain has a number"
     return remedy
+
+
+def _listed(values: Values, rest: str) -> str:
+    if values.more:
+        return 'list it for a phase in `values` or in `ignore`, or give one phase "rest" in the domains file'
+    return f'list it as one of the two or in `ignore`, or set {rest} = "rest" in the domains file'
 
 
 def _exported(values: Values) -> str:
@@ -350,7 +372,7 @@ def _exported(values: Values) -> str:
 def _half_way(values: Values) -> int | None:
     """Grey level half-way from background to foreground; None where the foreground is no grey, or the darker one."""
     listed = [*(values.foreground or ()), *(values.background or ())]
-    if not values.foreground or not all(map(_is_grey, listed)):
+    if values.more or not values.foreground or not all(map(_is_grey, listed)):
         return None
     bright, dark = (
         [v if isinstance(v, int) else v[0] for v in of or (0,)] for of in (values.foreground, values.background)

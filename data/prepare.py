@@ -35,7 +35,9 @@ from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
 from data.survey import depth_of
 
-_NOT_ALWAYS = ("match", "depth", "page", "ignore", "threshold", "instances")  # parameters of stores that use them
+_NOT_ALWAYS = (  # parameters of stores that use them
+    "match", "depth", "page", "ignore", "threshold", "instances", "classes", "values", "foreground", "background",
+)  # fmt: skip
 WORKERS = min(4, os.cpu_count())
 
 
@@ -106,7 +108,7 @@ def prepare_domain(
         with suppress(InputError):  # which is said where that domain is prepared
             reference = describe(options, ask_beside, workers, quiet=True)
         confirm(odd_sizes(options, domain, described, reference))
-    reading = _reading(domain, described, depth, workers)
+    reading = _reading(domain, described, depth, workers, max(2, len(options.classes)))
     names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
@@ -133,7 +135,7 @@ def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.nd
     """Share of a domain's pixels at each grey level, float64 (256,), all its micrographs together at working scale."""
     described = describe(options, domain, workers, quiet=True)
     depth, _ = depth_of([(one.native.image, one.native.page) for one in described], workers)
-    with closing(_reading(domain, described, depth, workers)) as reading:
+    with closing(_reading(domain, described, depth, workers, max(2, len(options.classes)))) as reading:
         progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
         return grey_levels(counted(*read.result()) for read in progress)
 
@@ -150,16 +152,19 @@ def _depth(path: Path, described: list[Described], workers: int) -> tuple[int | 
     return depth_of([(one.native.image, one.native.page) for one in described], workers)
 
 
-def _reading(domain: Domain, described: list[Described], depth: int | None, workers: int) -> Iterator[Future]:
+def _reading(
+    domain: Domain, described: list[Described], depth: int | None, workers: int, phases: int
+) -> Iterator[Future]:
     """Read the micrographs of a domain ahead, `workers` at once; each result is what read_native returns."""
     largest = max(described, key=lambda one: one.factor)
     warn_of_enlargement(largest.factor, largest.origin)
     share = free_memory() // min(workers, len(described))
-    return ahead(partial(read_native, domain=domain, depth=depth, memory=share), described, workers)
+    read = partial(read_native, domain=domain, depth=depth, memory=share, phases=phases)
+    return ahead(read, described, workers)
 
 
 def read_native(
-    described: Described, domain: Domain, depth: int | None, memory: int
+    described: Described, domain: Domain, depth: int | None, memory: int, phases: int = 2
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale.
 
@@ -173,7 +178,8 @@ def read_native(
         raise InputError(f"{native.image}: {error}") from error
     if native.mask is None:
         return image, None
-    return image, prepare_mask(read_mask(native.mask, domain.values, grey.shape, bar, native.name), described.factor)
+    mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name)
+    return image, prepare_mask(mask, described.factor, phases)
 
 
 def _result(
@@ -201,14 +207,19 @@ def _parameters(options: Options, domain: Domain, levels: np.ndarray | None, dep
     given |= {"depth": depth} if depth else {}
     given |= {"page": domain.page} if domain.page else {}
     cutting = asdict(options) | {"field_of_view": options.field_of_view and list(options.field_of_view)}
+    classes = list(cutting.pop("classes"))
+    given |= {"classes": classes} if classes else {}
     own = {key: getattr(domain, key) for key in ("pixel_size_nm", "information_bar", "invert", "folds")}
-    return {"domain": domain.name} | cutting | own | _of_masks(domain.values) | given
+    return {"domain": domain.name} | cutting | own | _of_masks(domain.values, classes) | given
 
 
-def _of_masks(values: Values | None) -> dict:
-    """Parameters of a domain's masks: the two that there always are, and those that are used."""
+def _of_masks(values: Values | None, classes: list[str]) -> dict:
+    """Parameters of a domain's masks: the two that there always are, or those of named phases, and what is used."""
     values = values or Values((), None)
-    found = {key: _json(getattr(values, key)) for key in ("foreground", "background")}
+    if values.more:
+        found = {"values": dict(zip(classes, map(_json, values.of_phases), strict=True))}
+    else:
+        found = {key: _json(getattr(values, key)) for key in ("foreground", "background")}
     used = {"ignore": _json(values.ignore), "threshold": values.threshold, "instances": values.instances}
     return found | {key: value for key, value in used.items() if value}
 

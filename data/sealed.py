@@ -28,11 +28,15 @@ _RESERVE = 1 << 20  # bytes for HDF5's own structures
 
 
 class Kind(NamedTuple):
-    """Kind of sealed file: its name in messages, the schema that this code reads, the module that makes it."""
+    """Kind of sealed file: its name in messages, the schema that this code reads, the module that makes it.
+
+    extended: schema of those with a content that an older version would misunderstand; read too.
+    """
 
     name: str
     schema: int | str
     maker: str
+    extended: int | None = None
 
 
 class SealedReader:
@@ -117,14 +121,14 @@ class SealedWriter:
             with replacing(self.path, self.partial, durable=True):
                 return True
 
-    def _seal(self) -> None:
-        """Close the file and seal it, under its temporary name."""
+    def _seal(self, extended: bool = False) -> None:
+        """Close the file and seal it, under its temporary name, with the kind's schema or the extended one."""
         self.file.flush()
         size = self.file.id.get_filesize()
         self.file.close()
         with self.partial.open("r+b") as file:
             file.truncate(size)
-            block = _block_of(file, self.kind.schema)
+            block = _block_of(file, self.kind.extended if extended else self.kind.schema)
             file.seek(0)
             file.write(block)
 
@@ -169,7 +173,7 @@ def check_seal(path: Path, kind: Kind) -> None:
         schema, length = seal["schema"], int(seal["bytes"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a {kind.name}; make one with {kind.maker}") from error
-    if schema != kind.schema:
+    if schema not in (kind.schema, kind.extended):
         raise InputError(
             f"{path}: schema {schema}, a {kind.name} of this version has schema {kind.schema}; make it again with "
             f"{kind.maker}"

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -14,7 +16,10 @@ from data.images import cut_tiles
 from data.sealed import Kind, SealedReader, SealedWriter
 
 _LONGEST = LONGEST_NAME + len("_3276732767")  # bytes of a name, with the field of view of a largest micrograph
-TILE_STORE = Kind("tile store", schema=1, maker="data.prepare")
+TILE_STORE = Kind("tile store", schema=1, maker="data.prepare", extended=2)  # 2: three phases or more
+MOST_CLASSES = 16
+_NAME = re.compile(r"\w([\w .+-]{0,48}[\w+-])?")
+TWO_PHASES = ("background", "foreground")  # where a domains.toml names none
 _COMPRESSED = {
     "compression": "gzip",
     "compression_opts": 1,
@@ -80,6 +85,9 @@ class Store(SealedReader):
             self.scale: float = parameters["scale"]
             self.reference_pixel_size_nm: float = parameters["reference_pixel_size_nm"]
             self.folds: int = parameters["folds"]
+            self.classes = classes_of(parameters)
+            if not are_names(self.classes):
+                raise ValueError(f"classes {str(self.classes)[:100]} are no names of phases")
         except Exception as error:  # damaged bytes make HDF5 and what reads the metadata raise anything
             raise InputError(f"{self.path}: damaged tile store ({error}); run data.prepare again") from error
         if (name or self.path.name) != f"{self.domain}.h5":
@@ -91,15 +99,24 @@ class Store(SealedReader):
 
     @property
     def preparation(self) -> dict:
-        """The values of PREPARATION, which stores and checkpoints that are used together have in common."""
-        return {key: getattr(self, key) for key in PREPARATION}
+        """The values of PREPARATION, which stores and checkpoints that are used together have in common.
+
+        And `classes`, the names of the phases, where domains.toml names them.
+        """
+        named = {} if self.classes == TWO_PHASES else {"classes": list(self.classes)}
+        return {key: getattr(self, key) for key in PREPARATION} | named
+
+    @property
+    def phases(self) -> int:
+        """Number of phases."""
+        return len(self.classes)
 
     def tile_image(self, index: int) -> np.ndarray:
         """Tile with its context, uint8 (T, T), T = tile + 2 overlap."""
         return self._tile("image", index)
 
     def tile_mask(self, index: int) -> np.ndarray:
-        """Mask of a tile with its context, uint8 (T, T) of 0 and 1. InputError without labels."""
+        """Mask of a tile with its context, class indices and IGNORED, uint8 (T, T). InputError without labels."""
         self._require_mask(int(self.tile_micrograph[index]))
         return self._tile("mask", index)
 
@@ -119,7 +136,7 @@ class Store(SealedReader):
         return self._read(f"micrographs/{micrograph}/image")
 
     def mask(self, micrograph: int) -> np.ndarray:
-        """Mask of a whole micrograph, uint8 (h, w) of 0 and 1. InputError without labels."""
+        """Mask of a whole micrograph, class indices and IGNORED, uint8 (h, w). InputError without labels."""
         self._require_mask(micrograph)
         return self._read(f"micrographs/{micrograph}/mask")
 
@@ -222,7 +239,44 @@ class StoreWriter(SealedWriter):
             self.file["tiles/position"] = positions[:, 1:]
             self.file["tiles/labelled"] = labelled[positions[:, 0]]
             self.file["metadata"] = text
-            self._seal()
+            self._seal(extended="classes" in parameters and len(parameters["classes"]) > 2)
+
+
+def are_names(names: Sequence) -> bool:
+    """Tell if these can be the names of phases: 2 .. MOST_CLASSES, different ones, each good for a column or a file."""
+    good = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
+    return good and 2 <= len(names) <= MOST_CLASSES and len({name.casefold() for name in names}) == len(names)
+
+
+def classes_of(preparation: dict) -> tuple[str, ...]:
+    """Names of the phases by class, of a store's parameters or a checkpoint's preparation."""
+    return tuple(preparation.get("classes") or TWO_PHASES)
+
+
+def reported(classes: Sequence[str]) -> dict[str, int]:
+    """Phases whose fractions are reported, by the end of the name that they are reported under.
+
+    Of two the second, under no further name.
+    """
+    return {"": 1} if len(classes) == 2 else {f"_{name}": phase for phase, name in enumerate(classes)}
+
+
+def phase_of(name: str | None, classes: Sequence[str]) -> int:
+    """Class of the phase that --phase names; of two the second without a name. InputError where there is no such."""
+    if name is None and len(classes) == 2:
+        return 1
+    if name not in classes:
+        asked = f"--phase {name}: is none of them" if name else "--phase is missing"
+        raise InputError(f"{asked}; there are the phases {', '.join(classes)}")
+    return list(classes).index(name)
+
+
+def differences(one: dict, other: dict, in_one: str, in_other: str) -> str:
+    """Say in what two preparations differ, of stores or checkpoints: empty where they go together."""
+    each = [{key: of[key] for key in PREPARATION} | {"phases": ", ".join(classes_of(of))} for of in (one, other)]
+    return "; ".join(
+        f"{key} {value} {in_one}, {each[1][key]} {in_other}" for key, value in each[0].items() if value != each[1][key]
+    )
 
 
 def digest(pixels: np.ndarray) -> str:

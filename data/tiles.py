@@ -17,6 +17,7 @@ from common.seeds import generator
 from common.signals import serve, unsignalled
 from data.augmentation import Augmentation
 from data.looks import Looks
+from data.rare import phase_pixels, probabilities_of_tiles
 from data.store import Store
 
 _LONGEST_SOCKET = 107  # bytes in the path of a Unix socket, man 7 unix
@@ -38,6 +39,7 @@ class _Tiles(Dataset):
     def __init__(self, store: Store, fold: int | None, policy: str, seed: int, labelled: bool):
         self.store, self.seed, self.augment = store, seed, Augmentation(policy)
         self.tiles = store.training_tiles(fold, labelled)
+        self.probabilities = None  # of each tile to be drawn; all tiles of an epoch in turn
         store.hold(self.tiles, masks=labelled)
 
     def __len__(self) -> int:
@@ -55,12 +57,23 @@ class LabelledTiles(_Tiles):
     """Augmented source tiles with masks.
 
     An item is (image uint8 (1, T, T), mask uint8 (1, tile, tile)): the mask covers the centre only, because the loss
-    discards the overlap (paper Section 2.2). After the geometry a tile may get another look.
+    discards the overlap (paper Section 2.2). After the geometry a tile may get another look. rare: tiles that hold a
+    rare phase are drawn more often.
     """
 
-    def __init__(self, store: Store, fold: int | None, policy: str, seed: int, looks: Looks | None = None):
+    def __init__(
+        self,
+        store: Store,
+        fold: int | None,
+        policy: str,
+        seed: int,
+        looks: Looks | None = None,
+        rare: bool = False,
+    ):
         super().__init__(store, fold, policy, seed, labelled=True)
         self.looks = looks
+        if rare and len(self.tiles):
+            self.probabilities = probabilities_of_tiles(phase_pixels(store, self.tiles))
 
     def __getitem__(self, where: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         tile, margin = self.tiles[where[1]], self.store.overlap
@@ -93,12 +106,23 @@ class BatchStream(Sampler):
 
     Sample n of the run (n = step x batch_size + place) is place n % size of the permutation of epoch n // size. So a
     batch is a function of (seed, step) alone: it depends neither on the number of processes or workers nor on where
-    the run was resumed, and no tile is dropped at the end of an epoch.
+    the run was resumed, and no tile is dropped at the end of an epoch. probabilities: float64 (size,), by which the
+    places of an epoch are drawn one by one, in place of a permutation.
     """
 
     def __init__(
-        self, size: int, batch_size: int, start: int, stop: int, seed: int, purpose: str, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        start: int,
+        stop: int,
+        seed: int,
+        purpose: str,
+        rank: int = 0,
+        world: int = 1,
+        probabilities: np.ndarray | None = None,
     ):
+        self.probabilities = probabilities
         self.size, self.batch_size, self.start, self.stop = size, batch_size, start, stop
         self.seed, self.purpose, self.rank, self.local_batch_size = seed, purpose, rank, batch_size // world
 
@@ -113,7 +137,11 @@ class BatchStream(Sampler):
             for n in range(first, first + self.local_batch_size):
                 if n // self.size != epoch:
                     epoch = n // self.size
-                    order = generator(self.seed, f"order of {self.purpose}", epoch).permutation(self.size)
+                    rng = generator(self.seed, f"order of {self.purpose}", epoch)
+                    if self.probabilities is None:
+                        order = rng.permutation(self.size)
+                    else:
+                        order = rng.choice(self.size, self.size, p=self.probabilities)
                 batch.append((epoch, int(order[n % self.size])))
             yield batch
 
@@ -124,8 +152,9 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
     `batch_size` is global, over all processes; `processes` has rank, world and device. InputError where loader
     processes cannot start or go on. One that is killed may raise another error at any time: see `loader_failure`.
     """
+    place = (processes.rank, processes.world)
     stream = BatchStream(
-        len(tiles), batch_size, start, stop, tiles.seed, tiles.store.domain, processes.rank, processes.world
+        len(tiles), batch_size, start, stop, tiles.seed, tiles.store.domain, *place, _probabilities(tiles)
     )
     loader = DataLoader(
         tiles,
@@ -223,8 +252,15 @@ def _ahead(loader: Iterator[list[torch.Tensor]], device: torch.device) -> Iterat
 
 def names_of_batch(dataset: Dataset, batch_size: int, step: int) -> list[str]:
     """List the names of what the global batch of a step is made of, sorted."""
-    (batch,) = BatchStream(len(dataset), batch_size, step, step + 1, dataset.seed, dataset.store.domain)
+    span, probabilities = (step, step + 1), _probabilities(dataset)
+    (batch,) = BatchStream(
+        len(dataset), batch_size, *span, dataset.seed, dataset.store.domain, probabilities=probabilities
+    )
     return sorted({dataset.name(index) for _, index in batch})
+
+
+def _probabilities(tiles: Dataset) -> np.ndarray | None:
+    return getattr(tiles, "probabilities", None)  # pictures have none
 
 
 def _start_worker(_: int) -> None:

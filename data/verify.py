@@ -20,9 +20,9 @@ from common.errors import InputError, exits_cleanly
 from common.limits import IGNORED
 from data.contact_sheet import draw_contact_sheet
 from data.images import cut_tiles
-from data.masks import counted, phase_fraction
+from data.masks import counted, phase_fraction, phase_fractions
 from data.sealed import check_seal, seal_is_intact
-from data.store import TILE_STORE, Store, digest
+from data.store import TILE_STORE, Store, differences, digest
 
 _ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
 
@@ -93,15 +93,25 @@ def check_store(store: Store) -> list[str]:
 
 
 def oddities(store: Store) -> list[str]:
-    """List what is allowed and rarely meant: micrographs of one grey level, annotations without foreground."""
+    """List what is allowed and rarely meant: micrographs of one grey level, annotations without foreground.
+
+    Of more than two phases: a phase that no annotation has.
+    """
     found = []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
         if image.min() == image.max():
             found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
-        if micrograph.labelled and not (store.mask(micrograph.index) == 1).any():
+        if store.phases == 2 and micrograph.labelled and not (store.mask(micrograph.index) == 1).any():
             found.append(f"mask of '{micrograph.name}' has no foreground; check the mask file and `foreground`")
-    return found + _swapped(store)
+    return found + (_swapped(store) if store.phases == 2 else _absent(store))
+
+
+def _absent(store: Store) -> list[str]:
+    """Warn of phases that are on no mask of a domain."""
+    there = {phase for m in store.micrographs if m.labelled for phase in np.unique(store.mask(m.index)).tolist()}
+    absent = [name for phase, name in enumerate(store.classes) if there and phase not in there]
+    return [f"no mask has {name}; check the mask files and `values`" for name in absent]
 
 
 def _swapped(store: Store) -> list[str]:
@@ -140,9 +150,11 @@ def _check_tiles(store: Store) -> list[str]:
             pixels = {"image": store.image(micrograph.index)}
             if micrograph.labelled:
                 pixels["mask"] = store.mask(micrograph.index)
-                if not np.isin(pixels["mask"], (0, 1, IGNORED)).all():
+                known = ", ".join(map(str, range(store.phases - 1)))
+                if not np.isin(pixels["mask"], (*range(store.phases), IGNORED)).all():
                     problems.append(
-                        f"mask of '{micrograph.name}' has values other than 0 and 1, and {IGNORED} for ignored pixels"
+                        f"mask of '{micrograph.name}' has values other than {known} and {store.phases - 1}, and "
+                        f"{IGNORED} for ignored pixels"
                     )
             own = np.flatnonzero(store.tile_micrograph == micrograph.index)
             for name, array in pixels.items():
@@ -160,10 +172,10 @@ def check_together(stores: list[Store]) -> tuple[list[str], list[str]]:
     """List problems and warnings among stores that are used together: preparation, images in several of them."""
     problems, warnings = [], []
     for store in stores[1:]:
-        if store.preparation != stores[0].preparation:
+        if different := differences(store.preparation, stores[0].preparation, "here", "there"):
             problems.append(
-                f"{store.path} was prepared with {store.preparation} but {stores[0].path} with "
-                f"{stores[0].preparation}; prepare them from one domains.toml"
+                f"{store.path} was prepared otherwise than {stores[0].path} ({different}); prepare them from one "
+                "domains.toml"
             )
     places = defaultdict(set)
     for store in stores:
@@ -203,12 +215,13 @@ def fingerprint(store: Store) -> str:
         f"percentiles 1, 25, 50, 75, 99: {percentiles}",
         *(f"  scale           {line}" for line in _scales(store)),
     ]
+    shown = {1: ""} if store.phases == 2 else {phase: f"{name}, " for phase, name in enumerate(store.classes)}
     for name, of_test in (("training", False), ("testing", True)):
         fractions = _phase_fractions(store, of_test)
-        if fractions:
-            histogram = np.histogram(fractions, bins=10, range=(0, 1))[0]
-            bars = " ".join(map(str, histogram))
-            lines.append(f"  phase fraction  {name} tiles: mean {np.mean(fractions):.3f}; by tenths: {bars}")
+        for phase, of_phase in shown.items() if len(fractions) else ():
+            histogram = np.histogram(fractions[:, phase], bins=10, range=(0, 1))[0]
+            bars, mean = " ".join(map(str, histogram)), np.mean(fractions[:, phase])
+            lines.append(f"  phase fraction  {of_phase}{name} tiles: mean {mean:.3f}; by tenths: {bars}")
     return "\n".join(lines)
 
 
@@ -226,14 +239,15 @@ def _scales(store: Store) -> list[str]:
     return lines
 
 
-def _phase_fractions(store: Store, of_test: bool) -> list[float]:
+def _phase_fractions(store: Store, of_test: bool) -> np.ndarray:
+    """Fractions of the phases in the annotated tile centres, float64 (n, C)."""
     centre = slice(store.overlap, store.overlap + store.tile)
     fractions = []
     for tile, index in enumerate(store.tile_micrograph):
         micrograph = store.micrographs[index]
         if micrograph.labelled and micrograph.test == of_test:
-            fractions.append(phase_fraction(store.tile_mask(tile)[centre, centre]))
-    return [fraction for fraction in fractions if not np.isnan(fraction)]
+            fractions.append(phase_fractions(store.tile_mask(tile)[centre, centre], store.phases))
+    return np.array([of_tile for of_tile in fractions if not np.isnan(of_tile).any()])
 
 
 def _store_files(arguments: list[Path]) -> list[Path]:

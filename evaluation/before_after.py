@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, exits_cleanly, make_folder
-from common.files import read_grey, write_image
+from common.files import write_image
+from data.pictures import palette_of, read_classes
 from data.store import Store, store_path
-from evaluation.figures import CONTOUR, FOREGROUND, grid, side_by_side
+from evaluation.figures import Legend, grid, legend_of, side_by_side
 from evaluation.metrics import Confusion
 from evaluation.scoring import read_score, score_folder
 
 JPEG_QUALITY = 82  # a picture that a page loads at once
-LEGEND = (("foreground, labelled or predicted", FOREGROUND), ("its outline", CONTOUR))
 
 
 @exits_cleanly
@@ -64,16 +64,23 @@ def picture(before: Path, after: Path, store: Store, name: str | None = None) ->
     image, label = store.image(index), store.mask(index)
     predictions = []
     for when, score, of_run in zip(("before", "after"), scores, predicted, strict=True):
-        mask = read_grey(of_run[name])
+        mask = read_classes(of_run[name])
         if mask is None or mask.shape != label.shape:
             raise InputError(f"{of_run[name]}: no prediction of this micrograph; run evaluate.py again")
-        own = 100 * Confusion.of(mask, label).miou
+        own = 100 * Confusion.of(mask, label, store.phases).miou
         text = f"{when} adaptation: mIoU {100 * score['miou']:.1f} %\nof {score['images']} test micrographs"
         predictions.append((f"{text}; of this one {own:.1f} %", mask))
-    columns = side_by_side(f"test micrograph {name}", image, label, predictions, errors=False)
+    columns = side_by_side(f"test micrograph {name}", image, label, predictions, errors=False, classes=store.classes)
     drawn = io.BytesIO()
-    grid(drawn, [columns], LEGEND, width=10, dpi=150)
+    grid(drawn, [columns], _legend(store), width=10, dpi=150)
     return cv2.imdecode(np.frombuffer(drawn.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def _legend(store: Store) -> Legend:
+    if store.phases > 2:
+        return legend_of(store.classes)
+    palette = palette_of(store.classes)
+    return ((f"{store.classes[1]}, labelled or predicted", palette.colours[1]), ("its outline", palette.outlines[1]))
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return std, float(stdtrit(len(values) - 1, 0.975) * std)
 
 
-def fields_of(mask: np.ndarray) -> list[float]:
-    """Fraction of the non-zero pixels in each field of a mask (h, w), whose sides are FIELD px or a little more."""
-    rows = np.array_split(mask, max(1, mask.shape[0] // FIELD), axis=0)
-    return [float((part > 0).mean()) for row in rows for part in np.array_split(row, max(1, row.shape[1] // FIELD), 1)]
+def fields_of(mask: np.ndarray, phase: int = 1) -> list[float]:
+    """Fraction of a phase in each field of class indices (h, w), whose sides are FIELD px or a little more."""
+    rows = np.array_split(mask == phase, max(1, mask.shape[0] // FIELD), axis=0)
+    return [float(part.mean()) for row in rows for part in np.array_split(row, max(1, row.shape[1] // FIELD), 1)]
 
 
 def of_specimen(images: Sequence[Sequence[float]], models: Sequence[Sequence[float]]) -> tuple[Fraction, str]:
@@ -85,9 +85,9 @@ def of_specimen(images: Sequence[Sequence[float]], models: Sequence[Sequence[flo
     return Fraction.of(whole, by_model), "image"
 
 
-def sentence(fraction: Fraction, field: str) -> str:
+def sentence(fraction: Fraction, field: str, phase: str = "") -> str:
     """Say what a person quotes of a specimen, with a warning where it is too uncertain to be quoted."""
-    text = f"phase fraction {100 * fraction.mean:.1f} %"
+    text = f"phase fraction{f' of {phase}' * bool(phase)} {100 * fraction.mean:.1f} %"
     if np.isnan(fraction.ci95):
         return f"{text}, of one field; its error is unknown. Give more micrographs."
     kind = "images" if field == "image" else f"fields of {field}"
@@ -95,7 +95,7 @@ def sentence(fraction: Fraction, field: str) -> str:
     text += (
         "" if np.isnan(fraction.std_models) else f"; ± {100 * fraction.ci95_with_models:.1f} % with the models' spread"
     )
-    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %"
+    text += f"), relative accuracy {100 * fraction.relative_accuracy:.0f} %" if fraction.mean else ")"
     if fraction.relative_accuracy > ACCURACY:
         needed = fraction.fields_needed
         text += f"\nwarning: too few fields for {100 * ACCURACY:.0f} % relative accuracy (ASTM E562)"

@@ -1,4 +1,4 @@
-"""Grad-CAM of a model's foreground: where it looks (Selvaraju et al., ICCV 2017; paper Section 4.2, Figure 7)."""
+"""Grad-CAM of a phase: where a model looks (Selvaraju et al., ICCV 2017; paper Section 4.2, Figure 7)."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from torch import Tensor
 import models
 from common.errors import InputError, make_folder
 from common.files import write_array, write_file
-from data.store import Store
-from evaluation.figures import LEGEND_LABEL, annotation, heat, panel
+from data.store import Store, phase_of
+from evaluation.figures import annotation, heat, legend_of, panel
 from evaluation.inference import predict
 from evaluation.members import Member
 from evaluation.scoring import panel_positions
@@ -41,30 +41,33 @@ def find_layer(model: torch.nn.Module, name: str) -> torch.nn.Module:
         raise InputError(f"--layer {name}: the model has no such layer. It has {', '.join(known)}.") from None
 
 
-def foreground_map(
+def phase_map(
     model: torch.nn.Module,
     layer: torch.nn.Module,
     image: np.ndarray,
-    foreground: np.ndarray,
+    where: np.ndarray,
     overlap: int,
     device: torch.device | str = "cpu",
+    phase: int = 1,
 ) -> np.ndarray:
     """Grad-CAM float32 (h, w), from 0 upwards, nan outside the middle of a micrograph that is larger than LARGEST.
 
-    The target is the sum of the foreground logits over the predicted foreground: `foreground` uint8 (h, w), 1 there.
+    The target is the sum of a phase's logits over where it is predicted: `where` (h, w), 1 there.
     The layer's activations are weighted by the target's mean gradient, summed, and cut at zero. They are not scaled,
     so that maps of one model on several micrographs compare. image: uint8 (h, w), mirrored by `overlap` pixels at its
     edges, as in inference. model: in eval mode, without gradients of its parameters.
     """
     cut = tuple(slice((side - min(side, LARGEST)) // 2, (side + min(side, LARGEST)) // 2) for side in image.shape)
     padded = np.pad(image[cut], overlap, mode="reflect")
-    chosen = torch.from_numpy(np.pad(foreground[cut], overlap)).to(device)
+    chosen = torch.from_numpy(np.pad(where[cut], overlap)).to(device)
     pixels = torch.from_numpy(padded)[None, None].to(device)
 
     # The graph begins at the layer: what is before it needs no memory for gradients.
     begins = layer.register_forward_hook(lambda _module, _inputs, output: output.detach().requires_grad_())
     try:
-        cam = LayerGradCam(lambda images: (model(images)["main"] * chosen).sum(dim=(1, 2, 3)), layer)
+        cam = LayerGradCam(
+            lambda images: (models.logits_of(model(images)["main"], phase) * chosen).sum(dim=(1, 2)), layer
+        )
         found = cam.attribute(pixels, relu_attributions=True).detach()
     finally:
         begins.remove()
@@ -82,34 +85,37 @@ def write_maps(
     folder: Path,
     layer_name: str | None,
     device: torch.device | str,
+    phase_name: str | None = None,
 ) -> None:
-    """Write gradcam/ into a score's folder, for the micrographs that have panels.
+    """Write gradcam/ into a score's folder, for the micrographs that have panels; of a named phase gradcam.<phase>/.
 
     <micrograph>.npy is the map, float32 at working scale; <micrograph>.png shows it beside the label; gradcam.json
-    names layer, checkpoint and micrographs.
+    names layer, checkpoint and micrographs. InputError for a phase that there is not.
     """
+    phase = phase_of(phase_name, store.classes)
     model = member.model.requires_grad_(False)
     name = layer_name or default_layer(model)
     layer = find_layer(model, name)
-    out = make_folder(folder / "gradcam")
+    out = make_folder(folder / (f"gradcam.{phase_name}" if phase_name else "gradcam"))
     preparation = member.preparation
     chosen = [micrographs[k] for k in panel_positions(len(micrographs))]
     for m in chosen:
         image = member.seen(store.image(m))
         label = cv2.resize(store.mask(m), image.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         cut = (preparation["tile"], preparation["overlap"])
-        foreground = models.classes(predict(model, image, *cut, device))
-        found = foreground_map(model, layer, image, foreground, preparation["overlap"], device)
+        predicted = models.classes(predict(model, image, *cut, device))
+        found = phase_map(model, layer, image, predicted == phase, preparation["overlap"], device, phase)
         title = store.micrographs[m].name
         write_array(out / f"{title}.npy", found)
         top = np.nanmax(found)
         columns = [
             (f"Grad-CAM at {name}, up to {top:.3g}", heat(image, found, top)),
-            (f"micrograph {title}, label", annotation(image, label)),
+            (f"micrograph {title}, label", annotation(image, label, store.classes)),
         ]
-        panel(out / f"{title}.png", columns, LEGEND_LABEL)
+        panel(out / f"{title}.png", columns, legend_of(store.classes, label=True))
     names = [store.micrographs[m].name for m in chosen]
     facts = {"layer": name, "checkpoint": member.label, "step": member.step, "micrographs": names}
+    facts |= {"phase": phase_name} if phase_name else {}
     write_file(out / "gradcam.json", json.dumps(facts, indent=2) + "\n")
     print(f"{out}: Grad-CAM at {name} of {len(names)} micrographs")
 

@@ -105,7 +105,7 @@ def _write_easy(
     domain = f"{store.domain}-easy"
     made_by = {"run": str(member.run), "step": member.step, "easy": share}
     parameters = _without(
-        store.metadata["parameters"], "ignore", "threshold", "instances"
+        store.metadata["parameters"], "ignore", "threshold", "instances", "values"
     )  # of masks that are not read
     parameters |= {"domain": domain, "folds": fold + 1, "pseudo_labels": made_by}
     with StoreWriter(store_path(out, domain), store.tile, store.overlap) as writer:
@@ -124,7 +124,7 @@ def _without(entries: dict, *keys: str) -> dict:
 
 
 def _fraction(store: Store, labels: dict[int, np.ndarray], tile: int) -> float:
-    """Phase fraction of a tile's pseudo-label, without its context."""
+    """Fraction of a tile's pseudo-label, without its context, that is not the first phase."""
     row, column = store.tile_position[tile]
     label = labels[int(store.tile_micrograph[tile])]
     return float((label[row : row + store.tile, column : column + store.tile] > 0).mean())

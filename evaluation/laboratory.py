@@ -21,6 +21,7 @@ from evaluation.judge.advice import ENOUGH
 from evaluation.judge.calibration import Expected
 from evaluation.segment_folder import SPECIMEN
 
+_FRACTION = "phase_fraction"  # column; of more phases than two with the name of each
 _LOOKED_AT = 8  # images whose pictures are in the page, the least sure first
 _WIDE = 0.2  # of an interval of the expected mIoU
 _UNSURE = 0.8  # mean confidence of an image
@@ -42,7 +43,8 @@ class Outcome:
         try:
             rows = list(csv.DictReader(table.read_text().splitlines()))
             self.images, self.specimen = [row for row in rows if row["file"] != SPECIMEN], rows[-1]
-            self.fraction = _fraction(self.specimen)
+            self.phases = [name.removeprefix(_FRACTION) for name in self.specimen if name.startswith(_FRACTION)]
+            self.fractions = {end: _fraction(self.specimen, end) for end in self.phases}
         except (OSError, ValueError, KeyError, IndexError) as error:
             raise InputError(f"{table}: not a readable table ({error!r}). Run launch/adapt.sh again.") from error
         self.images.sort(key=lambda row: float(row["confidence"]))
@@ -64,13 +66,14 @@ def report(outcome: Outcome) -> str:
     """Make the page."""
     gap, folder = outcome.gap, outcome.folder
     said = (gap if outcome.choice is None else outcome.choice)["sentence"].replace(f"{folder}/", "")
-    fraction, expected = sentence(outcome.fraction, outcome.specimen["field"]), outcome.expected
+    said_of = (sentence(one, outcome.specimen["field"], end[1:]) for end, one in outcome.fractions.items())
+    fraction, expected = "\n".join(text[:1].upper() + text[1:] for text in said_of), outcome.expected
     links = [("gap/gap.html", "what the target needs"), ("choice/choice.html", "the choice")]
     links += [("stores/contact_sheet.png", "the micrographs as they were cut"), ("log.txt", "the log")]
     links += [("segmented/phase_fractions.csv", "all phase fractions"), ("segmented/masks", "all masks")]
     there = [f"<a href='{path}'>{page.text(name)}</a>" for path, name in links if (folder / path).exists()]
     sections = [
-        f"<p class='warning'><b>{page.text(fraction[:1].upper() + fraction[1:])}</b></p>",
+        f"<p class='warning'><b>{page.text(fraction)}</b></p>",
         f"<p>Of {len(outcome.images)} images of <b>{page.text(gap['target'])}</b>, segmented by what was learnt on "
         f"<b>{page.text(gap['source'])}</b>. No label of {page.text(gap['target'])} was used. "
         f"The expected mIoU is {_interval(expected)} %; held-out micrographs of {page.text(gap['source'])} have "
@@ -84,7 +87,7 @@ def report(outcome: Outcome) -> str:
         "they are unsure.</p>",
         *(_pictures(outcome, row) for row in outcome.images[:_LOOKED_AT]),
         "<h2>All images, the least sure first</h2>",
-        page.table(["image", "phase fraction [%]", "95 % interval [%]", "confidence [%]"], map(_row, outcome.images)),
+        page.table(_header(outcome), (_row(outcome, row) for row in outcome.images)),
         "<h2>What was expected of each model</h2>",
         *_expectations(outcome),
         "<h2>What was done</h2>",
@@ -95,7 +98,7 @@ def report(outcome: Outcome) -> str:
 
 def remarks(outcome: Outcome) -> list[str]:
     """List in sentences what a person should check before the fractions are quoted."""
-    expected, fraction, found = outcome.expected, outcome.fraction, []
+    expected, found = outcome.expected, []
     if expected["miou"] < ENOUGH * outcome.gap["source_miou"]:
         found.append(
             "The models are expected to be far from what they reach on the source. Do not quote the fraction before a "
@@ -113,10 +116,13 @@ def remarks(outcome: Outcome) -> list[str]:
         found.append(
             f"{len(unsure)} of {len(outcome.images)} images have a mean confidence below {100 * _UNSURE:.0f} %."
         )
-    if fraction.relative_accuracy > ACCURACY:
-        found.append("The fields are too few for the phase fraction to be quoted to 10 %.")
-    if fraction.ci95_with_models > 2 * fraction.ci95:
-        found.append("The models differ more than the fields do: quote the interval with the models' spread.")
+    for end, fraction in outcome.fractions.items():
+        if fraction.relative_accuracy > ACCURACY:
+            found.append(f"The fields are too few for the phase fraction{_of(end)} to be quoted to 10 %.")
+        if fraction.ci95_with_models > 2 * fraction.ci95:
+            found.append(
+                f"The models differ more than the fields do{_of(end)}: quote the interval with the models' spread."
+            )
     return found or ["Nothing stands out. Look at the pictures all the same."]
 
 
@@ -124,13 +130,24 @@ def _pictures(outcome: Outcome, row: dict) -> str:
     stem = Path(row["file"]).stem
     pictures = [outcome.folder / "segmented" / kind / f"{stem}.png" for kind in ("overlays", "confidence")]
     shown = "".join(page.image(path.read_bytes(), stem) for path in pictures if path.exists())
-    title = f"{row['file']}: {_percent(row['phase_fraction'])} %, confidence {_percent(row['confidence'])} %"
+    found = ", ".join(f"{end[1:]} {_percent(row[_FRACTION + end])} %".strip() for end in outcome.phases)
+    title = f"{row['file']}: {found}, confidence {_percent(row['confidence'])} %"
     return f"<h3>{page.text(title)}</h3><div class='beside'>{shown}</div>"
 
 
-def _row(row: dict) -> list[str]:
-    interval = f"± {_percent(row['ci95'])}" if row["ci95"] else ""
-    return [row["file"], _percent(row["phase_fraction"]), interval, _percent(row["confidence"])]
+def _header(outcome: Outcome) -> list[str]:
+    columns = ((f"{end[1:] or 'phase fraction'} [%]", "95 % interval [%]") for end in outcome.phases)
+    return ["image", *(name for pair in columns for name in pair), "confidence [%]"]
+
+
+def _row(outcome: Outcome, row: dict) -> list[str]:
+    intervals = {end: f"± {_percent(row[f'ci95{end}'])}" if row[f"ci95{end}"] else "" for end in outcome.phases}
+    found = ((_percent(row[_FRACTION + end]), intervals[end]) for end in outcome.phases)
+    return [row["file"], *(cell for pair in found for cell in pair), _percent(row["confidence"])]
+
+
+def _of(end: str) -> str:
+    return f" of {end[1:]}" if end else ""
 
 
 def _expectations(outcome: Outcome) -> list[str]:
@@ -157,10 +174,10 @@ def _done(outcome: Outcome) -> list[str]:
     return [table, "<h3>The commands, to repeat it</h3>", f"<pre>{page.text(commands)}</pre>"]
 
 
-def _fraction(row: dict) -> Fraction:
-    names = ("phase_fraction", "fields", "std_fields", "ci95", "std_models", "ci95_with_models")
-    mean, fields, *others = (float(row[name] or "nan") for name in names)
-    return Fraction(mean, int(fields), *others)
+def _fraction(row: dict, end: str) -> Fraction:
+    names = (f"{name}{end}" for name in (_FRACTION, "std_fields", "ci95", "std_models", "ci95_with_models"))
+    mean, *others = (float(row[name] or "nan") for name in names)
+    return Fraction(mean, int(row["fields"]), *others)
 
 
 def _interval(expected: dict) -> str:

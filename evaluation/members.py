@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import models
 from common.errors import InputError
-from data.store import PREPARATION, Store
+from data.store import Store, classes_of, differences
 from evaluation import scoring
 from evaluation.inference import Network, by_symmetries, for_inference, predict, window_batches
 from evaluation.judge.remedies import Remedy
@@ -50,6 +50,11 @@ class Member:
     network: str = "model"
     tta: bool = False
     image_share: float | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the phases that it tells apart, by class."""
+        return classes_of(self.preparation)
 
     def seen(self, image: np.ndarray) -> np.ndarray:
         """Micrograph uint8 (h, w) -> what the network is shown of it, uint8 (h', w')."""
@@ -190,14 +195,9 @@ def require_same_preparation(member: Member, store: Store) -> None:
 
     A checkpoint with a remedy changes them itself, so polarity and grey levels have to be what they were then, too.
     """
-    differing = [
-        f"{key} {member.preparation[key]} in the checkpoint, {store.preparation[key]} in the store"
-        for key in PREPARATION
-        if member.preparation[key] != store.preparation[key]
-    ]
-    if differing:
+    if differing := differences(member.preparation, store.preparation, "in the checkpoint", "in the store"):
         raise InputError(
-            f"{store.path}: prepared otherwise than the data of {member.run} ({'; '.join(differing)}). "
+            f"{store.path}: prepared otherwise than the data of {member.run} ({differing}). "
             "Run data.prepare with the checkpoint's values."
         )
 

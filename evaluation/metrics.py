@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -10,67 +10,62 @@ import numpy as np
 from common.limits import IGNORED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Confusion:
-    """Pixel counts of a binary segmentation, foreground positive. Counts of several micrographs add up."""
+    """Pixel counts of a segmentation, int64 (C, C): labelled phase by predicted one. Those of several images add up."""
 
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-    tn: int = 0
+    counts: np.ndarray
 
     @classmethod
-    def of(cls, predicted: np.ndarray, label: np.ndarray) -> Self:
-        """Count a prediction (h, w) against a label (h, w); zero is background, anything else foreground.
+    def none(cls, phases: int) -> Self:
+        """Counts of no pixel."""
+        return cls(np.zeros((phases, phases), np.int64))
 
-        Pixels that are IGNORED in the label do not count.
-        """
+    @classmethod
+    def of(cls, predicted: np.ndarray, label: np.ndarray, phases: int = 2) -> Self:
+        """Count a prediction against a label, class indices (h, w), which do not count where the label is IGNORED."""
         predicted, label = np.asarray(predicted), np.asarray(label)
         if predicted.shape != label.shape:
             raise ValueError(f"prediction {predicted.shape} and label {label.shape} differ in shape")
         counted = label != IGNORED
         if not counted.all():
             predicted, label = predicted[counted], label[counted]
-        predicted, label = predicted.astype(bool), label.astype(bool)
-        tp = int(np.count_nonzero(predicted & label))
-        fp = int(np.count_nonzero(predicted)) - tp
-        fn = int(np.count_nonzero(label)) - tp
-        return cls(tp, fp, fn, predicted.size - tp - fp - fn)
+        predicted = predicted.astype(np.uint8)
+        counts = [np.bincount(predicted[label == phase], minlength=phases)[:phases] for phase in range(phases)]
+        return cls(np.array(counts, np.int64))
 
     def __add__(self, other: Self) -> Self:
-        return Confusion(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Confusion(self.counts + other.counts)
 
     @property
     def pixels(self) -> int:
         """Number of pixels counted."""
-        return self.tp + self.fp + self.fn + self.tn
+        return int(self.counts.sum())
 
-    def iou(self) -> dict[str, float]:
-        """Intersection over union of both classes, fractions of 1 (eq. 1).
+    def iou(self) -> list[float]:
+        """Intersection over union of each phase, fractions of 1 (eq. 1).
 
-        nan for a class that is neither labelled nor predicted anywhere: its IoU is undefined.
+        nan for a phase that is neither labelled nor predicted anywhere: its IoU is undefined.
         """
-        wrong = self.fp + self.fn
-        return {
-            "background": _ratio(self.tn, self.tn + wrong),
-            "foreground": _ratio(self.tp, self.tp + wrong),
-        }
+        right = np.diag(self.counts)
+        union = self.counts.sum(0) + self.counts.sum(1) - right
+        return [_ratio(*of_phase) for of_phase in zip(right.tolist(), union.tolist(), strict=True)]
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that have one, fraction of 1; nan without a pixel."""
-        defined = [value for value in self.iou().values() if not np.isnan(value)]
+        """Mean IoU over the phases that have one, fraction of 1; nan without a pixel."""
+        defined = [value for value in self.iou() if not np.isnan(value)]
         return float(np.mean(defined)) if defined else float("nan")
 
     @property
-    def phase_fraction_predicted(self) -> float:
-        """Area fraction of predicted foreground."""
-        return _ratio(self.tp + self.fp, self.pixels)
+    def predicted(self) -> list[float]:
+        """Predicted area fraction of each phase."""
+        return [_ratio(count, self.pixels) for count in self.counts.sum(0).tolist()]
 
     @property
-    def phase_fraction_label(self) -> float:
-        """Area fraction of labelled foreground."""
-        return _ratio(self.tp + self.fn, self.pixels)
+    def labelled(self) -> list[float]:
+        """Labelled area fraction of each phase."""
+        return [_ratio(count, self.pixels) for count in self.counts.sum(1).tolist()]
 
 
 def rdt(target: float, source: float) -> float:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import read_grey
+from data.pictures import read_classes
 from data.store import Store, store_path
 from evaluation import page
-from evaluation.figures import LEGEND, LEGEND_LABEL, caption, comparison, curves, panel, side_by_side
+from evaluation.figures import caption, comparison, curves, legend_of, panel, side_by_side
 from evaluation.metrics import Confusion
 from evaluation.scoring import read_config
 from evaluation.study.schematic import Drawn
@@ -138,11 +138,12 @@ def _test_micrograph(domain: str, methods: dict[str, dict[str, dict]]) -> str:
             predictions.append((name, None))
             continue
         path = methods[name][seed]["folder"] / "predictions" / f"{chosen[0].name}.png"
-        predicted = read_grey(path)
+        predicted = read_classes(path)
         title = "supervised" if domain == "source" and name == "generalization" else name
-        predictions.append((caption(title, Confusion.of(predicted, label)), predicted))
-    columns = side_by_side(f"micrograph {chosen[0].name}", image, label, predictions)
-    return page.drawn(panel, columns, LEGEND + LEGEND_LABEL)
+        confusion = Confusion.of(predicted, label, store.phases)
+        predictions.append((caption(title, confusion, store.classes), predicted))
+    columns = side_by_side(f"micrograph {chosen[0].name}", image, label, predictions, classes=store.classes)
+    return page.drawn(panel, columns, legend_of(store.classes, errors=True, label=True))
 
 
 def _curves(title: str, runs: dict[str, list[dict]]) -> list[str]:

@@ -5,14 +5,14 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from common.errors import InputError, make_folder
-from common.files import write_csv, write_file, write_image
-from data.store import Micrograph, Store
-from evaluation.figures import LEGEND, LEGEND_LABEL, caption, panel, side_by_side
+from common.files import write_csv, write_file
+from data.pictures import write_classes
+from data.store import TWO_PHASES, Micrograph, Store, reported
+from evaluation.figures import caption, legend_of, panel, side_by_side
 from evaluation.metrics import Confusion
 from models import classes
 
@@ -36,52 +36,34 @@ def score(
     on_image(micrograph, image, label, predicted): called with each result, predicted class indices uint8 (h, w).
     Returns (Confusion pooled over all micrographs, list of dicts with the measures of each micrograph).
     """
-    pooled, rows = Confusion(), []
+    pooled, rows = Confusion.none(store.phases), []
     for m in tqdm(micrographs, desc=progress, unit="image", disable=progress is None):
         image, label = store.image(m), store.mask(m)
         predicted = classes(predictor(image))
-        confusion = Confusion.of(predicted, label)
+        confusion = Confusion.of(predicted, label, store.phases)
         pooled += confusion
         micrograph = store.micrographs[m]
         height, width = image.shape
-        rows.append({"name": micrograph.name, "height": height, "width": width, **measures(confusion)})
+        rows.append({"name": micrograph.name, "height": height, "width": width, **measures(confusion, store.classes)})
         if on_image:
             on_image(micrograph, image, label, predicted)
     return pooled, rows
 
 
-def measures(confusion: Confusion) -> dict[str, float]:
-    """The counts and measures of a Confusion as a flat dict."""
-    iou = confusion.iou()
+def measures(confusion: Confusion, classes: Sequence[str]) -> dict[str, float]:
+    """The measures of a Confusion as a flat dict, of two phases also its counts, foreground positive."""
+    shown = reported(classes)
+    counts = {}
+    if len(classes) == 2:
+        (tn, fp), (fn, tp) = confusion.counts.tolist()
+        counts = {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     return {
-        "tp": confusion.tp,
-        "fp": confusion.fp,
-        "fn": confusion.fn,
-        "tn": confusion.tn,
+        **counts,
         "miou": confusion.miou,
-        "iou_background": iou["background"],
-        "iou_foreground": iou["foreground"],
-        "phase_fraction_predicted": confusion.phase_fraction_predicted,
-        "phase_fraction_label": confusion.phase_fraction_label,
+        **{f"iou_{name}": value for name, value in zip(classes, confusion.iou(), strict=True)},
+        **{f"phase_fraction_predicted{end}": confusion.predicted[phase] for end, phase in shown.items()},
+        **{f"phase_fraction_label{end}": confusion.labelled[phase] for end, phase in shown.items()},
     }
-
-
-def otsu_floor(store: Store, micrographs: list[int]) -> Predictor:
-    """Predictor by Otsu's grey-level threshold in each image: the floor that a network has to beat.
-
-    Foreground is the brighter or the darker phase, whichever scores higher on these micrographs' labels: the floor
-    gets every advantage.
-    """
-    return max((_brighter, _darker), key=lambda predictor: score(predictor, store, micrographs)[0].miou)
-
-
-def _brighter(image: np.ndarray) -> np.ndarray:
-    bright = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
-    return np.stack([1 - bright, bright])
-
-
-def _darker(image: np.ndarray) -> np.ndarray:
-    return _brighter(image)[::-1]
 
 
 def ensemble(predictors: list[Predictor]) -> Predictor:
@@ -132,29 +114,34 @@ def _read_json(path: Path | str, keys: set[str], kind: str, remedy: str) -> dict
 class ResultWriter:
     """Writer of a score's folder: predictions/, panels/ of a few micrographs, images.csv and, last, score.json.
 
-    It is the `on_image` of score(). predictions/<name>.png is 0/255 at working scale.
+    It is the `on_image` of score(). predictions/<name>.png is a mask at working scale, as write_classes writes it.
     """
 
-    def __init__(self, folder: Path | str, count: int, name: str):
+    def __init__(self, folder: Path | str, count: int, name: str, classes: Sequence[str] = TWO_PHASES):
         """Start the folder. count: number of micrographs to come; name: of the model, in the panels."""
-        self.folder, self.name, self.seen = Path(folder), name, 0
+        self.folder, self.name, self.seen, self.classes = Path(folder), name, 0, tuple(classes)
         self.with_panel = panel_positions(count)
         for kind in ("predictions", "panels"):
             make_folder(self.folder / kind)
 
     def __call__(self, micrograph: Micrograph, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
-        write_image(self.folder / "predictions" / f"{micrograph.name}.png", 255 * predicted)
+        classes = self.classes
+        write_classes(self.folder / "predictions" / f"{micrograph.name}.png", predicted, classes)
         if self.seen in self.with_panel:
-            predictions = [(caption(self.name, Confusion.of(predicted, label)), predicted)]
-            columns = side_by_side(f"micrograph {micrograph.name}", image, label, predictions)
-            panel(self.folder / "panels" / f"{micrograph.name}.png", columns, LEGEND + LEGEND_LABEL)
+            confusion = Confusion.of(predicted, label, len(classes))
+            predictions = [(caption(self.name, confusion, classes), predicted)]
+            columns = side_by_side(f"micrograph {micrograph.name}", image, label, predictions, classes=classes)
+            path = self.folder / "panels" / f"{micrograph.name}.png"
+            panel(path, columns, legend_of(classes, errors=True, label=True))
         self.seen += 1
 
     def finish(self, facts: dict, pooled: Confusion, rows: list[dict]) -> dict:
         """Write images.csv and score.json. Returns the content of score.json; undefined numbers are null."""
-        numbers = measures(pooled)
-        iou = {name: numbers.pop(f"iou_{name}") for name in ("background", "foreground")}
+        numbers = measures(pooled, self.classes)
+        iou = {name: numbers.pop(f"iou_{name}") for name in self.classes}
         score = _without_nan({**facts, **numbers, "iou": _without_nan(iou)})
+        if len(self.classes) > 2:
+            score["confusion"] = pooled.counts.tolist()  # labelled phase by predicted one, in the order of `iou`
         write_csv(self.folder / "images.csv", rows)
         write_file(self.folder / "score.json", json.dumps(score, indent=2) + "\n")
         return score

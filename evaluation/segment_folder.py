@@ -1,7 +1,7 @@
 """Segmentation of a folder of micrographs that have no labels."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from tqdm import tqdm
 import models
 from common.errors import InputError, make_folder, require_file_name, shown_name
 from common.files import write_csv, write_image
+from common.limits import IGNORED
 from common.memory import free_memory
 from common.parallel import ahead
 from data.decoding import SUFFIXES, Page
 from data.domains import read_domains
 from data.images import DEPTHS_BEFORE, list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import matched
-from data.store import PREPARATION
+from data.pictures import write_classes
+from data.store import TWO_PHASES, differences, reported
 from data.survey import Given, depth_of, settled
 from data.table import FILE
 from evaluation.figures import heat, overlay
@@ -31,30 +33,29 @@ from evaluation.members import Member, agreed
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
 SCALE = ("pixel_size_nm", "information_bar")
-_MOST_UNSURE = 128  # of 255: two phases, either as likely
 
 
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
-    """Segment every micrograph of a folder, or of a domain: masks 0/255 at native size, pictures, phase_fractions.csv.
+    """Segment every micrograph of a folder, or of a domain: masks at native size, pictures, phase_fractions.csv.
 
+    Masks are 0 and 255 of two phases, else numbers with a palette, and IGNORED in an information bar.
     overlays/ shows what was found, confidence/ where the models are unsure. The table's last row is of the specimen, as
     far as the micrographs are random samples of one. While one micrograph is segmented, the next is read and the one
     before is written. Memory holds these three. Broken files are named at the end, after the good ones are written.
     """
     folder, out = Path(options.images), Path(options.out)
     masks, overlays, confidence = (out / name for name in ("masks", "overlays", "confidence"))
-    preparation = members[0].preparation
+    preparation, classes = members[0].preparation, members[0].classes
     asked = _of_domain(folder, options.images_of) if options.images_of else _of_folder(folder, options, preparation)
     files = list(asked)
     for place in {file.parent for file in files}:
         if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
             raise InputError(f"{place}: --out would write into the folder of the micrographs; give another --out")
     for member in members:
-        differing = [key for key in PREPARATION if member.preparation[key] != preparation[key]]
-        if differing:
+        if differing := differences(member.preparation, preparation, "here", "there"):
             raise InputError(
-                f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({', '.join(differing)} "
-                "differ). Give runs whose stores are from one domains.toml."
+                f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({differing}). Give runs "
+                "whose stores are from one domains.toml."
             )
         if member.remedy != members[0].remedy:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
@@ -115,16 +116,17 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             raise result
         one, found = result
         name, shape, picture = f"{one.file.stem}.png", one.shape, one.picture
-        mask = np.zeros(shape, np.uint8)
-        np.multiply(found.classes, 255, out=mask[: len(found.classes)])
-        write_image(masks / name, mask)
-        write_image(overlays / name, overlay(picture, _reduced(mask)))
+        mask = np.full(shape, 0 if len(classes) == 2 else IGNORED, np.uint8)
+        mask[: len(found.classes)] = found.classes
+        write_classes(masks / name, mask, classes)
+        shown = cv2.resize(mask, picture.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        write_image(overlays / name, overlay(picture, shown, classes=classes))
         unsure = np.zeros(shape, np.uint8)
         np.subtract(255, found.confidence, out=unsure[: len(found.confidence)])
-        write_image(confidence / name, heat(picture, _reduced(unsure), _MOST_UNSURE))
+        write_image(confidence / name, heat(picture, _reduced(unsure), 255 - 255 // len(classes)))
         return one, found
 
-    table, failures = _Table(), []
+    table, failures = _Table(classes), []
     progress = tqdm(ahead(write, segmented(), 1), desc=options.images_of or folder.name, unit="image", total=len(files))
     for file, writing in zip(files, progress, strict=True):
         try:
@@ -190,18 +192,20 @@ def _said(values: set[float | str], number: str, name: str) -> str:
 class _Table:
     """Rows of phase_fractions.csv: one for each micrograph, the last for all of them."""
 
-    def __init__(self):
-        self.rows, self.fields, self.models = [], [], []
+    def __init__(self, classes: Sequence[str] = TWO_PHASES):
+        self.rows, self.reported = [], reported(classes)
+        self.fields, self.models = ({end: [] for end in self.reported} for _ in range(2))
 
     def add(self, one: _Read, found: Segmentation) -> None:
         """Add a micrograph's row."""
-        self.fields.append(fields_of(found.classes))
-        self.models.append(found.fractions[:, 1])
-        of_image = Fraction.of(self.fields[-1], self.models[-1])
         height, width = found.classes.shape
-        size = {"file": one.file.name, "height": height, "width": width, "pixel_size_nm": one.pixel_size_nm}
-        # Not the mean of the fields, which differ by some rows in size.
-        row = size | _columns(of_image, "512 px") | {"phase_fraction": float((found.classes > 0).mean())}
+        row = {"file": one.file.name, "height": height, "width": width, "pixel_size_nm": one.pixel_size_nm}
+        for end, phase in self.reported.items():
+            self.fields[end].append(fields_of(found.classes, phase))
+            self.models[end].append(found.fractions[:, phase])
+            row |= _columns(Fraction.of(self.fields[end][-1], self.models[end][-1]), "512 px", end)
+            # Not the mean of the fields, which differ by some rows in size.
+            row |= {f"phase_fraction{end}": float((found.classes == phase).mean())}
         sure = float(found.confidence.mean() / 255)
         self.rows.append(row | {"information_bar": one.information_bar, "confidence": sure})
 
@@ -209,24 +213,28 @@ class _Table:
         """Write the table, and print what it says of all micrographs."""
         if not self.rows:
             return
-        whole, field = of_specimen(self.fields, self.models)
         sure = float(np.mean([row["confidence"] for row in self.rows]))
         pixel_size, bar = (agreed(row[key] for row in self.rows) for key in ("pixel_size_nm", "information_bar"))
-        size = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": pixel_size}
-        write_csv(path, [*self.rows, size | _columns(whole, field) | {"information_bar": bar, "confidence": sure}])
-        print(f"{path}: {sentence(whole, field)}")
+        row = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": pixel_size}
+        said = []
+        for end in self.reported:
+            whole, field = of_specimen(self.fields[end], self.models[end])
+            row |= _columns(whole, field, end)
+            said.append(f"{path}: {sentence(whole, field, end[1:])}")
+        write_csv(path, [*self.rows, row | {"information_bar": bar, "confidence": sure}])
+        print("\n".join(said))
 
 
-def _columns(fraction: Fraction, field: str) -> dict:
+def _columns(fraction: Fraction, field: str, end: str) -> dict:
     return {
-        "phase_fraction": fraction.mean,
+        f"phase_fraction{end}": fraction.mean,
         "fields": fraction.fields,
         "field": field,
-        "std_fields": fraction.std,
-        "ci95": fraction.ci95,
-        "relative_accuracy": fraction.relative_accuracy,
-        "std_models": fraction.std_models,
-        "ci95_with_models": fraction.ci95_with_models,
+        f"std_fields{end}": fraction.std,
+        f"ci95{end}": fraction.ci95,
+        f"relative_accuracy{end}": fraction.relative_accuracy,
+        f"std_models{end}": fraction.std_models,
+        f"ci95_with_models{end}": fraction.ci95_with_models,
     }
 
 

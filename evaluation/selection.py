@@ -26,7 +26,7 @@ from common.limits import IGNORED
 from common.seeds import generator
 from data.masks import phase_fraction
 from data.selection_file import write_selection
-from data.store import Store, store_path
+from data.store import Store, phase_of, store_path
 from evaluation.members import fit_to_domain, load_member
 from evaluation.scoring import Predictor, ensemble
 from models import classes
@@ -39,10 +39,11 @@ LEAST = 0.25  # fraction that is left where no number is given: a few tiles of t
 _STEEPEST, _HALVINGS = 1e4, 60
 
 
-def pseudo_fractions(predictor: Predictor, store: Store, tiles: np.ndarray) -> np.ndarray:
-    """Foreground fraction of each tile's pseudo-label, float64 (n,), over its centre region within the micrograph.
+def pseudo_fractions(predictor: Predictor, store: Store, tiles: np.ndarray, phase: int = 1) -> np.ndarray:
+    """Fraction of a phase in each tile's pseudo-label, float64 (n,), over its centre region within the micrograph.
 
-    The context of neighbouring tiles and the mirrored padding do not count: every pixel of a micrograph counts once.
+    By default it is that of the foreground. The context of neighbouring tiles and the mirrored padding do not count:
+    every pixel of a micrograph counts once.
     predictor: image uint8 (h, w) -> probabilities (C, h, w). tiles: int64 (n,) of a store; no mask of it is read.
     """
     fractions = np.empty(len(tiles))
@@ -51,7 +52,7 @@ def pseudo_fractions(predictor: Predictor, store: Store, tiles: np.ndarray) -> n
         label = classes(predictor(store.image(micrograph)))
         for place in np.flatnonzero(owners == micrograph):
             row, column = store.tile_position[tiles[place]]
-            fractions[place] = label[row : row + store.tile, column : column + store.tile].mean()
+            fractions[place] = (label[row : row + store.tile, column : column + store.tile] == phase).mean()
     return fractions
 
 
@@ -173,6 +174,7 @@ def select(options: argparse.Namespace) -> None:
     choose_algorithms(deterministic=False, amp="off")  # inference is in float32
     device = choose_device(options.device)
     store = Store(path, labels=False)
+    phase = phase_of(options.phase, store.classes)
     tiles = store.training_tiles(options.fold, labelled=False)
     if not len(tiles):
         raise InputError(f"{path}: has no training tile to choose from. Add micrographs outside the test set.")
@@ -180,14 +182,14 @@ def select(options: argparse.Namespace) -> None:
     members = [load_member(run, options.checkpoint, device) for run in options.runs]
     for member in members:
         fit_to_domain(member, store, False, device)
-    fractions = pseudo_fractions(ensemble([member.predictor(device) for member in members]), store, tiles)
+    fractions = pseudo_fractions(ensemble([member.predictor(device) for member in members]), store, tiles, phase)
     chosen = _chosen(path, "training tiles by pseudo-label", fractions, options.mean, options.tiles, options.seed)
     made_by = {
         "runs": [str(member.run) for member in members], "checkpoint": options.checkpoint, "mean": options.mean,
         "tiles": options.tiles, "fold": options.fold, "seed": options.seed, "test_mean": options.test_mean,
         "test_images": options.test_images, "mean_before": float(fractions.mean()),
         "mean_reached": float(fractions[chosen].mean()),
-    }  # fmt: skip
+    } | ({"phase": options.phase} if options.phase else {})  # fmt: skip
     by_tile = dict(zip(tiles[chosen].tolist(), fractions[chosen].tolist(), strict=True))
     write_selection(out, store, by_tile, test, made_by)
     kept = np.isin(np.arange(len(tiles)), chosen)
@@ -208,7 +210,8 @@ def _choose_test(store: Store, options: argparse.Namespace) -> list[str]:
     if not test:
         raise InputError(f"{store.path}: has no test micrograph. Name some in domains.toml, or leave --test-mean out.")
     test = [index for index in test if np.any(store.mask(index) != IGNORED)]
-    fractions = np.array([phase_fraction(store.mask(index)) for index in test])
+    phase = phase_of(options.phase, store.classes)
+    fractions = np.array([phase_fraction(store.mask(index), phase) for index in test])
     name = "test micrographs by label"
     chosen = _chosen(store.path, name, fractions, options.test_mean, options.test_images, options.seed)
     return [store.micrographs[test[place]].name for place in chosen]
@@ -238,6 +241,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--domain", required=True, help="target whose training tiles are chosen")
     parser.add_argument("--fold", type=int, help="leave out this fold too, where the target itself has folds")
     parser.add_argument("--mean", type=float, required=True, help="wanted mean phase fraction of the tiles, 0 .. 1")
+    parser.add_argument("--phase", metavar="NAME", help="whose fraction it is (default, of two: the foreground)")
     parser.add_argument("--tiles", type=int, help="how many tiles (default: as many as possible)")
     parser.add_argument("--test-mean", type=float, help="choose test micrographs of this mean, by their labels")
     parser.add_argument("--test-images", type=int, help="how many of them (default: as many as possible)")

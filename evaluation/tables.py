@@ -30,6 +30,7 @@ from training.configuration import digest_of
 from training.experiments import EXPERIMENTS
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
+_OF_PHASES = ("iou_", "phase_fraction_")  # beginnings of the measures that follow, of phases with names
 # Methods: (runs of a seed, variant of their scores). `transductive` adapts to the images that are scored too, without
 # their labels, `control` is adaptation without adversary, `oracle` a model trained on target labels.
 METHODS = {
@@ -110,14 +111,17 @@ def overview(folder: Path | str, scores: list[dict]) -> report.TextTable:
 
 def long_rows(scores: list[dict]) -> list[dict]:
     """One dict for each experiment, variant, checkpoint and domain, fractions of 1: the content of scores.csv."""
+    named = [name for score in scores for name in score if name.startswith(_OF_PHASES)]
+    two = any("iou_foreground" in score for score in scores)
+    measures = dict.fromkeys([*(MEASURES if two else MEASURES[:2]), *named])
     rows = []
     for (experiment, variant, checkpoint, configuration), of_domain in sorted(grouped(scores).items()):
         for domain, group in sorted(of_domain.items()):
             row = {"experiment": experiment, "variant": variant, "checkpoint": checkpoint, "domain": domain}
             row["configuration"] = configuration
             row["runs"] = len(group)
-            for name in MEASURES:
-                row[f"{name}_mean"], row[f"{name}_std"], _ = mean_std(score[name] for score in group)
+            for name in measures:
+                row[f"{name}_mean"], row[f"{name}_std"], _ = mean_std(score.get(name) for score in group)
             rows.append(row)
     return rows
 
@@ -185,16 +189,19 @@ def demo_summary(folder: Path | str) -> dict:
     scores = demo_scores(folder)
 
     def mean(domain: str, method: str, name: str) -> float | None:
-        return mean_std(score[name] for score in scores[domain][method].values())[0]
+        return mean_std(score.get(name) for score in scores[domain][method].values())[0]
 
+    ends = _reported(scores)
     targets, judged = {}, [expectations(seed) for seed in _seeds(folder)]
     for domain in scores:
         if domain == "source" or "generalization" not in scores[domain]:
             continue
-        targets[domain] = {"label_phase_fraction": mean(domain, "generalization", "phase_fraction_label")}
+        labelled = {f"label_phase_fraction{end}": f"phase_fraction_label{end}" for end in ends}
+        targets[domain] = {k: mean(domain, "generalization", name) for k, name in labelled.items()}
         for method in SUMMARISED:
             if method in scores[domain]:
-                names = {"miou": "miou", "rdt": "rdt", "phase_fraction": "phase_fraction_predicted"}
+                names = {"miou": "miou", "rdt": "rdt"}
+                names |= {f"phase_fraction{end}": f"phase_fraction_predicted{end}" for end in ends}
                 targets[domain][method] = {k: mean(domain, method, name) for k, name in names.items()}
                 expected = mean_std(of[domain, method] for of in judged if (domain, method) in of)[0]
                 targets[domain][method] |= {} if expected is None else {"expected_miou": expected}
@@ -232,7 +239,10 @@ def demo_methods(scores: dict[str, dict[str, dict]]) -> list[str]:
 
 def demo_table(scores: dict[str, dict[str, dict]]) -> report.TextTable:
     """Header and rows of the demonstration, in percent; methods that were not run have empty cells."""
-    header = ["domain", "method", "mIoU [%]", "RDT [%]", "phase fraction [%]", "label [%]", "seeds"]
+    ends = _reported(scores)
+    fractions = [f"phase_fraction_{kind}{end}" for end in ends for kind in ("predicted", "label")]
+    named = [name for end in ends for name in (f"{end[1:] or 'phase fraction'} [%]", "label [%]")]
+    header = ["domain", "method", "mIoU [%]", "RDT [%]", *named, "seeds"]
     rows = []
     for domain, scored in scores.items():
         for method in demo_methods(scores):
@@ -240,9 +250,16 @@ def demo_table(scores: dict[str, dict[str, dict]]) -> report.TextTable:
                 continue
             group = scored.get(method, {}).values()
             name = "supervised" if (domain, method) == ("source", "generalization") else method
-            cells = [percent(s[key] for s in group) for key in ("miou", "rdt", *MEASURES[4:])]
+            cells = [percent(s.get(key) for s in group) for key in ("miou", "rdt", *fractions)]
             rows.append([domain, name, *cells, str(len(group)) if group else ""])
     return header, rows
+
+
+def _reported(scores: dict[str, dict[str, dict]]) -> list[str]:
+    """Ends of the names under which phase fractions stand in the scores of the demonstration."""
+    kind = "phase_fraction_predicted"
+    each = (score for scored in scores.values() for of_seed in scored.values() for score in of_seed.values())
+    return list(dict.fromkeys(key.removeprefix(kind) for score in each for key in score if key.startswith(kind)))
 
 
 def _seeds(folder: Path | str) -> list[Path]:

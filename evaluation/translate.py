@@ -25,15 +25,15 @@ from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_image
 from data.store import Store, StoreWriter, store_path
 from evaluation.before_after import JPEG_QUALITY
-from evaluation.figures import LEGEND, grid, overlay
+from evaluation.figures import grid, legend_of, overlay
 from evaluation.inference import predict
-from evaluation.metrics import Confusion
 from evaluation.scoring import Predictor, score
+from evaluation.validation import miou_of_all
 from models import Segmenter, classes
 from models.translator import Generator, Translators
 from training import checkpoint
 from training.device import choose_algorithms, choose_device
-from training.distributed import Processes, total
+from training.distributed import Processes
 from training.network import frozen_reference
 
 
@@ -58,7 +58,7 @@ def miou_of_translated(
     micrographs = source.validation_micrographs(fold)[processes.rank :: processes.world]
     predictor = segmented_as_translated(translators.to_target, reference, source, processes.device)
     confusion, _ = score(predictor, source, micrographs)
-    return Confusion(*total([confusion.tp, confusion.fp, confusion.fn, confusion.tn], processes)).miou
+    return miou_of_all(confusion, processes)
 
 
 @exits_cleanly
@@ -130,7 +130,7 @@ def draw(
     for number, micrograph in enumerate(micrographs):
         image, mask = source.image(micrograph), source.mask(micrograph)
         translated = translate(generator, image, source, device)
-        errors = overlay(translated, classes(predict(reference, translated, **cut)), mask)
+        errors = overlay(translated, classes(predict(reference, translated, **cut)), mask, source.classes)
         real = target.image(int(np.unique(others)[number % len(np.unique(others))]))
         side = [min(one.shape[k] for one in (image, real)) for k in range(2)]
         shown = [one[: side[0], : side[1]] for one in (image, translated, errors, real)]
@@ -142,7 +142,7 @@ def draw(
         )
         rows.append(list(zip(names, shown, strict=True)))
     drawn = io.BytesIO()
-    grid(drawn, rows, LEGEND)
+    grid(drawn, rows, legend_of(source.classes, errors=True))
     write_image(
         path, cv2.imdecode(np.frombuffer(drawn.getvalue(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1], JPEG_QUALITY
     )

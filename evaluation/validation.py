@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common.errors import make_folder
 from data.store import Store
-from evaluation.figures import LEGEND, LEGEND_PREDICTION, overlay, panel
+from evaluation.figures import legend_of, overlay, panel
 from evaluation.inference import predict
 from evaluation.metrics import Confusion
 from evaluation.scoring import Predictor, score
@@ -26,7 +27,13 @@ def validate(model: torch.nn.Module, source: Store, fold: int, processes: Proces
     broadcast_buffers(model, processes)
     with _predicting(model, source, processes) as under:
         confusion, _ = score(under("source"), source, micrographs)
-    return Confusion(*total([confusion.tp, confusion.fp, confusion.fn, confusion.tn], processes)).miou
+    return miou_of_all(confusion, processes)
+
+
+def miou_of_all(confusion: Confusion, processes: Processes) -> float:
+    """mIoU of what all processes have counted."""
+    counts = total(confusion.counts.ravel().tolist(), processes)
+    return Confusion(np.array(counts).reshape(confusion.counts.shape)).miou
 
 
 def save_panel(
@@ -40,15 +47,16 @@ def save_panel(
         return
     make_folder(path.parent)
     first = source.validation_micrographs(fold)[0]
-    image = source.image(first)
+    image, names = source.image(first), source.classes
     with _predicting(model, source, processes) as under:
         prediction = classes(under("source")(image))
-        columns = [("source, held out", image), ("prediction", overlay(image, prediction, source.mask(first)))]
+        columns = [("source, held out", image), ("prediction", overlay(image, prediction, source.mask(first), names))]
         if target is not None:
             image = target.image(target.tile_micrograph[target.training_tiles(fold, labelled=False)[0]])
             prediction = classes(under("target")(image))
-            columns += [(f"{target.domain}, for training", image), ("prediction", overlay(image, prediction))]
-    panel(path, columns, legend=LEGEND if target is None else LEGEND + LEGEND_PREDICTION)
+            shown = overlay(image, prediction, classes=names)
+            columns += [(f"{target.domain}, for training", image), ("prediction", shown)]
+    panel(path, columns, legend_of(names, errors=True, prediction=target is not None))
 
 
 @contextmanager

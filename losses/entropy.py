@@ -19,7 +19,7 @@ def self_information(maps: Tensor) -> Tensor:
 
 
 def entropy_loss(logits: Tensor, power: float | None = None) -> Tensor:
-    """Mean normalised entropy of logits (N, 1, H, W) over all pixels (MinEnt). Returns a float32 scalar.
+    """Mean normalised entropy of logits (N, 1 or C, H, W) over all pixels (MinEnt). Returns a float32 scalar.
 
     power: take (entropy^2 + 1e-8)^power of each pixel, which above 1/2 heeds sure pixels less (FDA's Charbonnier
     penalty, Yang and Soatto, CVPR 2020).

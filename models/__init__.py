@@ -18,7 +18,7 @@ from models.batchnorm import (
 from models.classifier import Classifier
 from models.deeplabv2 import DeepLabV2, ResNetBackbone, SmallBackbone
 from models.discriminator import Discriminators
-from models.phases import classes, probabilities
+from models.phases import classes, logits_of, probabilities
 from models.segmenter import Segmenter
 from models.unet import UNet
 
@@ -34,6 +34,7 @@ __all__ = [
     "domain_batch_norm",
     "domain_in_use",
     "freeze_batch_norm",
+    "logits_of",
     "mix_statistics",
     "parameter_groups",
     "probabilities",
@@ -45,25 +46,25 @@ __all__ = [
 ]
 
 _BUILDERS = {
-    "deeplabv2_resnet101": lambda: DeepLabV2(ResNetBackbone(resnet.resnet101)),
-    "deeplabv2_resnet50": lambda: DeepLabV2(ResNetBackbone(resnet.resnet50)),
-    "deeplabv2_resnet18": lambda: DeepLabV2(ResNetBackbone(resnet.resnet18)),
-    "deeplabv2_small": lambda: DeepLabV2(SmallBackbone()),
+    "deeplabv2_resnet101": lambda phases: DeepLabV2(ResNetBackbone(resnet.resnet101), phases),
+    "deeplabv2_resnet50": lambda phases: DeepLabV2(ResNetBackbone(resnet.resnet50), phases),
+    "deeplabv2_resnet18": lambda phases: DeepLabV2(ResNetBackbone(resnet.resnet18), phases),
+    "deeplabv2_small": lambda phases: DeepLabV2(SmallBackbone(), phases),
     "unet_vgg16": UNet,
-    "unet_small": lambda: UNet(narrowing=8),
+    "unet_small": lambda phases: UNet(phases, narrowing=8),
 }
 MODELS = tuple(_BUILDERS)
 UNETS = ("unet_vgg16", "unet_small")  # without auxiliary head; their encoders can be pre-trained on a classification
 
 
-def build(name: str) -> Segmenter:
-    """The network `name` of MODELS, randomly initialised by torch's global generator.
+def build(name: str, phases: int = 2) -> Segmenter:
+    """The network `name` of MODELS for so many phases, randomly initialised by torch's global generator.
 
     InputError: unknown name.
     """
     if name not in _BUILDERS:
         raise InputError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
-    return _BUILDERS[name]()
+    return _BUILDERS[name](phases)
 
 
 def parameter_groups(model: Segmenter, learning_rate: float, backbone_factor: float = 0.1) -> list[dict]:

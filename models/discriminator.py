@@ -13,12 +13,12 @@ class Discriminators(nn.Module):
     between them and no normalisation.
     """
 
-    def __init__(self, levels: tuple[str, ...], width: int = 64):
+    def __init__(self, levels: tuple[str, ...], width: int = 64, phases: int = 2):
         super().__init__()
-        self.networks = nn.ModuleDict({level: _discriminator(width) for level in levels})
+        self.networks = nn.ModuleDict({level: _discriminator(phases, width) for level in levels})
 
     def forward(self, *of_domains: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Judge the maps of domains: level -> (N, 2, H, W) each, to level -> logits (N, 1, h, w) of 'this is target'.
+        """Judge the maps of domains: level -> (N, C, H, W) each, to level -> logits (N, 1, h, w) of 'this is target'.
 
         All levels and domains in one call, so that DDP sees one forward. InputError: maps under 32 pixels a side.
         """
@@ -34,9 +34,8 @@ class Discriminators(nn.Module):
         return self.networks[level](maps)
 
 
-def _discriminator(width: int) -> nn.Sequential:
+def _discriminator(channels: int, width: int) -> nn.Sequential:
     layers = []
-    channels = 2
     for outputs in (width, 2 * width, 4 * width, 8 * width):
         layers += [nn.Conv2d(channels, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         channels = outputs

@@ -1,8 +1,13 @@
-"""The two gates between logits and phases. Nothing else knows how many phases there are."""
+"""The gates between phases, logits and probabilities. Nothing else knows how many channels a phase has."""
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def channels(phases: int) -> int:
+    """Number of channels of the logits: one of two phases, else one a phase."""
+    return 1 if phases == 2 else phases
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -14,6 +19,13 @@ def probabilities(logits: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.sigmoid(torch.cat([-logits, logits], dim=1))
     return logits.softmax(dim=1)
+
+
+def logits_of(logits: Tensor, phase: int) -> Tensor:
+    """Logits (N, 1, H, W) or (N, C, H, W) -> those of one phase, (N, H, W)."""
+    if logits.shape[1] == 1:
+        return logits[:, 0] if phase else -logits[:, 0]
+    return logits[:, phase]
 
 
 def classes(probabilities: Tensor | np.ndarray, certain: float = 1.0) -> Tensor | np.ndarray:

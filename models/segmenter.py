@@ -38,8 +38,12 @@ class Network(nn.Module):
 class Segmenter(Network):
     """Base of the segmentation networks: forward(images) gives logits by level.
 
-    They are {"main": logits} or {"main": logits, "aux": logits}, each float32 (N, 1, H, W) at the input's size.
-    `levels` names them in this order.
+    They are {"main": logits} or {"main": logits, "aux": logits}, each float32 (N, 1, H, W) at the input's size, or
+    (N, C, H, W) of three phases and more. `levels` names them in this order.
     """
 
     levels: tuple[str, ...] = ("main",)
+
+    def __init__(self, phases: int):
+        super().__init__()
+        self.phases = phases

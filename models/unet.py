@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import vgg
 
+from models.phases import channels
 from models.segmenter import Segmenter
 
 DECODER_WIDTHS = (256, 128, 64, 32, 16)
@@ -17,9 +18,9 @@ class UNet(Segmenter):
     The layout is that of Segmentation Models PyTorch of 2021, which the study probably used.
     """
 
-    def __init__(self, narrowing: int = 1):
+    def __init__(self, phases: int = 2, narrowing: int = 1):
         """`narrowing`: divides the widths of all layers, for a small network of the same layout."""
-        super().__init__()
+        super().__init__(phases)
         self.backbone = VGG16Backbone(narrowing)
         widths, skips = ([width // narrowing for width in layer] for layer in (DECODER_WIDTHS, SKIP_WIDTHS))
         deepest = self.backbone.channels
@@ -28,7 +29,7 @@ class UNet(Segmenter):
             _convolutions(below + skip, width)
             for below, skip, width in zip((deepest, *widths[:-1]), skips, widths, strict=True)
         )
-        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], channels(phases), 3, padding=1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         full, *skips, bottom = self.backbone(self.normalise(images))

@@ -777,7 +777,7 @@ def _stores() -> Iterator[Fault]:
     yield bad(
         "other tiles than the source",
         smaller_tiles("labelled"),
-        "'tile': 32",
+        "tile 32 here, 48 there",
         source,
         "one domains.toml",
         commands=ADAPT,
@@ -1129,7 +1129,7 @@ def _evaluations() -> Iterator[Fault]:
         f"{both} --images target/images",
         "runs/t",
         "prepared otherwise",
-        "tile differ",
+        "tile 32 here, 48 there",
         spoil=other,
     )
     yield bad(

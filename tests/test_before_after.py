@@ -45,7 +45,7 @@ def test_the_picture_shows_both_predictions_and_the_scores(scored, stores, monke
         miou = 100 * json.loads((folder / "score.json").read_text())["miou"]
         assert f"mIoU {miou:.1f} %\nof 2 test micrographs" in text
         found = cv2.imread(str(folder / "predictions/m4.png"), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(shown, overlay(image, found))
+        assert np.array_equal(shown, overlay(image, found // 255))
 
     out = after / "pictures/both.jpg"
     run("-m", "evaluation.before_after", before, after, "--data", stores, "--domain", "labelled", "--out", out)

@@ -9,6 +9,7 @@ import torch
 
 import models
 from data.levels import grey_levels, matched
+from data.store import TWO_PHASES
 from evaluation.judge import judge as judging
 from evaluation.judge.advice import Tried, advise
 from evaluation.judge.calibration import Calibration, Expected
@@ -173,7 +174,7 @@ def choice_of(expected):
         ),
     )
     candidates = [Candidate(name, (members[name],)) for name in order]
-    return choose(judge, candidates, SimpleNamespace(domain="t"))
+    return choose(judge, candidates, SimpleNamespace(domain="t", classes=TWO_PHASES))
 
 
 def tried(remedy, miou):

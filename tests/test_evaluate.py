@@ -18,9 +18,9 @@ import models
 from common.arguments import first_contradiction
 from data.store import Store, store_path
 from evaluation import tables
+from evaluation.floors import otsu_floor
 from evaluation.inference import by_symmetries, predict, window_batches
 from evaluation.metrics import Confusion, rdt
-from evaluation.scoring import otsu_floor
 from evaluation.segment_folder import SPECIMEN
 from training import checkpoint
 from training.tracking import method_of
@@ -81,7 +81,7 @@ def probability(run, image):
 
 
 def counts(predictor, store, fold=0):
-    total = Confusion()
+    total = Confusion.none(2)
     for m in store.evaluation_micrographs(fold):
         total += Confusion.of(models.classes(predictor(store.image(m))), store.mask(m))
     return total
@@ -98,11 +98,11 @@ def test_a_score_is_that_of_the_whole_test_micrographs(tmp_path, stores, monkeyp
     store = Store(store_path(stores, "labelled"))
     expected = counts(lambda image: probability(supervised, image), store)
     assert (target["tp"], target["fp"], target["fn"], target["tn"]) == (
-        expected.tp, expected.fp, expected.fn, expected.tn,
+        expected.counts[1, 1], expected.counts[0, 1], expected.counts[1, 0], expected.counts[0, 0],
     )  # fmt: skip
-    assert 0 < expected.phase_fraction_predicted < 1
+    assert 0 < expected.predicted[1] < 1
     assert expected.pixels == 2 * 100 * 90, "scored on m4 and m5, without padding"
-    assert target["miou"] == expected.miou and target["iou"] == expected.iou()
+    assert target["miou"] == expected.miou and list(target["iou"].values()) == expected.iou()
     assert target["rdt"] == rdt(target["miou"], source["miou"]) and source["rdt"] == 0
     facts = ("domain", "variant", "checkpoint", "step", "images", "seed", "fold", "store_fingerprint")
     assert [target[key] for key in facts] == ["labelled", "plain", "last", 7, 2, 0, 0, store.fingerprint]
@@ -128,7 +128,7 @@ def test_an_adapted_model_uses_the_target_statistics_on_its_target_only(tmp_path
 
     for name, domain in (("labelled", "target"), ("source", "source")):
         assert call(monkeypatch, adapted, "--data", stores, "--domain", name) == 0
-        assert score_of(adapted / "evaluation" / name)["tp"] == with_statistics(domain, name).tp
+        assert score_of(adapted / "evaluation" / name)["tp"] == with_statistics(domain, name).counts[1, 1]
     assert with_statistics("source", "labelled") != with_statistics("target", "labelled")
 
 
@@ -154,8 +154,8 @@ def test_symmetries_and_statistics_of_a_micrograph_are_scores_of_their_own(tmp_p
         assert call(monkeypatch, *score, *options) == 0
         found[variant] = score_of(run / f"evaluation/labelled.{variant}")
         expected = counts(lambda image, settings=settings: predictor(image, **settings), store)
-        assert (found[variant]["variant"], found[variant]["tp"]) == (variant, expected.tp)
-    assert len({one["tp"] for one in found.values()} | {counts(predictor, store).tp}) == 4
+        assert (found[variant]["variant"], found[variant]["tp"]) == (variant, expected.counts[1, 1])
+    assert len({one["tp"] for one in found.values()} | {counts(predictor, store).counts[1, 1]}) == 4
     assert call(monkeypatch, *score, "--ensemble", "--out", tmp_path / "ensemble", *both) == 0
     assert score_of(tmp_path / "ensemble")["variant"] == "ensemble.adabn-image-0.5.tta"
     assert score_of(tmp_path / "ensemble")["tp"] == found["adabn-image-0.5.tta"]["tp"]
@@ -176,7 +176,7 @@ def test_what_excludes_symmetries_and_statistics_of_a_micrograph_is_said(tmp_pat
             assert one[0] in capsys.readouterr().err
     assert call(monkeypatch, *score, "--adabn", "--adabn-by-image", 0.5) == 2
     assert "give one of them" in capsys.readouterr().err
-    monkeypatch.setattr(models, "build", lambda name: WithoutNorm())
+    monkeypatch.setattr(models, "build", lambda name, phases: WithoutNorm())
     torch.save({**checkpoint.load(run), "model": WithoutNorm().state_dict()}, run / "last.pt")
     assert call(monkeypatch, *score, "--adabn-by-image", 0.5) == 2
     assert "has no batch norm, --adabn-by-image changes nothing" in capsys.readouterr().err
@@ -201,7 +201,7 @@ def test_adabn_and_otsu_are_scores_of_their_own(tmp_path, stores, monkeypatch):
     store = Store(store_path(stores, "labelled"))
     scores = {name: score_of(supervised / f"evaluation/labelled{name}") for name in ("", ".adabn", ".otsu")}
     floor = otsu_floor(store, store.evaluation_micrographs(0))
-    assert scores[".otsu"]["tp"] == counts(floor, store).tp
+    assert scores[".otsu"]["tp"] == counts(floor, store).counts[1, 1]
     assert scores[".otsu"]["miou"] >= counts(lambda image: 1 - floor(image), store).miou
     assert scores[".adabn"]["variant"] == "adabn" and scores[".adabn"]["tp"] != scores[""]["tp"]
     model, _ = checkpoint.load_model(supervised)
@@ -209,7 +209,7 @@ def test_adabn_and_otsu_are_scores_of_their_own(tmp_path, stores, monkeypatch):
     batches = np.array_split(tiles, -(-len(tiles) // 16))
     images = (torch.from_numpy(np.stack([store.tile_image(i) for i in batch])[:, None]) for batch in batches)
     models.reestimate_statistics(model, images)
-    assert scores[".adabn"]["tp"] == counts(lambda image: predict(model, image, 48, 8), store).tp
+    assert scores[".adabn"]["tp"] == counts(lambda image: predict(model, image, 48, 8), store).counts[1, 1]
 
 
 def test_an_ensemble_averages_probabilities(tmp_path, stores, monkeypatch):
@@ -221,7 +221,7 @@ def test_an_ensemble_averages_probabilities(tmp_path, stores, monkeypatch):
     store = Store(store_path(stores, "labelled"))
     expected = counts(lambda image: np.mean([probability(run, image) for run in runs], axis=0), store)
     score = score_of(out)
-    assert (score["variant"], score["tp"], score["tn"]) == ("ensemble", expected.tp, expected.tn)
+    assert (score["variant"], score["tp"], score["tn"]) == ("ensemble", expected.counts[1, 1], expected.counts[0, 0])
 
 
 def test_runs_of_different_folds_are_no_ensemble_on_the_source(tmp_path, stores, monkeypatch, capsys):
@@ -274,7 +274,7 @@ def test_a_selection_is_scored_beside_the_whole_test_set(tmp_path, stores, monke
     assert call(monkeypatch, *options, "--selection", file) == 0
     score = score_of(supervised / "evaluation/labelled.selected-common")
     expected = Confusion.of(models.classes(probability(supervised, store.image(5))), store.mask(5))
-    assert (score["variant"], score["images"], score["tp"]) == ("selected-common", 1, expected.tp)
+    assert (score["variant"], score["images"], score["tp"]) == ("selected-common", 1, expected.counts[1, 1])
     assert call(monkeypatch, *options, "--selection", file, "--adabn") == 2
     file.write_text(json.dumps(entries | {"micrographs": []}))
     assert call(monkeypatch, *options, "--selection", file) == 2

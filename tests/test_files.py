@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.files import read_grey, replacing, write_file, write_image
+from common.files import replacing, write_file
+from data.pictures import read_classes, write_classes
 from training import checkpoint
 
 
@@ -25,15 +26,16 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_beside_it(tmp_path):
         write_file(path / "b", "new")
 
 
-def test_a_picture_is_read_back_from_any_path(tmp_path):
+def test_a_mask_is_read_back_from_any_path(tmp_path):
     """Also from one that is no UTF-8, on which cv2.imread crashes."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gef\xfcge.png"))
-    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    write_image(path, picture)
-    np.testing.assert_array_equal(read_grey(path), picture)
-    for damage in (path.read_bytes()[:40], b""):
-        path.write_bytes(damage)
-        assert read_grey(path) is None
+    for classes in (("matrix", "phase"), ("matrix", "phase", "another")):
+        mask = (np.arange(64, dtype=np.uint8) % len(classes)).reshape(8, 8)
+        write_classes(path, mask, classes)
+        np.testing.assert_array_equal(read_classes(path), mask)
+        for damage in (path.read_bytes()[:40], b""):
+            path.write_bytes(damage)
+            assert read_classes(path) is None
 
 
 def test_what_was_there_may_be_kept(tmp_path):

@@ -36,7 +36,7 @@ def cam(model, store, m, layer=None):
     image = store.image(m)
     foreground = models.classes(predict(model, image, store.tile, store.overlap))
     module = gradcam.find_layer(model, layer or gradcam.default_layer(model))
-    return gradcam.foreground_map(model, module, image, foreground, store.overlap)
+    return gradcam.phase_map(model, module, image, foreground, store.overlap)
 
 
 def correlation(one, other):
@@ -49,7 +49,7 @@ def test_it_is_the_activation_weighted_by_the_mean_gradient(stores):
     store = Store(store_path(stores, "source"))
     model, image = frozen("deeplabv2_small"), store.image(0)
     foreground = store.mask(0) > 0
-    found = gradcam.foreground_map(model, model.backbone.stage2, image, foreground, 8)
+    found = gradcam.phase_map(model, model.backbone.stage2, image, foreground, 8)
     padded = torch.from_numpy(np.pad(image, 8, mode="reflect"))[None, None]
     features = model.backbone.stage1(model.backbone.stem(model.normalise(padded)))
     activation = model.backbone.stage2(features).detach().requires_grad_()
@@ -67,8 +67,8 @@ def test_every_network_has_a_layer_to_look_at(stores, name):
     store = Store(store_path(stores, "source"))
     model, image = frozen(name), store.image(0)
     layer = gradcam.find_layer(model, gradcam.default_layer(model))
-    found = gradcam.foreground_map(model, layer, image, np.ones_like(image, bool), 8)
-    nothing = gradcam.foreground_map(model, layer, image, np.zeros_like(image, bool), 8)
+    found = gradcam.phase_map(model, layer, image, np.ones_like(image, bool), 8)
+    nothing = gradcam.phase_map(model, layer, image, np.zeros_like(image, bool), 8)
     assert found.shape == image.shape and (found >= 0).all() and not nothing.any()
     assert "layer3" in gradcam.default_layer(frozen("deeplabv2_resnet18"))
 
@@ -129,9 +129,9 @@ def test_of_a_large_micrograph_the_middle_is_looked_at(stores, monkeypatch):
     store = Store(store_path(stores, "source"))
     monkeypatch.setattr(gradcam, "LARGEST", 60)
     model, image = frozen("deeplabv2_small"), store.image(0)
-    found = gradcam.foreground_map(model, model.backbone.stage2, image, np.ones_like(image, bool), 8)
+    found = gradcam.phase_map(model, model.backbone.stage2, image, np.ones_like(image, bool), 8)
     assert found.shape == image.shape and np.isfinite(found).sum() == 60 * 60
-    middle = gradcam.foreground_map(model, model.backbone.stage2, image[20:80, 15:75], np.ones((60, 60), bool), 8)
+    middle = gradcam.phase_map(model, model.backbone.stage2, image[20:80, 15:75], np.ones((60, 60), bool), 8)
     assert np.array_equal(found[20:80, 15:75], middle)
 
 

@@ -221,7 +221,7 @@ def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
         assert 0.5 <= float(row[-1]) == pytest.approx(found.confidence.mean() / 255)
         np.testing.assert_array_equal(cv2.imread(str(out / "masks" / name), cv2.IMREAD_UNCHANGED), mask)
         shown = cv2.imread(str(out / "overlays" / name))[..., ::-1]
-        np.testing.assert_array_equal(shown, overlay(picture, mask))
+        np.testing.assert_array_equal(shown, overlay(picture, mask // 255))
         assert cv2.imread(str(out / "confidence" / name)).shape == (*picture.shape, 3)
 
 

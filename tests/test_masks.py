@@ -213,7 +213,7 @@ def test_ignored_pixels_count_in_no_score_loss_and_fraction():
     label, predicted = rng.integers(0, 2, (2, 40, 40)).astype(np.uint8)
     ignored = rng.random((40, 40)) < 0.3
     masked = np.where(ignored, 255, label).astype(np.uint8)
-    assert Confusion.of(predicted, masked) == Confusion.of(predicted[~ignored], label[~ignored])
+    assert (Confusion.of(predicted, masked).counts == Confusion.of(predicted[~ignored], label[~ignored]).counts).all()
     assert phase_fraction(masked) == label[~ignored].mean()
     logits = torch.randn(1, 1, 40, 40)
     changed = torch.where(torch.from_numpy(ignored), 50.0, logits)

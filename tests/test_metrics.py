@@ -13,27 +13,35 @@ LABEL = np.array([[1, 0, 0], [1, 1, 0]], np.uint8)
 
 def test_measures_equal_a_count_by_hand():
     confusion = Confusion.of(PREDICTED, LABEL)
-    assert confusion == Confusion(tp=2, fp=1, fn=1, tn=2)
-    assert confusion.iou() == {"background": 2 / 4, "foreground": 2 / 4}
+    assert confusion.counts.tolist() == [[2, 1], [1, 2]]
+    assert confusion.iou() == [2 / 4, 2 / 4]
     assert confusion.miou == 0.5
-    assert confusion.phase_fraction_predicted == 3 / 6
-    assert confusion.phase_fraction_label == 3 / 6
+    assert confusion.predicted == confusion.labelled == [3 / 6, 3 / 6]
+
+
+def test_measures_of_three_phases_equal_a_count_by_hand():
+    label = np.array([[0, 0, 0, 1, 1, 2, 255]], np.uint8)
+    predicted = np.array([[0, 0, 1, 1, 1, 1, 2]], np.uint8)
+    confusion = Confusion.of(predicted, label, 4)
+    assert confusion.counts[:3, :3].tolist() == [[2, 1, 0], [0, 2, 0], [0, 1, 0]]
+    assert confusion.iou()[:3] == [2 / 3, 2 / 4, 0.0] and math.isnan(confusion.iou()[3])
+    assert confusion.miou == pytest.approx((2 / 3 + 2 / 4 + 0) / 3), "the fourth phase is nowhere"
+    assert confusion.labelled == [3 / 6, 2 / 6, 1 / 6, 0] and confusion.predicted == [2 / 6, 4 / 6, 0, 0]
 
 
 def test_counts_are_pooled_over_micrographs_not_averaged():
     all_right = Confusion.of(np.ones((10, 10)), np.ones((10, 10)))
     pooled = Confusion.of(PREDICTED, LABEL) + all_right
-    assert pooled == Confusion.of(
-        np.concatenate([PREDICTED.ravel(), np.ones(100)]), np.concatenate([LABEL.ravel(), np.ones(100)])
-    )
-    assert pooled.iou()["foreground"] == 102 / 104
+    both = (np.concatenate([array.ravel(), np.ones(100)]) for array in (PREDICTED, LABEL))
+    assert (pooled.counts == Confusion.of(*both).counts).all()
+    assert pooled.iou()[1] == 102 / 104
 
 
 def test_a_class_that_occurs_nowhere_has_no_iou_and_does_not_enter_the_mean():
     empty = Confusion.of(np.zeros((4, 4)), np.zeros((4, 4)))
-    assert math.isnan(empty.iou()["foreground"])
+    assert math.isnan(empty.iou()[1])
     assert empty.miou == 1.0
-    assert math.isnan(Confusion().miou) and math.isnan(Confusion().phase_fraction_label)
+    assert math.isnan(Confusion.none(2).miou) and math.isnan(Confusion.none(2).labelled[1])
 
 
 def test_a_class_predicted_but_not_labelled_scores_zero():

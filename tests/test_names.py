@@ -17,7 +17,8 @@ from common.errors import InputError
 from data.domains import read_domains
 from data.prepare import main, prepare_domain
 from data.store import Store, store_path
-from evaluation.scoring import ResultWriter, otsu_floor, score
+from evaluation.floors import otsu_floor
+from evaluation.scoring import ResultWriter, score
 from evaluation.segment_folder import SPECIMEN
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Gefüge") for form in ("NFC", "NFD"))

@@ -73,6 +73,7 @@ ARITHMETIC = {
     "lambda_entropy_aux": 0.5, "entropy_power": [2, "--lambda-entropy-main", 0.5], "looks": "fourier",
     "looks_share": [0.5, "--looks", "curves"], "looks_by_region": [None, "--looks", "convolutions"],
     "looks_beta": [0.2, "--looks", "fourier"], "transductive": None, "target": "unlabelled",
+    "class_weights": "balanced", "rare_class_sampling": None,
 }  # fmt: skip
 # The other options, each with the test that shows what it changes.
 ELSEWHERE = {

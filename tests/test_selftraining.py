@@ -15,7 +15,7 @@ from short_runs import differences, metrics, selftraining_arguments
 
 import models
 import train_selftraining
-from data.store import Store
+from data.store import TWO_PHASES, Store
 from data.tiles import BatchStream, LabelledTiles
 from data.views import TwoViews
 from evaluation.choose import members_of, with_teacher_as_model
@@ -197,16 +197,19 @@ def test_a_rare_unsure_phase_keeps_its_labels():
 
 
 def test_pseudo_labels_that_leave_the_starting_model_are_warned_of_once():
-    drift = Drift(2, from_model=True)
+    names = ("background", "foreground")
+    drift, labels = Drift(names, from_model=True), torch.zeros(2, 1, 10, 10, dtype=torch.uint8)
+    labels[:, :, 0, :9] = 1
     for step in range(30):
-        drift.add(torch.tensor([0.91, 0.09]), step)
+        found = [drift.observe(part, step, 0.5) for part in labels.split(1)]
+    assert found[0].keys() == {"pseudo_fraction_background", "pseudo_fraction_foreground"}
     said = []
     for fraction in [*np.linspace(0.09, 0.005, 40), *[0.005] * 20]:
-        said += drift.observe({"pseudo_fraction_0": 1 - fraction, "pseudo_fraction_1": fraction})
+        said += drift.warnings({"pseudo_fraction_background": 1 - fraction, "pseudo_fraction_foreground": fraction})
     assert len(said) == 1 and "had 9.0 %" in said[0] and "--surest" in said[0]
     assert drift.state_dict()["first"].tolist() == pytest.approx([0.91, 0.09])
-    other = Drift(2, from_model=False)
-    assert not [other.observe({"pseudo_fraction_0": 1.0, "pseudo_fraction_1": 0.0}) for _ in range(20)][-1]
+    other, values = Drift(names, from_model=False), {f"pseudo_fraction_{name}": 0.5 for name in names}
+    assert not [other.warnings(values) for _ in range(20)][-1]
 
 
 def test_views_show_the_same_places_and_depend_on_the_sample_alone(stores):
@@ -228,7 +231,7 @@ def test_an_adapted_run_is_gone_on_from_with_its_targets_statistics(stores, tmp_
         options = parse("train_selftraining", "", [*selftraining_arguments(stores, tmp_path / "x", "--pretraining",
                         tmp_path / "first"), "--target", target])  # fmt: skip
         processes = SimpleNamespace(world=1, device=torch.device("cpu"), is_main=True)
-        model, _ = train_selftraining.build_model(SimpleNamespace(**options), processes)
+        model, _ = train_selftraining.build_model(SimpleNamespace(**options), processes, TWO_PHASES)
         name = "backbone.stem.1.norms.{}.running_mean"
         assert torch.equal(model.state_dict()[name.format("target")], first[name.format(expected)])
         assert torch.equal(model.state_dict()[name.format("source")], first[name.format("source")])

@@ -13,6 +13,7 @@ import torch
 import models
 from common.errors import InputError
 from common.files import replacing
+from data.store import classes_of
 from training.weights import reason_of
 
 VERSION = 1
@@ -153,7 +154,7 @@ def load_model(path_or_run: Path | str, which: str = "last", network: str = "mod
             "checkpoint of a script that trains the other."
         )
     try:
-        model = models.build(name)
+        model = models.build(name, len(classes_of(state.get("preparation", {}))))
         if "target" in state["config"]:
             models.domain_batch_norm(model)
         model.load_state_dict(state[network])

@@ -57,10 +57,10 @@ class DiscriminatorView:
     def __call__(
         self, source: dict[str, Tensor], target: dict[str, Tensor], step: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Logits of both domains, level -> (N, 1, H, W), to maps, level -> (N, 2, H, W) or (N, 2, side, side).
+        """Logits of both domains, level -> (N, 1 or C, H, W), to maps, level -> (N, C, H, W) or (N, C, side, side).
 
-        A source patch lies at random. Of the target tile beside it that patch of a grid is taken whose fraction of
-        foreground in the main prediction is nearest to the source patch's. All levels show the same window. Gradients
+        A source patch lies at random. Of the target tile beside it that patch of a grid is taken whose fractions of
+        the phases in the main prediction are nearest to the source patch's. All levels show the same window. Gradients
         pass through. Several calls with one `step` are taken for consecutive parts of this process's batch.
         """
         source, target = ({k: probabilities(logits[k]) for k in self.levels} for logits in (source, target))
@@ -78,10 +78,10 @@ class DiscriminatorView:
         for of_source, of_target in zip(*fractions, strict=True):
             rng = generator(self.seed, "discriminator patch", step, self.place)
             self.place += 1
-            row, column = (int(rng.integers(size)) for size in of_source.shape)
-            rows, columns = (_grid(size, self.side, rng) for size in of_target.shape)
-            grid = of_target[rows][:, columns]
-            nearest = int((grid - of_source[row, column]).abs().argmin())
+            row, column = (int(rng.integers(size)) for size in of_source.shape[1:])
+            rows, columns = (_grid(size, self.side, rng) for size in of_target.shape[1:])
+            grid = of_target[:, rows][:, :, columns]
+            nearest = int((grid - of_source[:, row, column, None, None]).abs().sum(0).argmin())
             windows[0].append((row, column))
             windows[1].append((rows[nearest // len(columns)], columns[nearest % len(columns)]))
         return windows
@@ -97,13 +97,15 @@ def _each(function: Callable, levels: dict[str, Tensor], *more: object) -> dict[
 
 @torch.no_grad()
 def _window_fractions(maps: Tensor, side: int) -> Tensor:
-    """Foreground pixels of every window, int32 (N, H - side + 1, W - side + 1) on the CPU, of maps (N, 2, H, W).
+    """Pixels of each phase but the first in every window, int32 (N, C - 1, H - side + 1, W - side + 1) on the CPU.
 
-    Counts are integers, so that they are the same on every device. One transfer for the whole batch.
+    maps: (N, C, H, W). Counts are integers, so that they are the same on every device. One transfer for a whole batch.
     """
-    counts = torch.nn.functional.pad(classes(maps).int(), (1, 0, 1, 0)).cumsum(1).cumsum(2).int()
-    rows = counts[:, side:] - counts[:, :-side]
-    return (rows[:, :, side:] - rows[:, :, :-side]).cpu()
+    found = classes(maps)
+    found = torch.stack([found == phase for phase in range(1, maps.shape[1])], dim=1)
+    counts = torch.nn.functional.pad(found.int(), (1, 0, 1, 0)).cumsum(2).cumsum(3).int()
+    rows = counts[:, :, side:] - counts[:, :, :-side]
+    return (rows[..., side:] - rows[..., :-side]).cpu()
 
 
 def _grid(size: int, side: int, rng: np.random.Generator) -> list[int]:

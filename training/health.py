@@ -4,7 +4,13 @@ import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+from torch import Tensor
+
+from data.store import reported
+from models import probabilities
+
 _MEMORY = 0.9  # of the running means, in logging steps
+FRACTION = "target_phase_fraction"
 _PATIENCE = 10  # logging steps before the first judgement: the discriminators start blind by construction
 
 
@@ -48,12 +54,24 @@ class Health:
                     f"{name} is down at {mean:.3f}: the discriminator wins. Raise --lambda-adv-main and "
                     "--lambda-adv-aux, or lower --discriminator-learning-rate."
                 )
-        fraction = self.means.get("target_phase_fraction")
-        if fraction is not None and not 0.02 < fraction < 0.98:
+        for name, fraction in self.means.items():
+            of_phase = name.removeprefix(FRACTION)
+            # Of more phases than two a rare one may be as rare; one that is nearly everything is a collapse.
+            if of_phase == name or (fraction < 0.98 and (of_phase or fraction > 0.02)):
+                continue
             options = " and ".join(f"--{name.replace('_', '-')}" for name in self.acting)
             remedy = f"Lower {options}" if options else "No loss of this run adapts it: see what evaluation.gap says"
             found["fraction"] = (
-                f"the predicted phase fraction on the target is {fraction:.3f}: the model collapses to one class. "
-                f"{remedy}."
+                f"the predicted phase fraction{of_phase.replace('_', ' of ', 1)} on the target is {fraction:.3f}: the "
+                f"model collapses to one class. {remedy}."
             )
         return found
+
+
+def phase_fractions(logits: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
+    """Predicted area fractions of the target by their logged names: of two phases the second, else of each.
+
+    logits: (N, 1 or C, H, W).
+    """
+    maps = probabilities(logits)
+    return {f"{FRACTION}{suffix}": maps[:, phase].mean() for suffix, phase in reported(classes).items()}

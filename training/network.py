@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 import models
 from common.errors import InputError
+from data.store import TWO_PHASES
 from models.translator import RealOrTranslated, Translators
 from training import distributed
 from training.checkpoint import load_model
@@ -22,16 +24,18 @@ from training.weights import load_pretraining, load_target_statistics
 SINGLE_VALUE = "more than 1 value per channel"  # of torch's error where batch norm has nothing to take a variance of
 
 
-def build_model(options: SimpleNamespace, processes: Processes) -> tuple[nn.Module, Optimizer]:
+def build_model(
+    options: SimpleNamespace, processes: Processes, classes: Sequence[str] = TWO_PHASES
+) -> tuple[nn.Module, Optimizer]:
     """Build the segmentation model with its pre-trained weights and the batch norm asked for, and its optimizer.
 
-    A run that has a target gets batch-norm statistics for each domain. Every process draws the same initial weights
-    from `options.seed`.
+    classes: names of the phases that it tells apart, those of the source's store. A run that has a target gets
+    batch-norm statistics for each domain. Every process draws the same initial weights from `options.seed`.
     """
     _require_compiler(options, processes.device)
     torch.manual_seed(options.seed)
-    model = models.build(options.model)
-    _pretrain(model, options, processes)
+    model = models.build(options.model, len(classes))
+    _pretrain(model, options, processes, classes)
     if "target" in vars(options):
         models.domain_batch_norm(model)
         load_target_statistics(model, options.pretraining_file or options.pretraining, options.target)
@@ -55,7 +59,7 @@ def build_discriminators(
     """
     acts = any(getattr(options, f"lambda_adv_{level}") for level in model.levels)
     levels = model.levels if acts else ()
-    discriminators = _placed(models.Discriminators(levels, options.discriminator_width), processes)
+    discriminators = _placed(models.Discriminators(levels, options.discriminator_width, model.phases), processes)
     groups = [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}]
     return discriminators, [build_adam(groups, betas=(0.9, 0.99))] if acts else []
 
@@ -86,7 +90,7 @@ def build_classifier(options: SimpleNamespace, classes: int, processes: Processe
     _require_compiler(options, processes.device)
     torch.manual_seed(options.seed)
     model = models.Classifier(models.build(options.model), classes)
-    _pretrain(model, options, processes)
+    _pretrain(model, options, processes, TWO_PHASES)
     model = _placed(model, processes).train()
     return model, build_adam([{"params": model.parameters(), "lr": options.learning_rate}])
 
@@ -166,8 +170,8 @@ def _placed(module: nn.Module, processes: Processes) -> nn.Module:
     return module.to(processes.device, memory_format=torch.channels_last)
 
 
-def _pretrain(model: nn.Module, options: SimpleNamespace, processes: Processes) -> None:
-    load = partial(load_pretraining, model, options.model, options.pretraining_file or options.pretraining)
+def _pretrain(model: nn.Module, options: SimpleNamespace, processes: Processes, classes: Sequence[str]) -> None:
+    load = partial(load_pretraining, model, options.model, options.pretraining_file or options.pretraining, classes)
     # The main process says for all what is wrong with a file of weights.
     on_main_process(load, processes)
     if not processes.is_main:

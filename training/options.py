@@ -167,6 +167,15 @@ def _segmentation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone-factor", type=not_negative, default=0.1, help="on the backbone's learning rate")
     group.add_argument("--weight-decay", type=not_negative, default=0.0, help="of the segmentation model")
     group.add_argument("--lambda-aux", type=not_negative, default=0.1, help="weight of the auxiliary head's loss")
+    group.add_argument(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="of the phases in the loss; balanced: by the inverse square root of their frequency",
+    )
+    group.add_argument(
+        "--rare-class-sampling", action="store_true", help="draw source tiles that hold a rare phase more often"
+    )
 
 
 def _adversary(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,22 @@
 """The tiles of a run's domains: opened, checked against each other, and what of them belongs to the run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
+import torch
+from torch import Tensor
+
 from common.errors import InputError
+from common.limits import IGNORED
 from data.domains import TOO_FEW_ANNOTATED
 from data.looks import OF_SOURCE, Fourier, Histogram, Looks, levels_by_micrograph
+from data.rare import balanced, phase_pixels
 from data.selection_file import read_selection
-from data.store import Store, store_path
+from data.store import Store, differences, store_path
 from data.tiles import LabelledTiles, UnlabelledTiles
 from data.views import TwoViews
 from models.discriminator import SMALLEST_INPUT
+from training.distributed import Processes
 from training.weights import trained_on
 
 # How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
@@ -24,7 +30,23 @@ def labelled_tiles(options: SimpleNamespace, target: UnlabelledTiles | None = No
     """
     store = Store(store_path(options.data, options.source))
     looks = None if vars(options).get("looks", "none") == "none" else _looks(options, store, target)
-    return LabelledTiles(store, options.fold, options.augmentation, options.seed, looks)
+    rare = vars(options).get("rare_class_sampling", False)
+    return LabelledTiles(store, options.fold, options.augmentation, options.seed, looks, rare)
+
+
+def pixel_weights(
+    options: SimpleNamespace, source: LabelledTiles, processes: Processes
+) -> Callable[[Tensor], Tensor | None]:
+    """Make the function from masks (N, 1, h, w) to the weight of each pixel in the loss; to None, where all are alike.
+
+    --class-weights balanced: the rarer a phase is in the training tiles, the more it weighs.
+    """
+    if vars(options).get("class_weights", "none") == "none":
+        return lambda masks: None
+    weights = torch.zeros(IGNORED + 1)
+    weights[: source.store.phases] = torch.from_numpy(balanced(phase_pixels(source.store, source.tiles)))
+    weights = weights.to(processes.device)
+    return lambda masks: weights[masks.long()]
 
 
 def _looks(options: SimpleNamespace, source: Store, target: UnlabelledTiles | None) -> Looks:
@@ -99,10 +121,10 @@ def _trained_on(options: SimpleNamespace, stores: Sequence[Store]) -> dict[str, 
 def _check(options: SimpleNamespace, stores: Sequence[Store]) -> None:
     source = stores[0]
     for store in stores:
-        if store.preparation != source.preparation:
+        if different := differences(store.preparation, source.preparation, "here", "there"):
             raise InputError(
-                f"{store.path}: prepared as {store.preparation}, {source.path} as {source.preparation}. Prepare both "
-                "from one domains.toml."
+                f"{store.path}: prepared otherwise than {source.path} ({different}). Prepare both from one "
+                "domains.toml."
             )
         if store.tile + 2 * store.overlap < SMALLEST_INPUT:
             raise InputError(

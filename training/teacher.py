@@ -3,6 +3,7 @@ Valpola, NeurIPS 2017)."""
 
 import copy
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import models
 from losses import centre, sure_labels
 
+_FRACTION = "pseudo_fraction_"
 _FIRST = 20  # updates whose pseudo-labels are those of the starting model
 _MEMORY = 0.9  # of the running mean, in logging steps
 _PATIENCE = 10  # logging steps before the first judgement
@@ -51,36 +53,40 @@ def pseudo_labels(
 class Drift(nn.Module):
     """Phase fractions of the first pseudo-labels, kept with the run, and a warning where later ones leave them."""
 
-    def __init__(self, phases: int, from_model: bool):
+    def __init__(self, classes: Sequence[str], from_model: bool):
         """from_model: the run starts from a trained model, which has an opinion of the target."""
         super().__init__()
-        self.register_buffer("first", torch.zeros(phases))
-        self.phases, self.from_model = phases, from_model
+        self.register_buffer("first", torch.zeros(len(classes)))
+        self.classes, self.from_model = classes, from_model
         self.now: list[float] = []
         self.observed, self.warned = 0, False
 
-    def add(self, fractions: Tensor, step: int) -> None:
-        """Take the phase fractions (C,) of the pseudo-labels of update number `step`, from 0 on."""
-        if step < _FIRST:
-            self.first += fractions.float() / _FIRST
+    def observe(self, labels: Tensor, step: int, weight: float) -> dict[str, Tensor]:
+        """Take pseudo-labels (N, 1, h, w), a part of those of update number `step`, from 0 on, with this weight.
 
-    def observe(self, values: dict[str, float]) -> list[str]:
-        """Warn, once, where the running mean of logged fractions, one a phase, has left what the first ones were."""
-        fractions = [values[f"pseudo_fraction_{phase}"] for phase in range(self.phases)]
+        Returns their phase fractions by logged name.
+        """
+        fractions = torch.stack([(labels == phase).float().mean() for phase in range(len(self.classes))])
+        if step < _FIRST:
+            self.first += weight * fractions / _FIRST
+        return {_FRACTION + name: value for name, value in zip(self.classes, fractions, strict=True)}
+
+    def warnings(self, values: dict[str, float]) -> list[str]:
+        """Warn, once, where the running mean of logged fractions has left what the first ones were."""
+        fractions = [values[_FRACTION + name] for name in self.classes]
         self.now = [_MEMORY * a + (1 - _MEMORY) * b for a, b in zip(self.now or fractions, fractions, strict=True)]
-        apart = [abs(math.log(_odds(a) / _odds(b))) for a, b in zip(self.now, self.first.tolist(), strict=True)]
-        left = [phase for phase in range(self.phases) if apart[phase] > math.log(_APART)]
         self.observed += 1
-        if not (left and self.from_model) or self.warned or self.observed < _PATIENCE:
+        if self.warned or not self.from_model or self.observed < _PATIENCE:
             return []
-        self.warned = True
-        shares = ", ".join(
-            f"phase {phase} has {100 * self.now[phase]:.1f} % of the pixels, and had {100 * self.first[phase]:.1f} %"
-            for phase in left
-        )
-        return [
-            f"the pseudo-labels leave those of the starting model: {shares}. Look at panels/. Where a phase vanishes, "
-            "give --surest 0.5, or a lower --lambda-mixed and --lambda-masked."
+        shares = [
+            f"{name} has {100 * now:.1f} % of the pixels, and had {100 * first:.1f} %"
+            for name, now, first in zip(self.classes, self.now, self.first.tolist(), strict=True)
+            if abs(math.log(_odds(now) / _odds(first))) > math.log(_APART)
+        ]
+        self.warned = bool(shares)
+        return shares and [
+            f"the pseudo-labels leave those of the starting model: {', '.join(shares)}. Look at panels/. Where a phase "
+            "vanishes, give --surest 0.5, or a lower --lambda-mixed and --lambda-masked."
         ]
 
 

@@ -1,6 +1,7 @@
 """Starting weights: ImageNet's from torchvision, or a file of the user's (paper 2.3)."""
 
 import fcntl
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +12,7 @@ from torchvision import models as torchvision_models
 
 from common.errors import InputError
 from common.files import sha256_of
+from data.store import TWO_PHASES, classes_of
 from models.batchnorm import without_domains
 from models.segmenter import Network
 
@@ -25,13 +27,14 @@ CLASSIFIER = ("fc.", "classifier.")
 REMEDY = "Choose the --model that the file was saved from, or another file"
 
 
-def load_pretraining(model: Network, name: str, pretraining: str) -> None:
+def load_pretraining(model: Network, name: str, pretraining: str, classes: Sequence[str] = TWO_PHASES) -> None:
     """Load starting weights into `model`, the network called `name`, before any per-domain batch norm.
 
     pretraining: 'random' leaves the model alone; 'imagenet' fills the backbone from torchvision's weights;
     else it is a file: a torchvision state dict fills the backbone, a checkpoint of ours the whole model.
     From a checkpoint with statistics per domain, the source's are taken. What is left unused is printed.
-    InputError: no such weights or file, or keys or shapes that differ from the model's.
+    classes: names of the phases that the model is to tell apart.
+    InputError: no such weights or file, keys or shapes that differ from the model's, or a checkpoint of other phases.
     """
     if pretraining == "random":
         return
@@ -45,6 +48,13 @@ def load_pretraining(model: Network, name: str, pretraining: str) -> None:
             raise InputError(
                 f"--pretraining {pretraining}: its network is shown changed micrographs ({changes}), which training "
                 "does not do. Make the change in domains.toml, and start from the run itself."
+            )
+        learnt = classes_of(state.get("preparation", {}))
+        if learnt != tuple(classes):
+            raise InputError(
+                f"--pretraining {pretraining}: has learnt the phases {', '.join(learnt)}, and the source has "
+                f"{', '.join(classes)}. Names and order have to be the same: give the `classes` of [options] that it "
+                "was trained with, or another --pretraining."
             )
         _load(model, without_domains(state["model"]), f"{pretraining} (key 'model')")
     else:

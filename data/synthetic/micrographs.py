@@ -1,13 +1,14 @@
 """Synthetic complex-phase-steel micrographs with exact masks, in four domains like the paper's (Table 1).
 
-    python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--workers 2]
+    python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--phases 3] [--workers 2]
 
 writes ordinary folders `<out>/<domain>/images`, `<out>/<domain>/masks` and `<out>/domains.toml`, so that the
 demo takes the road of a laboratory's own data. One microstructure (`data.synthetic.microstructure`) is etched and
 imaged four ways: source (Struers A2, SEM), t1 (Nital, the same SEM), t2 (over-etched, another SEM) and t3
 (light-optical, bright field). As in the study, t1 and t2 have masks for their test images only; t3 has masks
 for its training images too, meant for a supervised reference on the target alone. An image is a pure function
-of (seed, domain, index).
+of (seed, domain, index). With --phases 3 the same images have masks of three phases: ferrite, bainite and the
+islands of second phase that lie in both.
 """
 
 import argparse
@@ -26,9 +27,11 @@ from common.parallel import in_processes
 from data.synthetic.microstructure import Microstructure, microstructure, smooth_noise
 from data.synthetic.recipes import DOMAINS, LIGHT_PIXEL, LIGHT_SUPERSAMPLING, SEM_PIXEL, SIZES, Etching, Recipe, Size
 
+CLASSES = ("ferrite", "bainite", "islands")  # of three phases
 
-def draw(domain: str, index: int, seed: int = 0, size: str = "demo") -> tuple[np.ndarray, np.ndarray]:
-    """Draw micrograph `index` of a domain: (image, mask), uint8 (h, w) at native pixels; mask 0 or 255.
+
+def draw(domain: str, index: int, seed: int = 0, size: str = "demo", phases: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Draw micrograph `index` of a domain: (image, mask), uint8 (h, w) at native pixels; mask 0 or 255, or as VALUES.
 
     Indices from the number of training images on are test images. Light-optical micrographs are bright-field,
     not inverted yet.
@@ -42,11 +45,39 @@ def draw(domain: str, index: int, seed: int = 0, size: str = "demo") -> tuple[np
     fraction = mean + 0.26 * ((0.5 + position * 0.6180339887 + 0.31 * (seed % 7)) % 1 - 0.5)
     if not recipe.light:
         structure = microstructure(rng, plan.electron, SEM_PIXEL, fraction)
-        return electron_image(rng, structure, recipe), np.where(structure.bainite, np.uint8(255), np.uint8(0))
+        shares = [share.astype(np.float32) for share in _regions(structure, phases)]
+        return electron_image(rng, structure, recipe), _mask(shares, recipe)
     fine = tuple(LIGHT_SUPERSAMPLING * side for side in plan.light)
     structure = microstructure(rng, fine, LIGHT_PIXEL / LIGHT_SUPERSAMPLING, fraction)
-    covered = cv2.resize(structure.bainite.astype(np.float32), plan.light[::-1], interpolation=cv2.INTER_AREA)
-    return light_image(rng, structure, recipe), np.where(covered >= 0.5, np.uint8(255), np.uint8(0))
+    shares = [
+        cv2.resize(share.astype(np.float32), plan.light[::-1], interpolation=cv2.INTER_AREA)
+        for share in _regions(structure, phases)
+    ]
+    return light_image(rng, structure, recipe), _mask(shares, recipe)
+
+
+def _regions(structure: Microstructure, phases: int) -> list[np.ndarray]:
+    """Regions bool (h, w) of all phases but ferrite: bainite, and of three phases the islands, which cut into it."""
+    if phases == 2:
+        return [structure.bainite]
+    islands = structure.island > 0
+    return [structure.bainite & ~islands, islands]
+
+
+def _mask(shares: list[np.ndarray], recipe: Recipe) -> np.ndarray:
+    """Mask of the shares, float32 (h, w), that each phase but ferrite has of a pixel: from half of it upwards.
+
+    Of several the larger share counts.
+    """
+    if len(shares) == 1:
+        return np.where(shares[0] >= 0.5, np.uint8(255), np.uint8(0))
+    both = np.stack([1 - sum(shares), *shares])
+    return np.array(values_of(recipe), np.uint8)[both.argmax(axis=0)]
+
+
+def values_of(recipe: Recipe) -> tuple[int, ...]:
+    """Values of ferrite, bainite and islands in masks of three phases: two people annotated, each in their own way."""
+    return (0, 1, 2) if recipe.light else (0, 128, 255)
 
 
 def electron_image(rng: np.random.Generator, structure: Microstructure, recipe: Recipe) -> np.ndarray:
@@ -165,7 +196,7 @@ def _quantise(grey: np.ndarray) -> np.ndarray:
     return np.clip(np.round(grey * 255), 0, 255).astype(np.uint8)
 
 
-def write_domains(out: Path | str, size: str, seed: int, workers: int) -> None:
+def write_domains(out: Path | str, size: str, seed: int, workers: int, phases: int = 2) -> None:
     """Draw all domains of a `size` into the folder `out` with `workers` processes; write its domains.toml.
 
     InputError if `out` has a domains.toml already: nothing is overwritten.
@@ -177,15 +208,15 @@ def write_domains(out: Path | str, size: str, seed: int, workers: int) -> None:
     for domain in plan.images:
         for folder in ("images", "masks"):
             make_folder(out / domain / folder)
-    write = functools.partial(_write, out=out, seed=seed, size=size)
+    write = functools.partial(_write, out=out, seed=seed, size=size, phases=phases)
     for _ in in_processes(write, jobs, workers, "drawing"):
         pass
-    write_file(out / "domains.toml", _domains_toml(plan))
+    write_file(out / "domains.toml", _domains_toml(plan, phases))
 
 
-def _write(job: tuple[str, int], out: Path, seed: int, size: str) -> None:
+def _write(job: tuple[str, int], out: Path, seed: int, size: str, phases: int) -> None:
     domain, index = job
-    image, mask = draw(domain, index, seed, size)
+    image, mask = draw(domain, index, seed, size, phases)
     stem = f"{domain}_{index:03d}"
     # PNG for the light microscope, TIFF for the SEM: both occur in a laboratory, so the demo reads both.
     write_image(out / domain / "images" / (stem + (".png" if DOMAINS[domain].light else ".tif")), image)
@@ -193,15 +224,20 @@ def _write(job: tuple[str, int], out: Path, seed: int, size: str) -> None:
         write_image(out / domain / "masks" / f"{stem}.png", mask)
 
 
-def _domains_toml(plan: Size) -> str:
+def _domains_toml(plan: Size, phases: int) -> str:
     text = f'[options]\nreference = "source"\nscale = 0.5\ntile = {plan.tile}\noverlap = {plan.overlap}\n'
+    text += f"classes = {json.dumps(CLASSES)}\n" if phases == 3 else ""
     for domain, (training, test) in plan.images.items():
         light = DOMAINS[domain].light
         text += f'\n[domains.{domain}]\nimages = "{domain}/images"\nmasks = "{domain}/masks"\n'
-        text += f"foreground = [255]\npixel_size_nm = {LIGHT_PIXEL if light else SEM_PIXEL}\n"
+        text += "" if phases == 3 else "foreground = [255]\n"
+        text += f"pixel_size_nm = {LIGHT_PIXEL if light else SEM_PIXEL}\n"
         text += "invert = true\n" if light else ""
         names = json.dumps([f"{domain}_{index:03d}" for index in range(training, training + test)])
         text += f"test = {names}\n" if test else "folds = 5\n"
+        if phases == 3:
+            ferrite, bainite, islands = values_of(DOMAINS[domain])
+            text += f"[domains.{domain}.values]\nferrite = [{ferrite}]\nbainite = [{bainite}]\nislands = [{islands}]\n"
     return text
 
 
@@ -211,6 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="new folder for the domains")
     parser.add_argument("--size", choices=SIZES, default="demo", help="demo is quick, study as the paper's")
     parser.add_argument("--seed", type=whole, default=0, help="another seed draws other micrographs")
+    parser.add_argument("--phases", type=int, choices=(2, 3), default=2, help="of the masks; 3: islands are one too")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
-    write_domains(options.out, options.size, options.seed, options.workers)
+    write_domains(options.out, options.size, options.seed, options.workers, options.phases)

@@ -68,6 +68,7 @@ class Choice:
     """The candidates, best first, the one that is chosen, and why."""
 
     target: str
+    classes: tuple[str, ...]
     ranked: list[Ranked]
     chosen: Ranked
     sentence: str
@@ -132,8 +133,8 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
     if chosen is safe and ranked[0].expected.miou > best + _AS_GOOD:
-        return Choice(target.domain, ranked, safe, _undecided(ranked[0], safe))
-    return Choice(target.domain, ranked, chosen, _decided(chosen, safe))
+        return Choice(target.domain, target.classes, ranked, safe, _undecided(ranked[0], safe))
+    return Choice(target.domain, target.classes, ranked, chosen, _decided(chosen, safe))
 
 
 def _undecided(chosen: Ranked, safe: Ranked) -> str:

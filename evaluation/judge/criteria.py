@@ -89,14 +89,15 @@ def criteria(
     found, predictions = [], []
     for position in judged:
         views, away = each[position]
+        phases = views.shape[1]
         predicted = classes(views)
         of_model = {
             "entropy": float(-(views[0] * np.log(np.maximum(views[0], 1e-6))).sum(0).mean() / np.log(len(views[0]))),
-            "views": float(np.mean([_disagreement(predicted[0], other) for other in predicted[1:]])),
+            "views": float(np.mean([_disagreement(predicted[0], other, phases) for other in predicted[1:]])),
         }
         if not alone:
             others = np.mean([views[0] for other, (views, _) in enumerate(each) if other != position], axis=0)
-            of_model["models"] = _disagreement(predicted[0], classes(others))
+            of_model["models"] = _disagreement(predicted[0], classes(others), phases)
         of_model |= {"first norm": away[0], "norms": float(np.mean(away))} if away else {}
         of_model |= dict(zip(("size", "chord", "solidity", "boundary"), shapes.distance(predicted[0]), strict=True))
         of_model["texture"] = _likeness(image, predicted[0])
@@ -128,9 +129,9 @@ def _probabilities(
     return torch.stack(seen).cpu().numpy(), away
 
 
-def _disagreement(one: np.ndarray, other: np.ndarray) -> float:
+def _disagreement(one: np.ndarray, other: np.ndarray, phases: int) -> float:
     """1 - mIoU between two predictions."""
-    return 1 - Confusion.of(one, other).miou
+    return 1 - Confusion.of(one, other, phases).miou
 
 
 def _shapes(mask: np.ndarray, phases: int) -> np.ndarray:

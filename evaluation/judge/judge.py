@@ -19,7 +19,7 @@ from common.errors import InputError, make_folder
 from common.files import write_file
 from common.limits import IGNORED
 from data.levels import grey_levels
-from data.masks import counted, phase_fraction
+from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria
@@ -63,12 +63,12 @@ class Judge:
         self.adabn = all(one.source for one in self.watched)
         annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
         self.levels = grey_levels(counted(source.image(index), source.mask(index)) for index in annotated)
-        self.phases = 2
+        self.phases = source.phases
         masks = [window for index in annotated for window in windows(source.mask(index), 1)]
         self.masks = [mask for mask in masks if np.mean(mask != IGNORED) > 0.5] or masks
         self.shapes = Shapes.of(self.masks, self.phases)
-        share = float(np.nanmean([phase_fraction(mask) for mask in self.masks]))
-        self.floor = max(share, 1 - share) / 2
+        others = np.nanmean([phase_fractions(mask, self.phases)[1:] for mask in self.masks], axis=0)
+        self.floor = float(max(*others, 1 - others.sum())) / self.phases
         self.source_miou = float("nan")
         self._samples: list[tuple[dict[str, float], float, int]] = []
 
@@ -153,9 +153,9 @@ class Judge:
                 found, seen, predictions = self.look(images, each, [judged], shapes, count=HELD_OUT)
                 count = len(seen) // len(pairs)
                 labels = [window for _, mask in pairs for window in windows(mask, count)]
-                confusion = sum(
-                    (Confusion.of(of[0], label) for of, label in zip(predictions, labels, strict=True)), Confusion()
-                )
+                confusion = Confusion.none(self.phases)
+                for of_window, label in zip(predictions, labels, strict=True):
+                    confusion += Confusion.of(of_window[0], label, self.phases)
                 self._samples.append((found, confusion.miou, number))
                 if not disturbance.steps and each == Remedy():
                     self.source_miou = confusion.miou
@@ -167,10 +167,12 @@ class Judge:
         return Calibration.fit(known, truth, groups)
 
     def _some_masks(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """A third of the labels that are neighbours in their fraction of foreground, at least three."""
+        """A third of the labels that are neighbours in the fraction that is not the first phase, at least three."""
         count = min(len(self.masks), max(3, len(self.masks) // 3))
         first = rng.integers(0, len(self.masks) - count + 1)
-        return sorted(self.masks, key=lambda mask: np.count_nonzero(mask == 1))[first : first + count]
+        return sorted(self.masks, key=lambda mask: np.count_nonzero((mask > 0) & (mask != IGNORED)))[
+            first : first + count
+        ]
 
 
 def _read(kept: Path, identity: str) -> dict | None:

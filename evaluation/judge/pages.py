@@ -1,9 +1,10 @@
 """The judge's pages: what was found, in a sentence, a table and pictures."""
 
 import textwrap
+from collections.abc import Sequence
 
 from evaluation import page
-from evaluation.figures import LEGEND_PREDICTION, grid, overlay
+from evaluation.figures import grid, legend_of, overlay
 from evaluation.judge.advice import Tried, as_it_is
 from evaluation.judge.calibration import Expected
 from evaluation.judge.choice import Choice
@@ -32,7 +33,7 @@ def gap_page(gap: Gap) -> str:
         f"<b>{page.text(gap.target)}</b>. On held-out micrographs of {page.text(gap.source)} they reach a mIoU of "
         f"{100 * gap.source_miou:.0f} %.</p>",
         "<h2>As it is, and the best remedies</h2>",
-        page.drawn(_pictures, [(str(each.remedy), each.expected, each.pictures) for each in shown]),
+        page.drawn(_pictures, [(str(each.remedy), each.expected, each.pictures) for each in shown], gap.classes),
         "<h2>All that was tried</h2>",
         page.table(header, rows, wrapped=True),
         "<p class='note'>The mIoU is expected, not measured: no label of the target was read. In brackets the interval "
@@ -63,7 +64,7 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
         "<p class='note'>The mIoU is expected, not measured: the choice was made without a label of the target"
         + (", and what was measured afterwards did not change it" if truth else "")
         + ".</p>",
-        page.drawn(_pictures, [(one.candidate.name, one.expected, one.pictures) for one in shown]),
+        page.drawn(_pictures, [(one.candidate.name, one.expected, one.pictures) for one in shown], choice.classes),
     ]
     return page.whole(f"Which model for {choice.target}", sections)
 
@@ -73,14 +74,14 @@ def _row(tried: Tried, names: list[str], recommended: Tried, before: Tried) -> l
     return [mark, str(tried.remedy), str(tried.expected), *(f"{tried.criteria[name]:.3g}" for name in names)]
 
 
-def _pictures(file: object, shown: list[tuple[str, Expected, list]]) -> None:
-    """Draw a row a window: what the models saw, with the foreground that the first of them found."""
+def _pictures(file: object, shown: list[tuple[str, Expected, list]], classes: Sequence[str]) -> None:
+    """Draw a row a window: what the models saw, with the phases that the first of them found."""
     rows = []
     for number in range(min(_WINDOWS, len(shown[0][2]))):
         row = []
         for name, expected, pictures in shown:
             window, prediction = pictures[number]
             title = f"{textwrap.fill(name, _LINE)}\nexpected {expected}"
-            row.append((title if not number else "", overlay(window, prediction)))
+            row.append((title if not number else "", overlay(window, prediction, classes=classes)))
         rows.append(row)
-    grid(file, rows, LEGEND_PREDICTION, width=3.2 * len(shown))
+    grid(file, rows, legend_of(classes, prediction=True), width=3.2 * len(shown))

@@ -34,6 +34,7 @@ class Gap:
     tried: list[Tried]
     advice: Advice
     calibration: Calibration
+    classes: tuple[str, ...]
 
     def as_json(self) -> str:
         """Give the content of gap.json."""
@@ -80,10 +81,9 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     names = target.domain, judge.source.domain
     inverted = _prepared(target)["invert"]
     advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain, inverted)
-    runs = [str(member.run) for member in judge.members]
-    return Gap(
-        judge.source.domain, target.domain, runs, _prepared(target), judge.source_miou, found, advice, calibration
-    )
+    runs, source = [str(member.run) for member in judge.members], judge.source
+    found_of = (_prepared(target), judge.source_miou, found, advice, calibration, source.classes)
+    return Gap(source.domain, target.domain, runs, *found_of)
 
 
 def _prepared(target: Store) -> dict:

@@ -26,7 +26,7 @@ class TargetWatch:
         self.windows = [windows(target.image(micrograph), 1)[0] for micrograph in spread(there, _WINDOWS)]
         labelled = sorted(set(source.tile_micrograph[source.training_tiles(fold, labelled=True)].tolist()))
         masks = [windows(source.mask(micrograph), 1)[0] for micrograph in spread(labelled, _SPECIMENS)]
-        self.shapes = Shapes.of(masks, 2)
+        self.shapes = Shapes.of(masks, source.phases)
 
     def look(self, model: models.Segmenter) -> dict[str, float]:
         """Criteria of the target's windows by name, `judge_entropy` and so on; empty on other processes than the main.

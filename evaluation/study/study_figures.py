@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import read_grey
-from data.store import Store, store_path
-from evaluation.figures import LEGEND, LEGEND_LABEL, annotation, caption, grid, heat, overlay
+from data.pictures import read_classes
+from data.store import TWO_PHASES, Store, store_path
+from evaluation.figures import annotation, caption, grid, heat, legend_of, overlay
 from evaluation.metrics import Confusion
 from evaluation.study import published
 from evaluation.study.schematic import Drawn, pretraining
@@ -42,7 +42,7 @@ def domains(runs: published.StudyRuns, path: Path) -> Drawn:
         image, label = store.image(shown[0]), store.mask(shown[0])
         top = (f"{domain}: {store.micrographs[shown[0]].name}", framed(image, label))
         rows.append([top, ("annotation", annotation(image, label)), ("detail", image[detail(label)])])
-    grid(path, rows, LEGEND_LABEL)
+    grid(path, rows, legend_of(TWO_PHASES, label=True))
     text = "Each domain: a test micrograph, the same with its annotation, and the framed detail."
     return "Figure 1. The domains", text, path
 
@@ -64,7 +64,8 @@ def predictions(runs: published.StudyRuns, domain: str, path: Path) -> Drawn:
                 text = caption(f"{kind} {experiment}, {name}", Confusion.of(predicted, label))
                 row.append((text, overlay(image, predicted, label)))
         rows.append(row)
-    grid(path, rows or [[(f"DG {pair[0]}", NO_DATA), (f"UDA {pair[1]}", NO_DATA)]], LEGEND)
+    missing = [[(f"DG {pair[0]}", NO_DATA), (f"UDA {pair[1]}", NO_DATA)]]
+    grid(path, rows or missing, legend_of(TWO_PHASES, errors=True))
     number = {"t1": 4, "t2": 5, "t3": 6}[domain]
     title = f"Figure {number}. Predictions on {domain}"
     return title, f"Left: generalization ({pair[0]}). Right: adaptation ({pair[1]}). Fold {fold}.", path
@@ -97,7 +98,7 @@ def attention(runs: published.StudyRuns, target: str, path: Path) -> Drawn:
             ("detail", coloured[detail(label)]),
         ]
         rows.append(row)
-    grid(path, rows, LEGEND_LABEL)
+    grid(path, rows, legend_of(TWO_PHASES, label=True))
     text = (
         f"What {experiment} recognises the foreground by, at layer {', '.join(sorted(layers)) or '(no run)'}: dark to "
         "bright on one scale for both domains."
@@ -150,7 +151,7 @@ def _micrographs(store: Store | None, fold: int) -> list[int]:
 
 
 def _prediction(runs: published.StudyRuns, experiment: str, store: Store, fold: int, name: str) -> np.ndarray | str:
-    """The prediction of a run on a micrograph, bool (h, w); a text that says why there is none."""
+    """The prediction of a run on a micrograph, uint8 (h, w); a text that says why there is none."""
     place = runs.place(experiment)
     score = runs.scores(place.run, store.domain).get(fold) if place else None
     path = score["folder"] / "predictions" / f"{name}.png" if score else None
@@ -158,5 +159,5 @@ def _prediction(runs: published.StudyRuns, experiment: str, store: Store, fold: 
         return NO_RUN
     if score["store_fingerprint"] != store.fingerprint:
         return "of another version of the data"
-    predicted = read_grey(path)
-    return "damaged" if predicted is None else predicted > 0
+    predicted = read_classes(path)
+    return "damaged" if predicted is None else predicted
