@@ -4,7 +4,6 @@ Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li e
 what was learnt: Schneider et al., NeurIPS 2020.
 """
 
-import re
 from collections.abc import Iterable
 from types import MethodType
 
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from models.synchronised import SynchronisedBatchNorm
-
-Statistics = dict[str, tuple[Tensor, Tensor]]  # name of a batch norm -> mean and variance of each channel
 
 
 class DomainBatchNorm(nn.Module):
@@ -171,16 +168,6 @@ def take_statistics(model: nn.Module, other: nn.Module, domains: tuple[str, ...]
             for domain in domains:
                 for buffer, new in zip(own.norms[domain].buffers(), others.norms[domain].buffers(), strict=True):
                     buffer.copy_(new)
-
-
-def source_statistics(model: nn.Module) -> Statistics:
-    """Copy the running mean and variance that each batch norm has of the source, by the norm's name.
-
-    A norm of another domain has the source's of its twin, so that its inputs can be compared with them.
-    """
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    twins = {name: norms.get(re.sub(r"\.norms\.[^.]*$", ".norms.source", name), norm) for name, norm in norms.items()}
-    return {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in twins.items()}
 
 
 def _norms_in_use(model: nn.Module) -> list[nn.Module]:

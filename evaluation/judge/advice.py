@@ -52,7 +52,13 @@ def advise(
     a remedy has to be expected to gain, as of Calibration; what gains less is left. inverted: if the store already is.
     """
     before = as_it_is(tried)
-    trusted = [each for each in tried if each is before or each.expected.gain_over(before.expected) >= trusted_gain]
+    kept = max((each for each in tried if not each.remedy.invert), key=lambda each: each.expected.miou)
+    # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right one.
+    trusted = [
+        each
+        for each in tried
+        if each is before or each.expected.gain_over((kept if each.remedy.invert else before).expected) >= trusted_gain
+    ]
     best = max(each.expected.miou for each in trusted)
     good = [each for each in trusted if each.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does not count for more
-_RIDGE = 1.0  # of the weights, in samples
+_EQUAL = 100  # samples that equal weights count as: of a hundred real ones a criterion may look useless by chance
 _PARTS = 8  # of the cross-validation
 _LEVEL = 0.9  # share of the samples that the interval holds, and of the gains that are to be real
 _NO_LOSS = 0.01  # mIoU; what loses no more is as good
@@ -35,6 +35,8 @@ class Expected:
 @dataclass(frozen=True)
 class Calibration:
     """Monotone model: logit(mIoU) = intercept - sum of weight * (standardised criterion), all weights 0 or more.
+
+    The weights are fitted by least squares, and drawn towards the one weight that fits best for all criteria.
 
     error: what the logit was wrong by, in nine of ten samples that the fit had not seen. mae, spearman: of their mIoU.
     trusted_gain: of remedies that were expected to gain so much (in logits), nine of ten lost nothing in truth.
@@ -96,9 +98,11 @@ def _trusted_gain(found: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> f
 def _fit(names: tuple[str, ...], values: np.ndarray, truth: np.ndarray) -> Calibration:
     mean, std = values.mean(0), values.std(0) + 1e-9
     away, logit = np.clip((values - mean) / std, *_LIMITS), _logit(truth)
-    ridge = np.sqrt(_RIDGE) * np.eye(len(names))
-    matrix = np.vstack([away.mean(0) - away, ridge])
-    weights = nnls(matrix, np.concatenate([logit - logit.mean(), np.zeros(len(names))]))[0]
+    good, centred = away.mean(0) - away, logit - logit.mean()
+    together = good.sum(1)
+    equal = np.full(len(names), max(0.0, together @ centred / (together @ together + 1e-9)))
+    pulled = np.sqrt(_EQUAL) * np.eye(len(names))
+    weights = nnls(np.vstack([good, pulled]), np.concatenate([centred, pulled @ equal]))[0]
     return Calibration(names, mean, std, weights, float(logit.mean() + away.mean(0) @ weights))
 
 

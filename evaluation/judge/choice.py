@@ -11,7 +11,7 @@ import models
 from common.errors import InputError
 from data.store import Store
 from evaluation.judge.calibration import Expected
-from evaluation.judge.criteria import CRITERIA, Watched
+from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member
@@ -116,9 +116,9 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     for candidate in candidates:
         for member in candidate.members:
             models.set_domain(member.model, "target" if member.config.get("target") == target.domain else "source")
-        watched = [Watched.of(member.model) for member in candidate.members]
+        networks = [member.model.eval() for member in candidate.members]
         shown = replace(candidate.remedy, adabn=False)  # the checkpoint has these statistics already
-        criteria, seen, predictions = judge.look(images, shown, watched=watched)
+        criteria, seen, predictions = judge.look(images, shown, networks=networks)
         expected = judge.calibration(set(criteria) & set(CRITERIA)).expected(criteria)
         ranked.append(
             Ranked(candidate, expected, criteria, [(s, p[0]) for s, p in zip(seen, predictions, strict=True)])

@@ -20,14 +20,14 @@ def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy
     uint8 (h, w). `--images` takes pixel size, polarity and information bar from the target's store.
     """
     written = []
-    for member, own in zip(judge.members, judge.watched, strict=True):
+    for member, own in zip(judge.members, judge.networks, strict=True):
         if remedy.adabn:
             own = with_statistics_of(own, judge.windows(images, remedy), judge.device)
         state = {
             "config": member.config,
             "preparation": member.preparation | {"native": native_of(target)},
             "step": member.step,
-            "model": {name: value.cpu() for name, value in own.model.state_dict().items()},
+            "model": {name: value.cpu() for name, value in own.state_dict().items()},
             "remedy": {"changes": asdict(remedy), "levels": judge.levels.tolist()},
         }
         path = folder / f"{member.run.name}.pt"

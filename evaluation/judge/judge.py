@@ -22,7 +22,7 @@ from data.levels import grey_levels
 from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation.judge.calibration import Calibration
-from evaluation.judge.criteria import CRITERIA, Shapes, Watched, criteria
+from evaluation.judge.criteria import CRITERIA, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, refuse_trained_on
@@ -59,8 +59,8 @@ class Judge:
                 )
             refuse_trained_on(member, source, micrographs)
             models.set_domain(member.model, "source")
-        self.watched = [Watched.of(member.model) for member in self.members]
-        self.adabn = all(one.source for one in self.watched)
+        self.networks = [member.model.eval() for member in self.members]
+        self.adabn = all(any(isinstance(m, nn.BatchNorm2d) for m in one.modules()) for one in self.networks)
         annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
         self.levels = grey_levels(counted(source.image(index), source.mask(index)) for index in annotated)
         self.phases = source.phases
@@ -78,18 +78,18 @@ class Judge:
         remedy: Remedy,
         judged: Sequence[int] | None = None,
         shapes: Shapes | None = None,
-        watched: Sequence[Watched] | None = None,
+        networks: Sequence[nn.Module] | None = None,
         count: int = WINDOWS,
     ) -> tuple[dict[str, float], list[np.ndarray], list[list[np.ndarray]]]:
         """Criteria of the models' predictions of micrographs uint8 (h, w) under a remedy, the mean over windows.
 
-        judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. watched: other models
+        judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. networks: other models
         than the judge's own. count: of windows, as of `windows`. Returns the windows that the models saw and the
         predictions of each, by judged model, too.
         """
-        seen, watched = self.windows(images, remedy, count), watched or self.watched
-        watched = [with_statistics_of(one, seen, self.device) for one in watched] if remedy.adabn else watched
-        found = [criteria(watched, window, shapes or self.shapes, self.device, judged) for window in seen]
+        seen, networks = self.windows(images, remedy, count), networks or self.networks
+        networks = [with_statistics_of(one, seen, self.device) for one in networks] if remedy.adabn else networks
+        found = [criteria(networks, window, shapes or self.shapes, self.device, judged) for window in seen]
         means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
         return means, seen, [predicted for _, predicted in found]
 
@@ -128,8 +128,8 @@ class Judge:
     def _identity(self) -> str:
         """Digest of what is learnt from: the models, their source, and how many disturbances there are."""
         digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {DISTURBANCES} {CRITERIA}".encode())
-        for watched in self.watched:
-            for value in watched.model.state_dict().values():
+        for network in self.networks:
+            for value in network.state_dict().values():
                 digest.update(value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -196,8 +196,8 @@ def windows(image: np.ndarray, count: int) -> list[np.ndarray]:
     ]
 
 
-def with_statistics_of(watched: Watched, seen: list[np.ndarray], device: torch.device | str) -> Watched:
+def with_statistics_of(network: nn.Module, seen: list[np.ndarray], device: torch.device | str) -> nn.Module:
     """Copy a model, with batch-norm statistics of windows uint8 (h, w) in place of its own."""
-    model: nn.Module = copy.deepcopy(watched.model)
+    model: nn.Module = copy.deepcopy(network)
     models.reestimate_statistics(model, (torch.from_numpy(window)[None, None].to(device) for window in seen))
-    return Watched(model, watched.source)
+    return model

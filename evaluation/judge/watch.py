@@ -2,14 +2,13 @@
 
 import models
 from data.store import Store
-from evaluation.judge.criteria import Shapes, Watched, criteria
+from evaluation.judge.criteria import Shapes, criteria
 from evaluation.judge.judge import windows
 from evaluation.scoring import spread
 from training.distributed import Processes
 
 _SPECIMENS = 32  # annotated source micrographs whose regions are the yardstick
 _WINDOWS = 2  # of the target that are looked at
-_SHAPE = ("size", "chord", "solidity", "boundary")
 _WORSE = 1.0  # standard deviations between the source's labels
 _IN_A_ROW = 3
 
@@ -38,14 +37,14 @@ class TargetWatch:
         training, domain = model.training, models.domain_in_use(model)
         models.set_domain(model, "target")
         try:
-            watched = [Watched.of(model)]
-            found = [criteria(watched, window, self.shapes, self.processes.device)[0] for window in self.windows]
+            model.eval()
+            found = [criteria([model], window, self.shapes, self.processes.device)[0] for window in self.windows]
         finally:
             model.train(training)
             models.set_domain(model, domain)
         means = {name: sum(of[name] for of in found) / len(found) for name in found[0]}
-        self.away = sum(means[name] for name in _SHAPE) / len(_SHAPE)
-        return {f"judge_{name.replace(' ', '_')}": value for name, value in means.items()}
+        self.away = means["shape"]
+        return {f"judge_{name}": value for name, value in means.items()}
 
     def worse(self) -> list[str]:
         """Warn, once, after the look where the target's regions look less and less like the source's labelled ones."""
