@@ -32,7 +32,7 @@ from data.store import Store, store_path
 from data.table import FILE, page_of
 from evaluation import gradcam, scoring
 from evaluation.figures import fractions_text
-from evaluation.floors import otsu_floor
+from evaluation.floors import majority_floor, otsu_floor
 from evaluation.members import (
     Member,
     Reference,
@@ -53,6 +53,7 @@ from training.device import choose_algorithms, choose_device
 from training.experiments import EXPERIMENTS
 from training.tracking import default_wandb_mode, record_score
 
+FLOORS = {"otsu": otsu_floor, "majority": majority_floor}
 _NATIVE = "--pixel-size, --invert, --information-bar and --page go with --images; a store has them already"
 _OUT = "--out goes with --ensemble or --images, and these need it"
 # An option, those of which it needs one, and what is said where none of them is given.
@@ -78,20 +79,26 @@ EXCLUDES = {
         "--experiment says which run and domain: not with --domain, --images or --ensemble"
     ),
     ("domain", "images"): "give either --domain or --images",
-    ("otsu", "network"): "--otsu uses no model: not with --network",
-    ("images", "adabn", "otsu", "selection", "gradcam"): "--adabn, --otsu, --selection and --gradcam go with --domain",
+    ("network", "otsu", "majority"): "--otsu and --majority use no model: not with --network",
+    ("images", "adabn", "otsu", "majority", "selection", "gradcam"): (
+        "--adabn, --otsu, --majority, --selection and --gradcam go with --domain"
+    ),
     ("images_of", "pixel_size", "information_bar", "page"): (
         "--images-of: domains.toml says scale and page of each micrograph; not with --pixel-size, --information-bar or "
         "--page"
     ),
-    ("selection", "adabn", "otsu", "ensemble", "tta", "adabn_by_image"): (
-        "--selection scores the runs as they are: not with --adabn, --adabn-by-image, --tta, --otsu or --ensemble"
+    ("selection", "adabn", "otsu", "majority", "ensemble", "tta", "adabn_by_image"): (
+        "--selection scores the runs as they are: not with --adabn, --adabn-by-image, --tta, --otsu, --majority or "
+        "--ensemble"
     ),
-    ("gradcam", "otsu", "ensemble", "tta", "adabn_by_image"): (
-        "--gradcam looks into one model as it is: not with --otsu, --ensemble, --tta or --adabn-by-image"
+    ("gradcam", "otsu", "majority", "ensemble", "tta", "adabn_by_image"): (
+        "--gradcam looks into one model as it is: not with --otsu, --majority, --ensemble, --tta or --adabn-by-image"
     ),
     ("otsu", "adabn", "ensemble", "tta", "adabn_by_image"): (
         "--otsu uses no model: not with --adabn, --adabn-by-image, --tta or --ensemble"
+    ),
+    ("majority", "otsu", "adabn", "ensemble", "tta", "adabn_by_image"): (
+        "--majority uses no model: not with --otsu, --adabn, --adabn-by-image, --tta or --ensemble"
     ),
     ("adabn_by_image", "adabn"): "--adabn is of the domain, --adabn-by-image of each micrograph: give one of them",
 }
@@ -140,7 +147,7 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
     for member, micrographs in zip(members, test_sets, strict=True):
         refuse_trained_on(member, store, micrographs)
     parts = [options.network] if options.network != "model" else []
-    parts += [name for name in ("otsu", "ensemble", "adabn") if getattr(options, name)]
+    parts += [name for name in (*FLOORS, "ensemble", "adabn") if getattr(options, name)]
     parts += [f"adabn-image-{options.adabn_by_image:g}"] if options.adabn_by_image else []
     variant = ".".join([*parts, *(["tta"] if options.tta else [])]) or "plain"
     if options.ensemble:
@@ -153,7 +160,8 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
         variant = f"selected-{selection.name}"
     scores = []
     for member, micrographs in zip(members, test_sets, strict=True):
-        predictor = otsu_floor(store, micrographs) if options.otsu else member.predictor(device)
+        floor = next((FLOORS[name] for name in FLOORS if getattr(options, name)), None)
+        predictor = floor(store, micrographs) if floor else member.predictor(device)
         folder = scoring.score_folder(member.run, store.domain, member.label, variant)
         facts = {**common, "variant": variant, **described([member])}
         references = [reference_of(member, store.domain, variant)]
@@ -233,6 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
     group.add_argument("--adabn", action="store_true", help="batch-norm statistics from the domain's training tiles")
     group.add_argument("--otsu", action="store_true", help="score Otsu's threshold instead: the floor")
+    group.add_argument("--majority", action="store_true", help="score the most frequent phase, everywhere, instead")
     group.add_argument("--selection", metavar="FILE", help="score only the micrographs that this file names")
     group.add_argument("--gradcam", action="store_true", help="maps of what a phase is recognised by")
     group.add_argument("--phase", metavar="NAME", help="of --gradcam (default, of two phases: the foreground)")

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from common.limits import IGNORED
 from data.store import Store
 from evaluation.metrics import Confusion
 from evaluation.scoring import Predictor, score
@@ -29,6 +30,13 @@ def otsu_floor(store: Store, micrographs: list[int]) -> Predictor:
         return np.stack([found == of_phase[phase] for phase in phases]).astype(np.float32)
 
     return predictor
+
+
+def majority_floor(store: Store, micrographs: list[int]) -> Predictor:
+    """Predictor of one phase everywhere: the one that most pixels of these micrographs' labels are of."""
+    counts = sum(np.bincount(store.mask(m).ravel(), minlength=IGNORED + 1)[: store.phases] for m in micrographs)
+    chosen = (np.arange(store.phases) == counts.argmax()).astype(np.float32)[:, None, None]
+    return lambda image: np.broadcast_to(chosen, (store.phases, *image.shape))
 
 
 def bands(image: np.ndarray, count: int) -> np.ndarray:

@@ -122,7 +122,7 @@ def scored(stores: Path, run_folder: Path, domain: str, *more: object) -> dict:
     status = call(evaluate.main, run_folder, "--data", stores, "--domain", domain, "--device", "cpu",
                   "--wandb", "disabled", *more)  # fmt: skip
     assert status == 0
-    variant = ".otsu" if "--otsu" in more else ""
+    variant = next((f".{name}" for name in ("otsu", "majority") if f"--{name}" in more), "")
     return json.loads((run_folder / "evaluation" / f"{domain}{variant}" / "score.json").read_text())
 
 
@@ -295,6 +295,8 @@ def test_a_score_is_a_count_by_hand_and_better_than_the_floor(folder, trained):
         assert len(rows) == len(names) and {f"iou_{name}" for name in NAMES} <= rows[0].keys()
         floor = scored(folder / "stores", trained, domain, "--otsu")
         assert domain == "target" or found["miou"] > floor["miou"]
+        lowest = scored(folder / "stores", trained, domain, "--majority")
+        assert lowest["miou"] == pytest.approx(max(fractions) / 3) and lowest["variant"] == "majority"
 
 
 def test_the_floor_is_the_best_of_all_thresholds_by_otsus_criterion():
