@@ -48,11 +48,10 @@ def coverage(members: list[Member], domain: str, specimens: int, fields: int, se
             by_model.append(found.fractions[:, 1])
         labels, _ = of_specimen(of_labels, np.zeros((fields, 1)))
         models, _ = of_specimen(of_models, by_model)
-        for name, mean, half in (
-            ("labels", labels.mean, labels.ci95),
-            ("models", models.mean, models.ci95),
-            ("models, with their spread", models.mean, models.ci95_with_models),
-        ):
+        estimates = [("labels", labels.mean, labels.ci95), ("models", models.mean, models.ci95)]
+        if len(members) > 1:
+            estimates.append(("models, with their spread", models.mean, models.ci95_with_models))
+        for name, mean, half in estimates:
             holds.setdefault(name, []).append(abs(mean - truth) <= half)
             widths.setdefault(name, []).append(half)
     return {name: [float(np.mean(holds[name])), float(np.mean(widths[name]))] for name in holds}

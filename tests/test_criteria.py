@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import models
+from benchmarks.judge import summary
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
 from evaluation.judge import judge as judging
@@ -198,3 +199,14 @@ def test_windows_lie_in_the_micrograph_and_show_its_bottom():
     assert one.shape == (256, 256) and one[-1, 0] == image[-1, 0]
     assert {window.shape for window in judging.windows(image, 3)} == {(256, 256)}
     assert judging.windows(image[:30, :40], 1)[0].shape == (30, 40)
+
+
+def test_the_benchmark_sums_up_how_right_the_judge_was():
+    """On two pairs: a remedy 10 points short of the best, and a choice 4 points below generalization."""
+    row = {"pair": "a", "as it is": 0.6, "best remedy": 0.8, "recommended": 0.7, "adaptation": 0.9, "chosen": 0.9}
+    row |= {"best candidate": 0.9, "expected as it is": 0.5, "expected recommended": 0.8, "expected adaptation": 0.9}
+    other = {name: value if name == "pair" else value / 2 for name, value in row.items()} | {"chosen": 0.26}
+    said = "\n".join(summary([row, other]))
+    assert "within 3 points of the best: 0 pairs; mean 7.5, most 10.0" in said
+    assert "below the best candidate: mean 9.5, most 19.0" in said and "below generalization: most 4.0" in said
+    assert "mean absolute error 5.0 points, Spearman correlation 1.00" in said

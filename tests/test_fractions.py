@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import models
+from benchmarks.intervals import coverage
 from evaluation.fractions import ACCURACY, FIELD, Fraction, fields_of, of_specimen
-from evaluation.members import Member
+from evaluation.members import Member, load_member
 from evaluation.segment_folder import SPECIMEN, segment_folder
 
 
@@ -96,3 +97,11 @@ def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
     assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows)
     printed = capsys.readouterr().out
     assert "95 % confidence, 6 images" in printed and "with the models' spread" in printed
+
+
+def test_the_coverage_benchmark_counts_the_intervals_that_hold(supervised):
+    """By their labels and by a model, on two drawn specimens: a wide interval of few fields holds the labels' truth."""
+    found = coverage([load_member(supervised, "last", "cpu")], "t2", specimens=2, fields=2, seed=0)
+    assert list(found) == ["labels", "models"], "one model has no spread"
+    assert all(share in (0.0, 0.5, 1.0) and width > 0 for share, width in found.values())
+    assert found["labels"][0] > 0
