@@ -108,9 +108,11 @@ def oddities(store: Store) -> list[str]:
 
 
 def _absent(store: Store) -> list[str]:
-    """Warn of phases that are on no mask of a domain."""
+    """Warn of phases that are on no mask of a domain, and have values there."""
     there = {phase for m in store.micrographs if m.labelled for phase in np.unique(store.mask(m.index)).tolist()}
-    absent = [name for phase, name in enumerate(store.classes) if there and phase not in there]
+    values = store.metadata["parameters"].get("values", {})
+    listed = [phase for phase, name in enumerate(store.classes) if values.get(name) != []]
+    absent = [store.classes[phase] for phase in listed if there and phase not in there]
     return [f"no mask has {name}; check the mask files and `values`" for name in absent]
 
 

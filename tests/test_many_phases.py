@@ -43,6 +43,7 @@ from losses import segmentation_loss
 from models.deeplabv2 import DilatedHead
 from training import checkpoint, distributed
 from training.configuration import parse
+from training.health import Health
 
 NAMES = ("matrix", "streaks", "dots")
 NUMBERS = {"source": (0, 85, 255), "target": (7, 1, 3)}  # of the phases, in the masks of each domain
@@ -139,6 +140,18 @@ def test_a_store_has_the_phases_by_name_whatever_numbers_the_masks_have(folder, 
     assert (folder / "stores" / "contact_sheet.png").exists()
     prepared(folder / "domains.toml", folder / "stores")
     assert capsys.readouterr().out.count("up to date, kept") == 2
+
+
+def test_a_phase_on_no_mask_is_warned_of_where_it_has_values(folder, tmp_path, capsys):
+    for number, listed in enumerate(([3], [9])):
+        (folder / "absent.toml").write_text(toml(target={"matrix": "rest", "streaks": [1]} | {"dots": listed}))
+        prepared(folder / "absent.toml", tmp_path / str(number), "--domain", "target")
+        verify.main([str(tmp_path / str(number))])
+        assert ("no mask has dots" in capsys.readouterr().out) == bool(number)
+    (folder / "absent.toml").write_text(toml(target={"matrix": "rest", "streaks": [1]}))
+    prepared(folder / "absent.toml", tmp_path / "without", "--domain", "target")
+    verify.main([str(tmp_path / "without")])
+    assert "no mask has" not in capsys.readouterr().out
 
 
 def test_an_older_version_does_not_take_three_phases_for_two(folder, stores):
@@ -419,6 +432,38 @@ def test_other_phases_are_refused_by_name_and_order(folder, stores, trained, tmp
     with pytest.raises(InputError, match="trained on other stores"):
         train(other, shutil.copytree(trained, tmp_path / "d"), "--steps", 60, "--batch-size", 8)
     assert call(verify.main, mixed) != 0 and "phases" in capsys.readouterr().err
+
+
+def test_two_named_phases_are_trained_as_ever_and_called_by_their_names(stores, tmp_path):
+    """By `values`, or by foreground and background: the same masks, bits and scores."""
+    path, text = stores.parent / "named.toml", (stores.parent / "domains.toml").read_text()
+    values = "".join(f"[domains.{name}.values]\nferrite = [0]\nbainite = [255]\n" for name in ("source", "labelled"))
+    named = text.replace("[options]", '[options]\nclasses = ["ferrite", "bainite"]')
+    folders = []
+    for content in (text, named, named.replace("foreground = [255]\n", "") + values):
+        path.write_text(content)
+        folders.append(tmp_path / str(len(folders)))
+        prepared(path, folders[-1])
+        train(folders[-1], folders[-1] / "run", "--steps", 3, "--validate-every", 3)
+        scored(folders[-1], folders[-1] / "run", "labelled")
+    plain, *others = [checkpoint.load(folder / "run") for folder in folders]
+    before, *after = [json.loads((f / "run/evaluation/labelled/score.json").read_text()) for f in folders]
+    for state, score_now, folder in zip(others, after, folders[1:], strict=True):
+        assert all(torch.equal(value, state["model"][key]) for key, value in plain["model"].items())
+        assert list(score_now["iou"]) == ["ferrite", "bainite"]
+        assert [*score_now["iou"].values()] == [*before["iou"].values()] and score_now["tp"] == before["tp"]
+        assert "classes" not in plain["preparation"] and state["preparation"]["classes"] == ["ferrite", "bainite"]
+        assert json.loads((folder / "source.h5").read_bytes()[:512])["schema"] == 1
+
+
+def test_a_collapse_to_one_of_many_phases_is_said_and_a_rare_phase_is_none():
+    options = {f"lambda_{kind}_{level}": 0.1 for kind in ("adv", "entropy") for level in ("main", "aux")}
+    health = Health(SimpleNamespace(gan="vanilla", **options), ("main", "aux"))
+    rare = {"target_phase_fraction_matrix": 0.6, "target_phase_fraction_streaks": 0.39}
+    rare |= {"target_phase_fraction_dots": 0.01}
+    assert not [one for _ in range(40) for one in health.observe(rare)]
+    said = [one for _ in range(60) for one in health.observe(dict.fromkeys(rare, 0.0) | {next(iter(rare)): 1.0})]
+    assert len(said) == 1 and "phase fraction of matrix on the target is" in said[0] and "Lower" in said[0]
 
 
 def test_tiles_are_selected_by_a_named_phase_and_a_target_is_divided(folder, trained, tmp_path, capsys):
