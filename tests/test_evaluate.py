@@ -322,7 +322,7 @@ def table_rows(table):
 def words(parser, name):
     """What is typed to give an option."""
     action = next(action for action in parser._actions if action.dest == name)
-    value = [] if action.nargs == 0 else ["1"]
+    value = [] if action.nargs == 0 else [action.choices[-1] if action.choices else "1"]
     return [*action.option_strings[:1], *value]
 
 

@@ -124,7 +124,7 @@ def test_statistics_of_the_target_are_in_the_file(micrographs, trained, tmp_path
     images, remedy = judge.images_of(target), Remedy(adabn=True, scale=1.5)
     (path,) = export(judge, target, images, remedy, tmp_path)
     written = load_member(path, "last", "cpu")
-    expected = judging.with_statistics_of(judge.watched[0], judge.windows(images, remedy), "cpu").model
+    expected = judging.with_statistics_of(judge.networks[0], judge.windows(images, remedy), "cpu")
     for name, value in written.model.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[name], rtol=0, atol=0)
     image = images[0]
