@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from common.errors import exits_cleanly
 from evaluation.translate import miou_of_translated
-from losses import least_squares, named, segmentation_loss
+from losses import grey_distance, least_squares, named, segmentation_loss
 from training import distributed
 from training.accumulation import Tally, micro_batches
 from training.configuration import parse
@@ -43,30 +43,27 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         tally = Tally()
         for (images, masks, target_images), weight in micro_batches(batch, options.micro_batch, modules):
             with precision.autocast():
-                made = translators_ddp(images, target_images)
-                verdicts = discriminators_ddp(
-                    source=[images, made["as_source"]], target=[target_images, made["as_target"]]
-                )
+                real = {"source": images, "target": target_images}
+                made = translators_ddp(**real)
+                verdicts = discriminators_ddp(real, made["translated"])
                 # The discriminators: real told from translated.
-                loss_D = {
-                    domain: (least_squares(real, 1.0) + least_squares(translated, 0.0)) / 2
-                    for domain, (real, translated) in verdicts.items()
-                }
+                loss_D = {k: (least_squares(is_real, 1.0) + least_squares(is_made, 0.0)) / 2
+                          for k, (is_real, is_made) in verdicts.items()}  # fmt: skip
                 # The generators: taken for real, back where they came from, and nothing to do at home.
-                loss_gan = {domain: least_squares(translated, 1.0) for domain, (_, translated) in verdicts.items()}
-                away = {name: (made[name] - (images if "source" in name else target_images)).abs().mean() / 255
-                        for name in ("source_cycle", "target_cycle", "source_same", "target_same")}  # fmt: skip
-                loss = sum(loss_gan.values())
-                loss += options.lambda_cycle * (away["source_cycle"] + away["target_cycle"])
-                loss += options.lambda_identity * (away["source_same"] + away["target_same"])
-                losses = {"loss_D": loss_D, "loss_gan": loss_gan, "loss": away}
-                if options.lambda_semantic:
-                    losses["loss"]["semantic"] = segmentation_loss(reference(made["as_target"])["main"], masks)
-                    loss += options.lambda_semantic * losses["loss"]["semantic"]
+                loss_gan = {k: least_squares(is_made, 1.0) for k, (_, is_made) in verdicts.items()}
+                loss_cycle = {k: grey_distance(made["back"][k], real[k]) for k in real}
+                loss_same = {k: grey_distance(made["same"][k], real[k]) for k in real}
+                loss = sum(loss_gan.values()) + options.lambda_cycle * sum(loss_cycle.values())
+                loss += options.lambda_identity * sum(loss_same.values())
+                losses = named(loss_D=loss_D, loss_gan=loss_gan, loss_cycle=loss_cycle, loss_same=loss_same)
+                if options.lambda_semantic:  # the frozen model sees the source's phases where they were
+                    seen = reference(made["translated"]["target"])["main"]
+                    losses["loss_semantic"] = segmentation_loss(seen, masks)
+                    loss += options.lambda_semantic * losses["loss_semantic"]
             # Either learns from its own loss alone. The verdicts on what is translated are in both.
             precision.backward(weight * sum(loss_D.values()), discriminators, again=True)
             precision.backward(weight * loss, translators)
-            tally.add(named(**losses), weight)
+            tally.add(losses, weight)
 
         for name, one in zip(("gradient_norm", "gradient_norm_D"), optimizers, strict=True):
             tally.add({name: precision.gradient_norm(one)})

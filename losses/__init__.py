@@ -1,6 +1,6 @@
 """Losses; all of them take logits."""
 
-from losses.adversarial import GanLoss, least_squares
+from losses.adversarial import GanLoss, grey_distance, least_squares
 from losses.classification import classification_loss
 from losses.entropy import entropy_loss, self_information
 from losses.segmentation import centre, segmentation_loss
@@ -14,6 +14,7 @@ __all__ = [
     "class_mix",
     "classification_loss",
     "entropy_loss",
+    "grey_distance",
     "least_squares",
     "named",
     "segmentation_loss",

@@ -26,3 +26,8 @@ class GanLoss:
 def least_squares(verdicts: Tensor, wanted: float) -> Tensor:
     """Mean squared distance of verdicts, of any shape, from the number that is wanted (LSGAN, Mao et al., 2017)."""
     return (verdicts.float() - wanted).square().mean()
+
+
+def grey_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Mean distance of images (N, 1, H, W) in 0..255 from others, as a share of all grey levels."""
+    return (one.float() - other.float()).abs().mean() / 255

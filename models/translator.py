@@ -49,18 +49,15 @@ class Translators(nn.Module):
         super().__init__()
         self.to_target, self.to_source = Generator(width, blocks), Generator(width, blocks)
 
-    def forward(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Images of both domains -> images float32: translated, back again ('cycle'), and put through the generator
-        of their own domain ('same'), of either."""
-        as_target, as_source = self.to_target(source), self.to_source(target)
-        return {
-            "as_target": as_target,
-            "as_source": as_source,
-            "source_cycle": self.to_source(as_target),
-            "target_cycle": self.to_target(as_source),
-            "source_same": self.to_source(source),
-            "target_same": self.to_target(target),
-        }
+    def forward(self, source: Tensor, target: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Images of both domains -> images float32, by the domain that they look like.
+
+        'translated' into it, 'back' in it after two translations, and put through its generator though in it ('same').
+        """
+        translated = {"source": self.to_source(target), "target": self.to_target(source)}
+        back = {"source": self.to_source(translated["target"]), "target": self.to_target(translated["source"])}
+        same = {"source": self.to_source(source), "target": self.to_target(target)}
+        return {"translated": translated, "back": back, "same": same}
 
 
 class RealOrTranslated(nn.Module):
@@ -73,11 +70,11 @@ class RealOrTranslated(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict({domain: _patches(width) for domain in ("source", "target")})
 
-    def forward(self, **images: list[Tensor]) -> dict[str, list[Tensor]]:
-        """Lists of images by domain -> their verdicts, float32, in one call for DDP."""
+    def forward(self, *images: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Images by domain -> by domain the verdicts on each, float32, in one call for DDP."""
         return {
-            domain: [self.networks[domain](2 * one.float() / 255 - 1).float() for one in of_domain]
-            for domain, of_domain in images.items()
+            domain: [network(2 * of_domain[domain].float() / 255 - 1).float() for of_domain in images]
+            for domain, network in self.networks.items()
         }
 
 
