@@ -75,7 +75,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
 def test_a_tensor_on_the_cpu_is_found(peak, monkeypatch, plant):
-    monkeypatch.setattr(train_uda, "segmentation_loss", lambda *given: segmentation_loss(*given, plant(given[1])))
+    monkeypatch.setattr(train_uda, "segmentation_loss", lambda *given: segmentation_loss(*given[:2], plant(given[1])))
     with pytest.raises(RuntimeError, match="two different devices"):
         peak()
 
