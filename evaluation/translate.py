@@ -72,7 +72,7 @@ def main() -> None:
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
     state = checkpoint.load(options.run)
-    if state["config"]["script"] != "train_translation":
+    if "generator_width" not in state["config"]:
         raise InputError(
             f"{options.run}: is a run of {state['config']['script']}.py; give one of train_translation.py."
         )

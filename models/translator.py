@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.phases import probabilities
+
 _STRIDE = 4  # of the deepest features
 _DARKEST = 1 / 512  # half a grey level: the inverse of a sigmoid needs numbers above 0 and below 1
 
@@ -30,7 +32,10 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*down, *(_Block(4 * width) for _ in range(blocks)), *up, last)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Images -> logits (N, 1, H, W), float32, whose sigmoid is the brightness of the translated ones."""
+        """Images -> logits (N, 1, H, W), float32, of which models.probabilities makes the translated ones' brightness.
+
+        So a micrograph is translated in windows as one is segmented.
+        """
         height, width = images.shape[-2:]
         share = (images.float() / 255).clamp(_DARKEST, 1 - _DARKEST)
         lacking = [-height % _STRIDE, -width % _STRIDE]
@@ -39,7 +44,7 @@ class Generator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images -> translated images (N, 1, H, W), float32 in 0..255."""
-        return 255 * self.logits(images).sigmoid()
+        return 255 * probabilities(self.logits(images))[:, 1:]
 
 
 class Translators(nn.Module):

@@ -407,7 +407,7 @@ def test_an_adaptation_shows_maps_of_all_phases_and_logs_their_fractions(folder,
         line = metrics(out)[0]
         fractions = [line[f"target_phase_fraction_{name}"] for name in NAMES]
         assert sum(fractions) == pytest.approx(1, abs=1e-5) and "target_phase_fraction" not in line
-        assert any("judge_size" in line for line in metrics(out)) and any((out / "panels").iterdir())
+        assert any("judge_shape" in line for line in metrics(out)) and any((out / "panels").iterdir())
     found = scored(folder / "stores", out, "target")
     assert found["iou"].keys() == set(NAMES)
 

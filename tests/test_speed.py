@@ -99,7 +99,7 @@ def test_the_benchmark_of_the_loader(tmp_path):
     run("-m", "benchmarks.loader", "--tile", 48, "--overlap", 8, "--tiles", 3, "--rounds", 2, "--workers", 0, 1,
         "--picture", tmp_path / "elastic.png", "--json", tmp_path / "loader.json")  # fmt: skip
     rows = {name: json.loads((tmp_path / f"loader_{name}.json").read_text())["rows"] for name in ("core", "workers")}
-    assert [row["policy"] for row in rows["core"]] == ["none", "basic", "extended"]
+    assert [row["policy"] for row in rows["core"]] == ["none", "basic", "extended", "grey"]
     assert [row["workers"] for row in rows["workers"]] == [0, 1]
     assert (tmp_path / "elastic.png").stat().st_size > 1000
 
