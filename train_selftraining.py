@@ -10,7 +10,6 @@ and on tiles of which blocks are hidden (Hoyer et al., CVPR 2023).
 The same command again resumes an interrupted run. evaluate.py --network teacher scores the teacher.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 
 from torch import Tensor
@@ -29,6 +28,7 @@ from training.preparation import labelled_tiles, pixel_weights, two_views
 from training.run import Run
 from training.schedule import set_learning_rates
 from training.teacher import Drift, build_teacher, follow, pseudo_labels
+from training.weights import trained_on
 
 
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
@@ -36,7 +36,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     source = labelled_tiles(options, target)
     model, optimizer = build_model(options, processes, source.store.classes)
     teacher = build_teacher(model, own_statistics=options.teacher_statistics == "batch")
-    trained = Path(options.pretraining).exists()  # else the teacher forgets its beginning, as published
+    trained = bool(trained_on(options.pretraining))  # else the teacher forgets its beginning, as published
     drift = Drift(source.store.classes, from_model=trained).to(processes.device)
     precision = Precision(options.amp, processes.device)
     networks = {"model": model, "teacher": teacher, "drift": drift}

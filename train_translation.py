@@ -28,7 +28,7 @@ from training.schedule import set_learning_rates
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
     target = unlabelled_tiles(options)
     source = labelled_tiles(options, target)
-    reference = frozen_reference(options, processes)
+    reference = frozen_reference(options.reference, processes.device)
     translators, discriminators, optimizers = build_translators(options, processes)
     precision = Precision(options.amp, processes.device)
     networks, measure = {"model": translators, "discriminators": discriminators}, "miou_translated_validation"

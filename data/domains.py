@@ -53,6 +53,11 @@ class Options:
     seed: int
     classes: tuple[str, ...] = ()
 
+    @property
+    def phases(self) -> int:
+        """Number of phases."""
+        return len(self.classes) or 2
+
 
 @dataclass(frozen=True)
 class NativeMicrograph:

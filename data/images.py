@@ -104,19 +104,18 @@ def prepare_mask(mask: np.ndarray, factor: float, phases: int = 2) -> np.ndarray
     """
     if working_size(mask.shape, factor) == mask.shape:
         return mask.copy()  # without the memory that float32 takes
-    share = _resize((mask == 1).astype(np.float32), factor, cv2.INTER_LINEAR)
     counted = mask != IGNORED
     if phases > 2:
-        most, found = _resize((mask == 0).astype(np.float32), factor, cv2.INTER_LINEAR), 0
+        most, found = _share(mask == 0, factor), 0
         for phase in range(1, phases):
-            share = _resize((mask == phase).astype(np.float32), factor, cv2.INTER_LINEAR)
+            share = _share(mask == phase, factor)
             found = np.where(share > most, np.uint8(phase), found)
             most = np.maximum(share, most)
-        of_counted = _resize(counted.astype(np.float32), factor, cv2.INTER_LINEAR)
-        return np.where(of_counted >= 0.5, found, IGNORED).astype(np.uint8)
+        return np.where(_share(counted, factor) >= 0.5, found, IGNORED).astype(np.uint8)
+    share = _share(mask == 1, factor)
     if counted.all():
         return (share >= 0.5).astype(np.uint8)
-    of_counted = _resize(counted.astype(np.float32), factor, cv2.INTER_LINEAR)
+    of_counted = _share(counted, factor)
     return np.where(of_counted >= 0.5, share >= of_counted / 2, IGNORED).astype(np.uint8)
 
 
@@ -218,6 +217,11 @@ def _check_working_size(shape: tuple[int, int], factor: float, origin: str, memo
 
 def working_size(shape: tuple[int, int], factor: float) -> tuple[int, int]:
     return tuple(round(side * factor) for side in shape)
+
+
+def _share(where: np.ndarray, factor: float) -> np.ndarray:
+    """Share, float32, of each pixel at the working scale that a region bool (h, w) covers."""
+    return _resize(where.astype(np.float32), factor, cv2.INTER_LINEAR)
 
 
 def _resize(pixels: np.ndarray, factor: float, enlarging: int) -> np.ndarray:

@@ -108,7 +108,7 @@ def prepare_domain(
         with suppress(InputError):  # which is said where that domain is prepared
             reference = describe(options, ask_beside, workers, quiet=True)
         confirm(odd_sizes(options, domain, described, reference))
-    reading = _reading(domain, described, depth, workers, max(2, len(options.classes)))
+    reading = _reading(domain, described, depth, workers, options.phases)
     names = set()
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
@@ -135,7 +135,7 @@ def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.nd
     """Share of a domain's pixels at each grey level, float64 (256,), all its micrographs together at working scale."""
     described = describe(options, domain, workers, quiet=True)
     depth, _ = depth_of([(one.native.image, one.native.page) for one in described], workers)
-    with closing(_reading(domain, described, depth, workers, max(2, len(options.classes)))) as reading:
+    with closing(_reading(domain, described, depth, workers, options.phases)) as reading:
         progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
         return grey_levels(counted(*read.result()) for read in progress)
 

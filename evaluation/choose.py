@@ -54,7 +54,7 @@ def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
     found = []
     for run in map(Path, runs):
         found.append(load_member(run, "last", device))
-        if "teacher" in checkpoint.load(run):
+        if found[-1].has_teacher:
             found.append(load_member(run, "last", device, "teacher"))
         if run.is_dir():
             found += [load_member(run, path.stem, device) for path in sorted(run.glob("step*.pt"))]
@@ -63,9 +63,9 @@ def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
 
 def with_teacher_as_model(member: Member, folder: Path) -> Path:
     """Write a checkpoint to a folder, named after its run, whose model is the run's teacher. Returns its path."""
-    state = checkpoint.load(member.run, member.label)
     path = folder / f"{member.run.name}.pt"
-    checkpoint.save(path, {key: state[key] for key in ("config", "preparation", "step")} | {"model": state["teacher"]})
+    state = {"config": member.config, "preparation": member.preparation, "step": member.step}
+    checkpoint.save(path, state | {"model": {k: value.cpu() for k, value in member.model.state_dict().items()}})
     return path
 
 

@@ -34,7 +34,8 @@ class Member:
     """A trained model and its origin. `label` is the checkpoint's name, mostly 'last'.
 
     remedy, levels: what is done to a micrograph first, and the source's grey levels, float64 (256,), for it.
-    network: the name of the network in the checkpoint, which may hold a 'teacher' beside the 'model'.
+    network: the name of the network in the checkpoint, which `has_teacher` where it holds a 'teacher' beside the
+    'model'.
     tta: average over the eight symmetries of what the network is shown. image_share: of a micrograph's own batch-norm
     statistics beside the model's; None to take the model's as they are.
     """
@@ -48,6 +49,7 @@ class Member:
     remedy: Remedy = field(default_factory=Remedy)
     levels: np.ndarray | None = None
     network: str = "model"
+    has_teacher: bool = False
     tta: bool = False
     image_share: float | None = None
 
@@ -112,7 +114,8 @@ def load_member(path: Path | str, which: str, device: torch.device | str, networ
         print(f"remark: {run} is not finished: its last checkpoint is of {done}", file=sys.stderr)
     made = state.get("remedy")
     remedy = {"remedy": Remedy(**made["changes"]), "levels": np.array(made["levels"])} if made else {}
-    return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy, network=network)
+    networks = {"network": network, "has_teacher": "teacher" in state}
+    return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy, **networks)
 
 
 def chosen_runs(path: Path) -> list[str]:

@@ -145,4 +145,4 @@ def test_the_translated_source_is_trained_on(stores, supervised, tmp_path):
 
 def test_a_translation_asks_for_its_reference():
     with pytest.raises(InputError, match="--reference: give a supervised run"):
-        frozen_reference(SimpleNamespace(reference=None), SimpleNamespace(device="cpu"))
+        frozen_reference(None, "cpu")

@@ -77,12 +77,12 @@ def build_translators(
     return translators, discriminators, [build_adam(group, betas=(0.5, 0.999)) for group in groups]
 
 
-def frozen_reference(options: SimpleNamespace, processes: Processes) -> models.Segmenter:
+def frozen_reference(run: str | None, device: torch.device | str) -> models.Segmenter:
     """Load the source model of `--reference`, which learns nothing here. InputError where there is none."""
-    if not options.reference:
+    if not run:
         raise InputError("--reference: give a supervised run on the source, which says if the phases stay in place.")
-    model, _ = load_model(options.reference)
-    return model.to(processes.device, memory_format=torch.channels_last).requires_grad_(False)
+    model, _ = load_model(run)
+    return model.to(device, memory_format=torch.channels_last).requires_grad_(False)
 
 
 def build_classifier(options: SimpleNamespace, classes: int, processes: Processes) -> tuple[nn.Module, Optimizer]:

@@ -108,7 +108,7 @@ def _remedy(store: Store) -> str:
 
 
 def _trained_on(options: SimpleNamespace, stores: Sequence[Store]) -> dict[str, list[str]]:
-    seen = {domain: set(digests) for domain, digests in trained_on(vars(options).get("pretraining", "")).items()}
+    seen = {domain: set(digests) for domain, digests in trained_on(vars(options).get("pretraining", "random")).items()}
     for store in stores:
         if store.transductive:
             continue  # may be scored on any of its images: the score is called so
