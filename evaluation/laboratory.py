@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.errors import InputError, exits_cleanly
 from common.files import write_file
+from data.pictures import palette_of
 from evaluation import page
 from evaluation.fractions import ACCURACY, Fraction, sentence
 from evaluation.judge.advice import ENOUGH
@@ -84,7 +85,7 @@ def report(outcome: Outcome) -> str:
         f"<p class='note'>More: {', '.join(there)}.</p>",
         "<h2>Look at these first</h2>",
         "<p class='note'>The images that the models are least sure of. On the left what was found, on the right where "
-        "they are unsure.</p>",
+        f"they are unsure.{_legend(outcome)}</p>",
         *(_pictures(outcome, row) for row in outcome.images[:_LOOKED_AT]),
         "<h2>All images, the least sure first</h2>",
         page.table(_header(outcome), (_row(outcome, row) for row in outcome.images)),
@@ -144,6 +145,18 @@ def _row(outcome: Outcome, row: dict) -> list[str]:
     intervals = {end: f"± {_percent(row[f'ci95{end}'])}" if row[f"ci95{end}"] else "" for end in outcome.phases}
     found = ((_percent(row[_FRACTION + end]), intervals[end]) for end in outcome.phases)
     return [row["file"], *(cell for pair in found for cell in pair), _percent(row["confidence"])]
+
+
+def _legend(outcome: Outcome) -> str:
+    """Colours of the phases in the pictures, of more than two; of two the one phase is tinted."""
+    if len(outcome.phases) < 2:
+        return ""
+    palette = palette_of([end[1:] for end in outcome.phases])
+    named = (
+        f"<span style='color:rgb{colour}'>&#9632;</span> {page.text(palette.names[phase])}"
+        for phase, colour in palette.tints.items()
+    )
+    return f" Colours: {', '.join(named)}; {page.text(palette.names[0])} has none."
 
 
 def _of(end: str) -> str:

@@ -2,23 +2,27 @@
 # From nothing to a scored adaptation on drawn micrographs, by the launcher that a laboratory's folder takes
 # (launch/adapt.sh); `make demo` calls it.
 #   SEEDS="0 1 2"   one whole demonstration a seed (drawing, initialisation, batches), then the means
+#   PHASES=3        draws a third phase; it all goes to runs/demo.3phases then
 #   PROCESSES=1     so many processes a training; one has two threads on the CPU, several have one each
 #   CONTROL=1       trains a control without adversary (lambda_adv = 0) too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SEEDS=${SEEDS:-0}
+PHASES=${PHASES:-2}
+runs=runs/demo
+[[ $PHASES == 2 ]] || runs=runs/demo.${PHASES}phases
 processes=${PROCESSES:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processes > 1 ? 1 : 2))}
 
 for seed in $SEEDS; do
-    folder=runs/demo/seed$seed
+    folder=$runs/seed$seed
     domains=$folder/micrographs/domains.toml
     mkdir -p "$folder"
     began=$SECONDS
 
     [[ -f $domains ]] || # drawn already: go on where the last call was stopped
-        python -m data.synthetic --size demo --seed "$seed" --out "$folder/micrographs"
+        python -m data.synthetic --size demo --phases "$PHASES" --seed "$seed" --out "$folder/micrographs"
     python -m data.prepare "$domains" --out "$folder/stores"
     data=$((SECONDS - began))
 
@@ -50,4 +54,4 @@ for seed in $SEEDS; do
             "$(cat .venv/.installed)" "$data" "$evaluate" > "$folder/seconds.json"
 done
 
-python -m evaluation.tables runs/demo --out runs/demo --demo
+python -m evaluation.tables "$runs" --out "$runs" --demo

@@ -515,12 +515,10 @@ def test_drawn_micrographs_of_three_phases_are_those_of_two(tmp_path):
         assert 0.01 < np.mean(three == numbers[2]) < 0.15
 
 
-def test_the_launcher_goes_from_a_folder_to_a_report(folder, tmp_path, monkeypatch):
-    """The commands of launch/adapt.sh, the road of make demo, in this process and with few steps and disturbances."""
-    monkeypatch.setattr(judging, "DISTURBANCES", 4)
-    out = tmp_path / "out"
+def road(domains: Path, out: Path) -> Launch:
+    """Take the commands of launch/adapt.sh, the road of make demo, in this process and with few steps."""
     short = ("--steps", 4, "--batch-size", 4, "--workers", 0, "--wandb", "disabled")
-    line = [folder / "domains.toml", "--source", "source", "--target", "target", "--out", out, "--folds", 1]
+    line = [domains, "--source", "source", "--target", "target", "--out", out, "--folds", 1]
     line += ["--always-adapt", "--experiments", "demo.supervised", "demo.uda", "--", *short]
     launch = Launch(launch_options([*map(str, line)]))
     for step in launch.steps():
@@ -528,8 +526,35 @@ def test_the_launcher_goes_from_a_folder_to_a_report(folder, tmp_path, monkeypat
             module = words.pop(0) if words[0] != "-m" else words[1]
             words = words[2:] if words[0] == "-m" else words
             assert call(importlib.import_module(module.removesuffix(".py")).main, *words) == 0
+    return launch
+
+
+def test_the_launcher_goes_from_a_folder_to_a_report_and_reads_no_label_of_the_target(folder, tmp_path, monkeypatch):
+    """All phases of the target's masks change their places in the second folder: only the scores differ."""
+    monkeypatch.setattr(judging, "DISTURBANCES", 4)
+    out = tmp_path / "out"
+    launch = road(folder / "domains.toml", out)
     assert checkpoint.load_model(out / "gap" / "fold0.pt")[0].phases == 3
-    measured = json.loads((out / "choice" / "scores.json").read_text())[str(out / "uda" / "fold0")]
-    assert scored(launch.data, out / "uda" / "fold0", "target")["miou"] == pytest.approx(measured)
+    measured = json.loads((out / "choice" / "scores.json").read_text())
+    of_uda = measured[str(out / "uda" / "fold0")]
+    assert scored(launch.data, out / "uda" / "fold0", "target")["miou"] == pytest.approx(of_uda)
     page = (out / "report.html").read_text()
     assert all(f"hase fraction of {name}" in page and f"<th>{name} [%]</th>" in page for name in NAMES)
+
+    other = tmp_path / "other"
+    for kind in ("source", "target"):
+        shutil.copytree(folder / kind, other / kind)
+    for path in (other / "target" / "masks").iterdir():
+        numbers = dict(zip(NUMBERS["target"], (1, 3, 7), strict=True))
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), np.vectorize(numbers.get)(mask).astype(np.uint8))
+    shutil.copy(folder / "domains.toml", other)
+    road(other / "domains.toml", tmp_path / "two")
+    others = json.loads((tmp_path / "two" / "choice" / "scores.json").read_text())
+    assert list(others.values()) != list(measured.values())
+    for name in ("gap/gap.json", "gap/gap.html", "choice/choice.json", "segmented/phase_fractions.csv"):
+        ours, theirs = ((tmp_path / root / name).read_text() for root in ("out", "two"))
+        theirs = theirs.replace(str(tmp_path / "two"), str(out)).replace(str(other), str(folder))
+        assert ours == theirs, name
+    models_of = [checkpoint.load(tmp_path / root / "uda" / "fold0")["model"] for root in ("out", "two")]
+    assert all(torch.equal(models_of[0][key], models_of[1][key]) for key in models_of[0])
