@@ -4,8 +4,8 @@
     torchrun --nproc_per_node=4 train_translation.py --target t3 --lambda-semantic 1    # phases stay what S.10 sees
     launch/methods.sh translation                       # and the model that is trained on the translated source
 
-Two generators translate in either direction. A discriminator of each domain tells translated tiles from real ones, what
-is translated forth and back has to be what it was, and what is of a domain already has to stay (Zhu et al., ICCV 2017).
+Two generators translate in either direction. A discriminator of each domain tells translated tiles from real ones, and
+what is translated forth and back has to be what it was (Zhu et al., ICCV 2017).
 The frozen source model of --reference says how far the phases stay in their places: its mIoU on translated micrographs.
 The same command again resumes an interrupted run.
 """
@@ -44,15 +44,15 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         for (images, masks, target_images), weight in micro_batches(batch, options.micro_batch, modules):
             with precision.autocast():
                 real = {"source": images, "target": target_images}
-                made = translators_ddp(**real)
+                made = translators_ddp(**real, same=options.lambda_identity > 0)
                 verdicts = discriminators_ddp(real, made["translated"])
                 # The discriminators: real told from translated.
                 loss_D = {k: (least_squares(is_real, 1.0) + least_squares(is_made, 0.0)) / 2
                           for k, (is_real, is_made) in verdicts.items()}  # fmt: skip
-                # The generators: taken for real, back where they came from, and nothing to do at home.
+                # The generators: taken for real, back where they came from, and, if asked, nothing to do at home.
                 loss_gan = {k: least_squares(is_made, 1.0) for k, (_, is_made) in verdicts.items()}
                 loss_cycle = {k: grey_distance(made["back"][k], real[k]) for k in real}
-                loss_same = {k: grey_distance(made["same"][k], real[k]) for k in real}
+                loss_same = {k: grey_distance(image, real[k]) for k, image in made["same"].items()}
                 loss = sum(loss_gan.values()) + options.lambda_cycle * sum(loss_cycle.values())
                 loss += options.lambda_identity * sum(loss_same.values())
                 losses = named(loss_D=loss_D, loss_gan=loss_gan, loss_cycle=loss_cycle, loss_same=loss_same)

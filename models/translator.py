@@ -13,8 +13,8 @@ _DARKEST = 1 / 512  # half a grey level: the inverse of a sigmoid needs numbers 
 class Generator(nn.Module):
     """Residual network from grey images (N, 1, H, W) in 0..255 to others of that size.
 
-    Two steps down, `blocks` residual blocks, two steps up. What it finds is added to the image before the last sigmoid,
-    and is nothing at first. Without normalisation: a pixel's grey level then depends on what surrounds it alone, so a
+    Two steps down, `blocks` residual blocks, two steps up. What it finds is added to the image before the last sigmoid.
+    Without normalisation: a pixel's grey level then depends on what surrounds it alone, so a
     micrograph that is translated in windows has no seams.
     """
 
@@ -27,8 +27,6 @@ class Generator(nn.Module):
         for inputs in (4 * width, 2 * width):  # transposed convolutions would leave a checkerboard
             up += [nn.Upsample(scale_factor=2), nn.Conv2d(inputs, inputs // 2, 3, padding=1), nn.ReLU(inplace=True)]
         last = nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect")
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*down, *(_Block(4 * width) for _ in range(blocks)), *up, last)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -54,15 +52,16 @@ class Translators(nn.Module):
         super().__init__()
         self.to_target, self.to_source = Generator(width, blocks), Generator(width, blocks)
 
-    def forward(self, source: Tensor, target: Tensor) -> dict[str, dict[str, Tensor]]:
+    def forward(self, source: Tensor, target: Tensor, same: bool) -> dict[str, dict[str, Tensor]]:
         """Images of both domains -> images float32, by the domain that they look like.
 
-        'translated' into it, 'back' in it after two translations, and put through its generator though in it ('same').
+        'translated' into it, 'back' in it after two translations, and, where asked for, put through its generator
+        though in it ('same').
         """
         translated = {"source": self.to_source(target), "target": self.to_target(source)}
         back = {"source": self.to_source(translated["target"]), "target": self.to_target(translated["source"])}
-        same = {"source": self.to_source(source), "target": self.to_target(target)}
-        return {"translated": translated, "back": back, "same": same}
+        left = {"source": self.to_source(source), "target": self.to_target(target)} if same else {}
+        return {"translated": translated, "back": back, "same": left}
 
 
 class RealOrTranslated(nn.Module):

@@ -246,7 +246,7 @@ def _translators(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--discriminator-learning-rate", type=not_negative, default=2e-4, help="initial rate")
     group.add_argument("--lambda-cycle", type=not_negative, default=10.0, help="weight of the way forth and back")
     group.add_argument(
-        "--lambda-identity", type=not_negative, default=5.0, help="weight of what is of a domain already"
+        "--lambda-identity", type=not_negative, default=0.0, help="weight of leaving alone what is of a domain already"
     )
     group.add_argument(
         "--lambda-semantic",
