@@ -30,6 +30,7 @@ _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
 _JPEG_IN_TIFF = (6, 7, 33007, 34892)  # TIFF tag 259
 _ORIENTATION = 274  # tag of TIFF and EXIF
 _ALPHA = (1, 2)  # TIFF tag 338
+_SOFTWARE = 305  # TIFF tag
 _MOST_PAGES = 32
 _PAGES_NAMED = 6
 _MOST = 3 << 29  # bytes of decoded pixels; a header of few bytes can ask for more than the machine has
@@ -101,6 +102,11 @@ def decode(path: Path | str, page: Page = None, numbers: bool = False) -> Decode
             pixels = pixels // (255 // (2**facts.bits - 1)) if numbers else pixels
             facts = facts if numbers else replace(facts, bits=8)
     if pixels.ndim == 3:
+        *colours, alpha = (pixels[..., channel] for channel in range(pixels.shape[2]))
+        if len(colours) in (1, 3) and alpha.min() < alpha.max() and all(one.min() == one.max() for one in colours):
+            raise InputError(
+                f"{path}: its picture is in the alpha channel alone; flatten it, and save it without alpha"
+            )
         pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
     if (pixels.ndim != 2 and pixels.shape[2:] != (3,)) or 0 in pixels.shape:
         raise InputError(f"{path}: shape {pixels.shape} is not one image; export a single grey or RGB image")
@@ -177,7 +183,10 @@ class _Picture:
         sides = sides if orientation < 5 else sides[::-1]
         counted = page.dtype is not None and page.dtype.kind in "bu" and page.photometric != _PALETTE
         bits = page.bitspersample if counted and isinstance(page.bitspersample, int) else 8
-        return Facts(*sides, bits, orientation, page.photometric == _MINISWHITE, page.compression in _JPEG_IN_TIFF)
+        white_is_zero = page.photometric == _MINISWHITE
+        if bits == 1 and str(page.tags.valueof(_SOFTWARE, "")).startswith("tifffile"):
+            white_is_zero = False  # it calls True black unasked, and who saves a mask as bool means white
+        return Facts(*sides, bits, orientation, white_is_zero, page.compression in _JPEG_IN_TIFF)
 
     @property
     def kind(self) -> str:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from data.decoding import SUFFIXES, Decoded, Page, decode
 
 DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras that write 16-bit files
 DEPTHS_BEFORE = (8, 12, 16)  # as of stores that do not say which depth their micrographs have
+_LONE = 1e-3  # share of pixels, far above all others, that are a defect or a text
 SMALLEST, _LARGEST = 8, 32767  # px of a side at working scale; OpenCV cannot resize beyond the latter
 ODDLY_RESIZED, MOST_ENLARGED = 4, 16  # times a side
 _BYTES_ENLARGED = 8  # of a micrograph and its mask, for each pixel at working scale
@@ -34,12 +36,12 @@ def read_image(path: Path | str, depth: int | None = None, page: Page = None) ->
     """Read one micrograph (TIFF, PNG, JPEG or BMP; grey, palette, RGB or RGBA) as uint8 (h, w) grey, upright.
 
     Colour becomes luma, alpha is dropped, white-is-zero is inverted. Samples of a depth that the file states are scaled
-    by it. Cameras of 10 to 14 bit write 16-bit files: these are scaled by `depth` (bits), where they have no brighter
-    pixel, or by the smallest of DEPTHS that holds their maximum. Float must lie in 0..1. page: of a TIFF with several.
+    by it. Cameras of 10 to 14 bit write 16-bit files: these are scaled by `depth` (bits), and what is brighter is
+    white, or by the smallest of DEPTHS that holds their maximum. Float must lie in 0..1. page: of a TIFF with several.
     Raises InputError if the file is not exactly one such image.
     """
     decoded = _read_pixels(path, page)
-    return to_uint8(to_grey(decoded.pixels), _depths(decoded, (depth, *DEPTHS) if depth else DEPTHS))
+    return to_uint8(to_grey(decoded.pixels), _depths(decoded, (depth,) if depth else DEPTHS))
 
 
 def read_picture(path: Path | str) -> np.ndarray:
@@ -53,9 +55,29 @@ def colours_of(palette: np.ndarray) -> np.ndarray:
     return to_uint8(palette, (8, 16)) if palette.max() < 256 else to_uint8(palette, (16,))
 
 
-def brightest(path: Path | str, page: Page = None) -> int:
-    """Brightest grey level of a micrograph of 16-bit samples. InputError as of read_image."""
-    return int(to_grey(_read_pixels(path, page).pixels).max())
+class Brightest(NamedTuple):
+    """Brightest grey level of a micrograph, of its scanned rows without lone pixels, and the number of these."""
+
+    level: int
+    scanned: int
+    lone: int
+
+
+def brightest(path: Path | str, page: Page = None, information_bar: int = 0) -> Brightest:
+    """Look for the brightest pixels of a micrograph of 16-bit samples. InputError as of read_image.
+
+    Lone pixels are few, and at least twice as bright as the depth of DEPTHS that holds all others: hot pixels, a scale
+    bar that was drawn in.
+    """
+    grey = to_grey(_read_pixels(path, page).pixels)
+    scanned = grey[: max(1, len(grey) - information_bar)]
+    counts = np.bincount(scanned.ravel(), minlength=1 << 16)
+    from_level = counts[::-1].cumsum()[::-1]  # pixels of this level or a brighter one
+    for depth in DEPTHS[:-1]:
+        lone = from_level[1 << depth]
+        if 0 < lone <= _LONE * scanned.size and lone == from_level[2 << depth]:
+            return Brightest(int(grey.max()), int(counts[: 1 << depth].nonzero()[0].max()), int(lone))
+    return Brightest(int(grey.max()), int(scanned.max()), 0)
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
@@ -177,11 +199,13 @@ def _float_to_uint8(pixels: np.ndarray, path: Path | str) -> np.ndarray:
 
 
 def to_uint8(pixels: np.ndarray, depths: tuple[int, ...]) -> np.ndarray:
-    depth = next(depth for depth in depths if pixels.max() < 2**depth)
+    """Scale pixels to uint8 by the smallest of `depths` that holds them; beyond the last they are white."""
+    depth = next((depth for depth in depths if pixels.max() < 2**depth), depths[-1])
     if pixels.dtype == np.uint8 and depth == 8:
         return pixels
+    white = pixels.dtype.type(2**depth - 1)
     factor = np.float32(255 / (2**depth - 1))
-    return in_bands(lambda band: np.rint(band * factor).astype(np.uint8), pixels)
+    return in_bands(lambda band: np.rint(np.minimum(band, white) * factor).astype(np.uint8), pixels)
 
 
 def in_bands(convert: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:

@@ -21,6 +21,8 @@ MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outlin
 _UNKNOWN = 254  # in place of a class
 _INSTANCES = 64  # more values than phases
 _SOFT, _SOFT_SHARE = 8, 0.8  # values in between, and share of pixels that have them; a photograph has more
+_RARE, _EVEN = 0.01, 0.3  # of the pixels: less than a phase has; of the rare ones: fewer than in any area are alike
+_CORNERS = np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, :-1]
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message
 
 
@@ -106,19 +108,33 @@ def read_mask(
         pixels = _scanned(path, pixels, shape, information_bar)
     if values.threshold is not None:
         return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
-    if decoded.facts.lossy and values.rest is not None:
-        why = 'a JPEG has other values along the borders, and "rest" takes them all'
-        print(f"warning: {path}: {why}: {_exported(values)}", file=sys.stderr)
     judged = [_Judged(reading, values) for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
-    # Of several that "rest" makes possible, that in which most of the listed values occur; else the likeliest.
-    known = max((one for one in judged if one.known), key=lambda one: one.listed, default=None)
+    known = [one for one in judged if one.known]
     if known:
-        return known.mask()
+        return _likeliest(path, known, decoded.facts.lossy, values)
     first = judged[0]
     if first.is_instance_map and not decoded.facts.lossy:
         print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
         return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
     raise UnknownValues(path, first.unknown(), values, _remedy(decoded.facts.lossy, first, values))
+
+
+def _likeliest(path: Path, known: list["_Judged"], lossy: bool, values: Values) -> np.ndarray:
+    """Mask of that reading in which most of the listed values occur. InputError where several with as many differ."""
+    most = max(one.listed for one in known)
+    chosen, *others = (one for one in known if one.listed == most)
+    mask = chosen.mask()
+    if any(not np.array_equal(mask, other.mask()) for other in others):
+        raise InputError(
+            f"{path}: the listed values may be colours of its palette or numbers in it; list those of every phase in "
+            'place of "rest"'
+        )
+    if values.rest is not None or values.instances:
+        why = "a JPEG has other values along the borders" if lossy else "its borders are smooth (values in between)"
+        if lossy or chosen.smooth:
+            takes = 'and "rest" takes them all' if values.rest is not None else "all of them above 0"
+            print(f"warning: {path}: {why}, {takes}: {_exported(values)}", file=sys.stderr)
+    return mask
 
 
 def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -205,8 +221,7 @@ def _readings(path: Path, decoded: Decoded) -> Iterator[np.ndarray]:
     """Yield what the pixels may be meant as: numbers (h, w), colours (h, w, 3); the likeliest first."""
     pixels, palette = decoded.pixels, decoded.palette
     if pixels.dtype == np.bool_:
-        # Only here as a viewer shows it: nobody thinks of white-is-zero at one bit.
-        pixels = ~pixels if decoded.facts.white_is_zero else pixels
+        pixels = _shown(decoded)
         yield pixels.astype(np.uint8) * 255
         yield pixels.astype(np.uint8)
         return
@@ -230,6 +245,11 @@ def _readings(path: Path, decoded: Decoded) -> Iterator[np.ndarray]:
         yield pixels
 
 
+def _shown(decoded: Decoded) -> np.ndarray:
+    """Pixels of one bit, only here as a viewer shows them: nobody thinks of white-is-zero at one bit."""
+    return ~decoded.pixels if decoded.facts.white_is_zero else decoded.pixels
+
+
 class _Judged:
     """A reading of a mask: each of its values, as an index into `codes`, with the class that the domain gives it."""
 
@@ -238,7 +258,8 @@ class _Judged:
         self.codes, self.counts = self._count()
         of = [np.isin(self.codes, self._wanted(listed)) for listed in values.of_phases]
         ignored = np.isin(self.codes, self._wanted(values.ignore))
-        self.listed = np.count_nonzero(np.any([*of, ignored], axis=0))
+        self.is_listed = np.any([*of, ignored], axis=0)
+        self.listed = np.count_nonzero(self.is_listed)
         self.two = not values.more
         self.classes = np.full(len(self.codes), _UNKNOWN if values.rest is None else values.rest, np.uint8)
         if values.instances:
@@ -275,13 +296,32 @@ class _Judged:
         listed, between = codes[~unknown], codes[unknown]
         return len(listed) > 1 and bool(between.min() > listed.min() and between.max() < listed.max())
 
+    @property
+    def smooth(self) -> bool:
+        """Many values that are not listed, each on few pixels and nowhere an area: borders that were smoothed.
+
+        Of colours, such that are no grey, as above.
+        """
+        rare = ~self.is_listed & (self.counts < _RARE * self.counts.sum())
+        if self.colours:
+            rare &= self.codes % 0x010101 > 0
+        if rare.sum() <= _SOFT:
+            return False
+        here, right, below = (self._of_each(np.arange(len(rare), dtype=np.int32))[part] for part in _CORNERS)
+        odd = rare[here]
+        return bool(np.mean((here == right)[odd] & (here == below)[odd]) < _EVEN)
+
     def mask(self) -> np.ndarray:
         """Classes uint8 (h, w)."""
+        return self._of_each(self.classes)
+
+    def _of_each(self, of_code: np.ndarray) -> np.ndarray:
+        """Values of the codes (n,) at each pixel (h, w)."""
         if self.small:
-            table = np.zeros(np.iinfo(self.reading.dtype).max + 1, np.uint8)
-            table[self.codes] = self.classes
+            table = np.zeros(np.iinfo(self.reading.dtype).max + 1, of_code.dtype)
+            table[self.codes] = of_code
             return in_bands(lambda band: table[band], self.reading)
-        return in_bands(lambda band: self.classes[np.searchsorted(self.codes, self._codes(band))], self.reading)
+        return in_bands(lambda band: of_code[np.searchsorted(self.codes, self._codes(band))], self.reading)
 
     def unknown(self) -> dict[str, int]:
         """Number of pixels of each value that is not listed, the most frequent first."""
@@ -334,10 +374,16 @@ def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
     pixels = decoded.pixels
     if decoded.palette is not None:
         pixels = colours_of(decoded.palette)[pixels]
-    pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
+    pixels = _shown(decoded).astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
     if pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path}: a mask of type {pixels.dtype} has no threshold; save it with 8 or 16 bit a channel")
-    grey = to_uint8(to_grey(pixels), (8, 16))
+    grey = to_uint8(to_grey(pixels), (min(8, decoded.facts.bits), decoded.facts.bits))
+    if pixels.max() > 255 and grey.max() < values.threshold:
+        print(
+            f"warning: {path}: no pixel reaches threshold = {values.threshold} of 255: the brightest is {pixels.max()} "
+            "of 65535. Save it with 8 bit if that is white.",
+            file=sys.stderr,
+        )
     ignored = np.isin(grey, [value for value in values.ignore if isinstance(value, int)])
     return np.where(ignored, IGNORED, grey >= values.threshold).astype(np.uint8)
 

@@ -134,7 +134,7 @@ def prepare_domain(
 def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.ndarray:
     """Share of a domain's pixels at each grey level, float64 (256,), all its micrographs together at working scale."""
     described = describe(options, domain, workers, quiet=True)
-    depth, _ = depth_of([(one.native.image, one.native.page) for one in described], workers)
+    depth, _ = depth_of([(one.native.image, one.native.page, one.information_bar) for one in described], workers)
     with closing(_reading(domain, described, depth, workers, options.phases)) as reading:
         progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
         return grey_levels(counted(*read.result()) for read in progress)
@@ -149,7 +149,7 @@ def _depth(path: Path, described: list[Described], workers: int) -> tuple[int | 
         there = Store(path).metadata
         if "depth" in there["parameters"] and same_files(there["sources"], [one.source for one in described]):
             return there["parameters"]["depth"], True
-    return depth_of([(one.native.image, one.native.page) for one in described], workers)
+    return depth_of([(one.native.image, one.native.page, one.information_bar) for one in described], workers)
 
 
 def _reading(

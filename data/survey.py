@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.parallel import all_of
 from data.decoding import Facts, Page, look
 from data.headers import Header, read_header
-from data.images import DEPTHS, DEPTHS_BEFORE, brightest
+from data.images import DEPTHS, DEPTHS_BEFORE, Brightest, brightest
 from data.table import FILE
 
 TOLERANCE = 0.02  # of a pixel size
@@ -81,26 +81,38 @@ def middle(sizes: Iterable[float]) -> float:
 
 
 def depth_of(
-    pictures: Iterable[tuple[Path, Page]], workers: int, depths: tuple[int, ...] = DEPTHS, broken: bool = False
+    pictures: Iterable[tuple[Path, Page, int]], workers: int, broken: bool = False, least: int = 0
 ) -> tuple[int | None, bool]:
-    """Depth in bits of a domain's camera: the smallest of `depths` that holds all its micrographs of 16-bit samples.
+    """Depth in bits of a domain's camera: the smallest of DEPTHS that holds all its micrographs of 16-bit samples.
 
-    None where there are none such. And whether each by itself would have been read so, as before there was a common
-    depth. broken: files that cannot be read are passed over, where InputError would be raised.
+    pictures: files with their page and the rows of their bar, which do not count, as lone pixels do not; of these it
+    prints a warning. None where there are no such micrographs. And whether each by itself would have been read so, as
+    before there was a common depth. broken: files that cannot be read are passed over, where InputError would be
+    raised. least: a depth that is known already.
     """
-    levels = all_of(partial(_brightest, broken=broken), pictures, workers)
-    levels = [level for level in levels if level is not None]
-    if not levels:
+    pictures = list(pictures)
+    found = all_of(partial(_brightest, broken=broken), pictures, workers)
+    found = {picture[0]: one for picture, one in zip(pictures, found, strict=True) if one is not None}
+    if not found:
         return None, True
-    depth = next(depth for depth in depths if max(levels) < 2**depth)
-    each = {next(bits for bits in DEPTHS_BEFORE if level < 2**bits) for level in levels}
+    most = max(one.scanned for one in found.values())
+    depth = max(least, next(depth for depth in DEPTHS if most < 2**depth))
+    odd = [path for path, one in found.items() if one.lone and one.level >= 2**depth]
+    if odd:
+        others = f" (and lone pixels of {len(odd) - 1} other files)" if len(odd) > 1 else ""
+        print(
+            f"warning: {odd[0]}: {found[odd[0]].lone} pixels{others} are far brighter than all others, which "
+            f"{depth} bits hold. They are taken for defects or a text, and shown white.",
+            file=sys.stderr,
+        )
+    each = {next(bits for bits in DEPTHS_BEFORE if one.level < 2**bits) for one in found.values()}
     return depth, each == {depth}
 
 
-def _brightest(picture: tuple[Path, Page], broken: bool) -> int | None:
-    path, page = picture
+def _brightest(picture: tuple[Path, Page, int], broken: bool) -> Brightest | None:
+    path, page, bar = picture
     try:
-        return brightest(path, page) if look(path, page).bits == _SIXTEEN else None
+        return brightest(path, page, bar) if look(path, page).bits == _SIXTEEN else None
     except InputError:
         if broken:
             return None

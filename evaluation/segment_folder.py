@@ -1,7 +1,9 @@
 """Segmentation of a folder of micrographs that have no labels."""
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from common.memory import free_memory
 from common.parallel import ahead
 from data.decoding import SUFFIXES, Page
 from data.domains import read_domains
-from data.images import DEPTHS_BEFORE, list_images, prepare_micrograph, read_image, warn_of_enlargement
+from data.images import list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import matched
 from data.pictures import write_classes
 from data.store import TWO_PHASES, differences, reported
@@ -70,8 +72,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
     print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
-    pages = [(file, page) for file, (page, _) in asked.items()]
-    depth = native.get("depth") or depth_of(pages, 2, DEPTHS_BEFORE, broken=True)[0]
+    depth = _depth(asked, native.get("depth"))
 
     def resize(pixel_size: float) -> tuple[float, str]:
         origin = (
@@ -150,6 +151,22 @@ class _Read:
     shape: tuple[int, int]
     pixel_size_nm: float
     information_bar: int
+
+
+def _depth(asked: dict[Path, tuple[Page, Given]], learnt: int | None) -> int | None:
+    """Depth of the files of 16-bit samples: that of the training domain's, which a dark folder has too, or more."""
+    pictures = []
+    for file, (page, given) in asked.items():
+        with suppress(InputError):  # which is said where the file is read
+            pictures.append((file, page, settled(file, page, given, quiet=True)[1]))
+    found, _ = depth_of(pictures, 2, broken=True, least=learnt or 0)
+    if learnt and found and found > learnt:
+        print(
+            f"warning: the micrographs fill {found} bits, and the model's training domain {learnt}: these are of "
+            "another camera, so all are read as the former.",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> dict[Path, tuple[Page, Given]]:

@@ -191,8 +191,70 @@ def test_values_in_the_bar_do_not_count_and_a_mask_may_lack_it(tmp_path):
 def test_white_is_zero_keeps_the_numbers_of_a_mask(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.where(NUMBERS == 2, 255, 0).astype(np.uint8), photometric="miniswhite")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.tif", Values((255,), (0,))), NUMBERS == 2)
-    tifffile.imwrite(tmp_path / "b.tif", NUMBERS == 2, photometric="miniswhite")  # one bit: as a viewer shows it
-    np.testing.assert_array_equal(read_mask(tmp_path / "b.tif", Values((255,), (0,))), NUMBERS != 2)
+    # One bit: as a viewer shows it; but tifffile calls True black unasked, so its own files as they were saved.
+    for software, expected in (("scanner", NUMBERS != 2), ("tifffile.py", NUMBERS == 2)):
+        tifffile.imwrite(tmp_path / "b.tif", NUMBERS == 2, photometric="miniswhite", software=software)
+        for values in (Values((255,), (0,)), Values(None, (0,)), Values((255,), (0,), threshold=128)):
+            np.testing.assert_array_equal(read_mask(tmp_path / "b.tif", values), expected)
+
+
+def smoothed(mask):
+    """Borders as a drawing program smooths them, uint8."""
+    return cv2.GaussianBlur(np.where(mask, 255, 0).astype(np.uint8), (0, 0), 0.8)
+
+
+LARGE = np.kron(NUMBERS == 2, np.ones((6, 6), bool))
+
+
+def test_smooth_borders_under_rest_are_told_of(tmp_path, capsys):
+    """Of grey and of colours, by "rest" of either phase; areas of many values are none, nor a micrograph below."""
+    cv2.imwrite(str(tmp_path / "grey.png"), smoothed(LARGE))
+    colours = np.dstack([smoothed(~LARGE), np.zeros_like(LARGE, np.uint8), smoothed(LARGE)])
+    cv2.imwrite(str(tmp_path / "colours.png"), colours)
+    for name, one, other in (("grey", 255, 0), ("colours", (255, 0, 0), (0, 0, 255))):
+        for values in (Values((one,), None), Values(None, (other,))):
+            read_mask(tmp_path / f"{name}.png", values)
+            assert "borders are smooth" in capsys.readouterr().err, (name, values)
+    rng = np.random.default_rng(0)
+    grains = np.kron(rng.permutation(100).reshape(10, 10), np.ones((12, 12))).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "grains.png"), grains)
+    read_mask(tmp_path / "grains.png", Values(None, (0,)))
+    below = np.where(LARGE[..., None], (0, 0, 255), rng.integers(0, 256, (*LARGE.shape, 1))).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "below.png"), below)
+    found = read_mask(tmp_path / "below.png", Values(((255, 0, 0),), None))
+    np.testing.assert_array_equal(found, LARGE)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (0, 0, 255), (9,)])
+def test_a_mask_in_the_alpha_channel_alone_is_refused(tmp_path, colour):
+    alpha = np.where(LARGE, 255, 0).astype(np.uint8)
+    pixels = np.dstack([*(np.full_like(alpha, value) for value in colour), alpha])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="in the alpha channel alone"):
+        read_mask(tmp_path / "a.png", Values((255,), None))
+
+
+def test_a_palette_that_can_be_read_in_two_ways_is_asked_about(tmp_path):
+    image = Image.fromarray((NUMBERS == 2).astype(np.uint8), "P")
+    image.putpalette([255] * 3 + [0] * 3)
+    image.save(tmp_path / "a.png")
+    for values in (Values(None, (0,)), Values(None, (0,), instances=True)):
+        with pytest.raises(InputError, match="colours of its palette or numbers"):
+            read_mask(tmp_path / "a.png", values)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", Values((1,), (0,))), NUMBERS == 2)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", Values(((0, 0, 0),), ((255,) * 3,))), NUMBERS == 2)
+
+
+def test_a_threshold_is_of_white_whatever_the_depth(tmp_path, capsys):
+    values = Values((255,), (0,), threshold=128)
+    tifffile.imwrite(tmp_path / "a.tif", np.where(LARGE, 4095, 0).astype(np.uint16))
+    assert not read_mask(tmp_path / "a.tif", values).any()
+    assert "no pixel reaches threshold = 128 of 255: the brightest is 4095" in capsys.readouterr().err
+    for bits in (4, 12):
+        packed(tmp_path / "b.tif", np.where(LARGE, 2**bits - 1, 0), bits)
+        np.testing.assert_array_equal(read_mask(tmp_path / "b.tif", values), LARGE)
+    assert capsys.readouterr().err == ""
 
 
 # ---- what does not count ------------------------------------------------------------------------------------------

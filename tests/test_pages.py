@@ -19,9 +19,11 @@ from common.errors import InputError
 from data.domains import _DOMAIN as KEYS
 from data.domains import _OPTIONS as OPTIONS
 from data.domains import read_domains
-from data.images import read_image
+from data.images import brightest, read_image
 from data.store import Store, store_path
+from data.survey import Given
 from evaluation.members import load_member
+from evaluation.segment_folder import _depth as depth_of_folder
 from models import classes
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
@@ -144,7 +146,7 @@ def test_white_is_zero_at_every_type(tmp_path, kind):
     pixels = {bool: GREY > 99, np.float32: GREY / np.float32(255)}.get(
         kind, GREY.astype(kind) * (257 if kind == np.uint16 else 1)
     )
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite", software="scanner")
     expected = np.where(GREY > 99, 0, 255) if kind is bool else 255 - GREY
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
 
@@ -411,6 +413,57 @@ def test_segmentation_takes_the_depth_of_the_domain(tmp_path):
     found = classes(member.predictor("cpu")(store.image(3)))
     mask = cv2.imread(str(tmp_path / "out" / "masks" / "m3.png"), cv2.IMREAD_GRAYSCALE)
     assert np.mean(mask // 255 == found) > 0.99
+
+
+def test_a_folder_has_one_depth_when_it_is_segmented(tmp_path, capsys):
+    """That of the training domain, or of its own camera where the domain had none of 16 bit, or fewer."""
+    asked = {}
+    for name, most in (("a", 1000), ("b", 400)):
+        grey = np.random.default_rng(0).integers(0, most, (40, 50)).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), grey)
+        asked[tmp_path / f"{name}.png"] = (None, Given(50.0, 0, "--pixel-size", "--information-bar"))
+    asked[tmp_path / "broken.png"] = asked[tmp_path / "a.png"]
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert [depth_of_folder(asked, learnt) for learnt in (None, 8, 12)] == [10, 10, 12]
+    assert "fill 10 bits, and the model's training domain 8" in capsys.readouterr().err
+    grey[3, 4] = 65535
+    cv2.imwrite(str(tmp_path / "b.png"), grey)
+    assert depth_of_folder(asked, None) == 10 and "b.png: 1 pixels are far brighter" in capsys.readouterr().err
+    assert depth_of_folder(asked, 16) == 16 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("odd", ["hot pixel", "bar"])
+def test_a_hot_pixel_and_a_bar_do_not_change_the_depth(tmp_path, capsys, odd):
+    """Of a camera of 12 bit. What is cut off does not count at all, and what is far above all else is told of."""
+    specimen = np.random.default_rng(0).integers(200, 4000, (2, 60, 50)).astype(np.uint16)
+    (tmp_path / "lom").mkdir()
+    for number, image in enumerate(specimen):
+        if number and odd == "bar":
+            image = np.vstack([image, np.full((9, 50), 65535, np.uint16)])
+        elif number:
+            image[30, 20] = 65535
+        else:
+            image = np.vstack([image, image[:9]]) if odd == "bar" else image
+        cv2.imwrite(str(tmp_path / "lom" / f"m{number}.png"), image)
+    lom = {"images": "lom", "pixel_size_nm": 50, "information_bar": 9 if odd == "bar" else 0}
+    (tmp_path / "domains.toml").write_text(domains_toml(SMALL | {"reference": "lom"}, lom=lom))
+    status, printed = call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")
+    assert status == 0 and ("lom/m1.png: 1 pixels are far brighter" in printed) == (odd == "hot pixel")
+    store = Store(store_path(tmp_path / "stores", "lom"))
+    assert store.metadata["parameters"]["depth"] == 12
+    for number, image in enumerate(specimen):
+        np.testing.assert_array_equal(store.image(number), np.rint(np.minimum(image, 4095) * (255 / 4095)))
+
+
+@pytest.mark.parametrize(("levels", "lone", "found"), [
+    ((0, 900), (), 10), ((0, 900), (5000,), 10), ((0, 900), (1500, 5000, 30000), 15), ((0, 9), (300,), 9),
+])  # fmt: skip
+def test_a_bright_tail_is_no_defect(tmp_path, levels, lone, found):
+    """Lone pixels are those with nothing between them and the others. found: bits of the brightest that is none."""
+    pixels = np.random.default_rng(0).integers(*levels, (60, 50)).astype(np.uint16)
+    pixels.flat[: len(lone)] = lone
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    assert 2 ** (found - 1) <= brightest(tmp_path / "a.png").scanned < 2**found
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason=f"the shared cases are not at {CASES}")
