@@ -1,13 +1,14 @@
 """Choose among trained models for an unlabelled target: source model, remedies, adaptation runs, their checkpoints.
 
-    python -m evaluation.choose runs/S.10/fold* runs/gap/t3/*.pt runs/T3.2/fold* --domain t3 --out runs/chosen/t3
+    python -m evaluation.choose runs/S.10/fold* runs/T3.2/fold* --gap runs/S.10/gap/t3/gap.json --domain t3 \
+        --out runs/chosen/t3
     python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented
 
 Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are candidates
-of their own, and so is the source's model with statistics of the target. No label of the target is read: the
-candidates are ranked by what is expected of them, as evaluation.gap does. Where the judge cannot tell, the source's
-model is kept. `--score` scores all candidates on the target's labelled test micrographs afterwards, so that one sees
-what the choice has cost.
+of their own, and so is the source's model with statistics of the target, and with what `--gap` recommends. No label
+of the target is read: the candidates are ranked by what is expected of them, as evaluation.gap does. Where the judge
+cannot tell, the source's model is kept. `--score` scores all candidates on the target's labelled test micrographs
+afterwards, so that one sees what the choice has cost.
 """
 
 if not __package__:
@@ -16,12 +17,14 @@ if not __package__:
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file
+from data.decision import read_decision, recorded
 from data.store import Store, store_path
 from evaluation import scoring
 from evaluation.judge.choice import Candidate, choose, grouped
@@ -34,6 +37,16 @@ from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
 _STATISTICS = Remedy(adabn=True)
+
+
+def remaining(gap: Path, target: Store) -> Remedy:
+    """Read the remedy that gap.json recommends, without what the target's store was prepared with on its advice."""
+    decision = read_decision(gap)
+    if decision.domain != target.domain:
+        raise InputError(f"{gap}: is about {decision.domain}, not {target.domain}. Give the file of that domain.")
+    recommended = json.loads(gap.read_text())["recommended"]
+    remedy = Remedy(*(recommended[key] for key in ("invert", "match", "scale", "adabn")))
+    return replace(remedy, invert=False, match=False) if recorded(target.path) == decision else remedy
 
 
 def true_miou(candidate: Candidate, target: Store, device: object) -> float:
@@ -79,6 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("candidates", nargs="+", metavar="RUN_OR_CHECKPOINT", help="one of them trained on the source")
     parser.add_argument("--domain", required=True, metavar="TARGET", help="the unlabelled domain")
+    parser.add_argument("--gap", type=Path, metavar="FILE", help="gap.json, whose recommended remedy is a candidate")
     parser.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
     parser.add_argument("--out", type=Path, required=True, help="folder of choice.json and choice.html")
     parser.add_argument("--score", action="store_true", help="score all candidates too; it does not change the choice")
@@ -99,9 +113,12 @@ def main(arguments: list[str] | None = None) -> None:
     judge = Judge(plain.members, source, device)
     judge.calibrate(options.calibration)
     out, images = make_folder(options.out), judge.images_of(target)
-    if judge.adabn and all(one.remedy != _STATISTICS for one in candidates):  # they cost no training
-        files = export(judge, target, images, _STATISTICS, make_folder(out / "statistics"))
-        candidates.append(Candidate(f"{plain.name}, {_STATISTICS}", tuple(members_of(files, device))))
+    free = {"statistics": _STATISTICS} if judge.adabn else {}  # they cost no training
+    free |= {"remedy": remaining(options.gap, target)} if options.gap else {}
+    for folder, remedy in free.items():
+        if all(one.is_adapted or one.remedy != remedy for one in candidates):
+            files = export(judge, target, images, remedy, make_folder(out / folder))
+            candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))
     choice = choose(judge, candidates, target)
     paths = choice.chosen.candidate.paths
     if choice.chosen.candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken

@@ -108,11 +108,7 @@ class Launch:
 
     def choose(self) -> Step:
         """Choose between the source's model, its remedies and the adapted ones."""
-        remedied = (
-            self.gap.exists() and not self.changes_store and self._advice["recommended"] != self._advice["as_it_is"]
-        )
-        runs = [*self._runs("supervised"), *(self._remedied if remedied else []), *self._runs("uda")]
-        command = ["-m", "evaluation.choose", *runs]
+        command = ["-m", "evaluation.choose", *self._runs("supervised"), *self._runs("uda"), "--gap", self.gap]
         command += ["--domain", self.options.target, "--data", self.data, "--out", self.choice.parent]
         command += ["--calibration", self.out / "calibration.json", *(["--score"] if self.scored else [])]
         needs = [self.gap, *(self._run("uda", fold) / "finished.json" for fold in self.folds)]

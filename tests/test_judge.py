@@ -16,6 +16,7 @@ from common.errors import InputError
 from data.store import Store
 from evaluation import choose as choosing
 from evaluation import gap
+from evaluation.choose import remaining
 from evaluation.judge import judge as judging
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
@@ -162,12 +163,13 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     micrographs, trained, adapted, tmp_path, monkeypatch, capsys
 ):
     judged(micrographs / "domains", trained[:1], tmp_path / "gap", monkeypatch)
-    candidates = [trained[0], tmp_path / "gap" / "fold0.pt", adapted]
+    candidates = [trained[0], adapted, "--gap", tmp_path / "gap" / "gap.json"]
     found = chosen(micrographs / "domains", candidates, tmp_path / "right", monkeypatch)
     names = [one["name"] for one in found["ranked"]]
     assert len(names) == 6, "the run, its statistics, the remedy, the adaptation and two checkpoints that it kept"
     assert sum("step0000" in name for name in names) == 2
-    assert found["runs"] == [str(tmp_path / "gap" / "fold0.pt")]
+    assert found["runs"] == [str(tmp_path / "right" / "remedy" / "fold0.pt")]
+    assert found["chosen"] == f"{trained[0]}, {remaining(tmp_path / 'gap' / 'gap.json', taken(micrographs))}"
     chosen(micrographs / "wrong", candidates, tmp_path / "wrong", monkeypatch)
     for name in ("choice.json", "choice.html"):
         right, wrong = ((tmp_path / folder / name).read_text() for folder in ("right", "wrong"))
@@ -185,6 +187,29 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     assert (mask == label).mean() > 0.8
+
+
+def taken(micrographs, out="domains", *more):
+    """The store of `negative`."""
+    if more:
+        run("-m", "data.prepare", micrographs / "domains.toml", "--domain", "negative", "--out", out, *more)
+    return Store(micrographs / out / "negative.h5", labels=False)
+
+
+def test_the_choice_has_what_is_left_of_the_remedy(micrographs, tmp_path):
+    """Polarity and grey levels may be in the target's store already, on the judge's advice."""
+    recommended = {"invert": True, "match": True, "scale": 0.5, "adabn": True}
+    gap = {"target": "negative", "source": "source", "prepared": {"invert": False, "match": None}}
+    file = tmp_path / "gap.json"
+    file.write_text(json.dumps(gap | {"recommended": recommended}))
+    assert remaining(file, taken(micrographs)) == Remedy(**recommended)
+    prepared = taken(micrographs, tmp_path / "prepared", "--gap", file)
+    assert remaining(file, prepared) == Remedy(scale=0.5, adabn=True)
+    file.write_text(json.dumps(gap | {"recommended": recommended | {"match": False}}))
+    assert remaining(file, prepared) == Remedy(invert=True, scale=0.5, adabn=True), "of another advice"
+    file.write_text(json.dumps(gap | {"recommended": recommended, "target": "lom"}))
+    with pytest.raises(InputError, match="is about lom, not negative"):
+        remaining(file, prepared)
 
 
 def test_the_model_as_it_is_segments_micrographs_of_the_target(micrographs, trained, tmp_path, monkeypatch):
