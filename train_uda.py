@@ -75,9 +75,9 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 # The discriminators: source told from target, by the same predictions.
                 loss_D = {k: (gan(of_source[k], "source") + gan(of_target[k], "target")) / 2 for k in judged}
             # Either learns from its own loss alone. The discriminators' verdict on the target is in both.
-            if judged:
-                precision.backward(weight * sum(loss_D.values()), discriminators, again=True)
-            precision.backward(weight * loss, model)
+            for optimizer_D in optimizers_D:
+                precision.backward(weight * sum(loss_D.values()), optimizer_D, again=True)
+            precision.backward(weight * loss, optimizer)
 
             tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D, loss_entropy=loss_entropy), weight)
             tally.add(phase_fractions(target_logits["main"], source.store.classes), weight)
