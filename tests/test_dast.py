@@ -95,7 +95,7 @@ class DastStep:
 
 def test_updates_equal_the_recipe(stores, supervised, tmp_path):
     """Two steps, parameter by parameter, and each loss of either step."""
-    weights = {"main": 0.05, "aux": 0.01, "feature": 0.5}
+    weights = {"main": 10.0, "aux": 0.01, "feature": 0.5}  # large, so that the way through the verdict shows
     lambdas = [word for level in weights for word in (f"--lambda-adv-{level}", weights[level])]
     uda_here(stores, tmp_path / "run", "--steps", 2, "--optimizer", "sgd", "--schedule", "constant", "--learning-rate",
              0.01, "--augmentation", "basic", "--discriminator-learning-rate", 1e-3, "--batch-norm", "frozen",
