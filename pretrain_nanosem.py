@@ -48,7 +48,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         for (pictures, labels, kept), weight in micro_batches(batch, options.micro_batch, [model_ddp]):
             with precision.autocast():
                 loss = classification_loss(model_ddp(pictures, kept), labels)
-            precision.backward(weight * loss, model)
+            precision.backward(weight * loss, optimizer)
             tally.add({"loss_classification": loss}, weight)
         tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
         run.check(tally)

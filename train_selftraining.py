@@ -67,7 +67,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 for (name, view), logits in zip(views.items(), target_logits, strict=True):
                     losses[f"loss_{name}"] = by_level(logits, view.labels, view.weights)
                     loss += lambda_view[name] * weighted(lambda_level, losses[f"loss_{name}"])
-            precision.backward(weight * loss, model)
+            precision.backward(weight * loss, optimizer)
 
             tally.add(named(**losses) | {"sure": sure.mean()} | drift.observe(labels, run.step, weight), weight)
 

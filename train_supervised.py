@@ -44,7 +44,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 logits = model_ddp(images)
                 loss_seg = {level: segmentation_loss(logits[level], masks, weigh(masks)) for level in model.levels}
                 loss = sum(lambda_seg[level] * loss_seg[level] for level in model.levels)
-            precision.backward(weight * loss, model)
+            precision.backward(weight * loss, optimizer)
             tally.add({f"loss_seg_{level}": value for level, value in loss_seg.items()}, weight)
         tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
         run.check(tally)

@@ -30,6 +30,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     source = labelled_tiles(options, target)
     reference = frozen_reference(options.reference, processes.device)
     translators, discriminators, optimizers = build_translators(options, processes)
+    optimizer, optimizer_D = optimizers
     precision = Precision(options.amp, processes.device)
     networks, measure = {"model": translators, "discriminators": discriminators}, "miou_translated_validation"
     run = run_class(options, processes, [source, target], networks, optimizers, precision, measure=measure)
@@ -61,8 +62,8 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                     losses["loss_semantic"] = segmentation_loss(seen, masks)
                     loss += options.lambda_semantic * losses["loss_semantic"]
             # Either learns from its own loss alone. The verdicts on what is translated are in both.
-            precision.backward(weight * sum(loss_D.values()), discriminators, again=True)
-            precision.backward(weight * loss, translators)
+            precision.backward(weight * sum(loss_D.values()), optimizer_D, again=True)
+            precision.backward(weight * loss, optimizer)
             tally.add(losses, weight)
 
         for name, one in zip(("gradient_norm", "gradient_norm_D"), optimizers, strict=True):

@@ -48,11 +48,12 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     discriminators_ddp = run.parallel(discriminators)
     networks_ddp = [model_ddp, discriminators_ddp]
     view = DiscriminatorView(options, judged, target.store, processes)
-    gan, health = GanLoss(options.gan), Health(options, model.levels)
+    gan = {**dict.fromkeys(judged, GanLoss(options.gan)), "feature": GanLoss("least_squares")}
+    health = Health(options, model.levels)
     watch = TargetWatch(source.store, target.store, options.fold, processes)
     weigh = pixel_weights(options, source, processes)
     lambda_seg = {"main": 1.0, "aux": options.lambda_aux}
-    lambda_adv = {"main": options.lambda_adv_main, "aux": options.lambda_adv_aux}
+    lambda_adv = {level: getattr(options, f"lambda_adv_{level}") for level in ("main", "aux", "feature")}
     lambda_entropy = {"main": options.lambda_entropy_main, "aux": options.lambda_entropy_aux}
 
     for batch in run.batches():
@@ -67,17 +68,19 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 loss_seg = {k: segmentation_loss(source_logits[k], masks, weigh(masks)) for k in model.levels}
                 detached = {level: maps.detach() for level, maps in source_maps.items()}
                 of_source, of_target = discriminators_ddp(detached, target_maps)
-                loss_adv = {level: gan(of_target[level], "source") for level in judged}
+                if options.lambda_adv_feature:  # the model's own discriminator has judged its features
+                    of_source["feature"], of_target["feature"] = source_logits["feature"], target_logits["feature"]
+                loss_adv = {k: gan[k](of_target[k], "source") for k in of_target}
                 unsure = {k: target_logits[k] for k in model.levels if lambda_entropy[k]}
                 loss_entropy = {k: entropy_loss(logits, options.entropy_power) for k, logits in unsure.items()}
                 loss = weighted(lambda_seg, loss_seg) + weighted(lambda_adv, loss_adv)
                 loss += weighted(lambda_entropy, loss_entropy)
                 # The discriminators: source told from target, by the same predictions.
-                loss_D = {k: (gan(of_source[k], "source") + gan(of_target[k], "target")) / 2 for k in judged}
+                loss_D = {k: (gan[k](of_source[k], "source") + gan[k](of_target[k], "target")) / 2 for k in of_target}
             # Either learns from its own loss alone. The discriminators' verdict on the target is in both.
-            if judged:
-                precision.backward(weight * sum(loss_D.values()), discriminators, again=True)
-            precision.backward(weight * loss, model)
+            for optimizer_D in optimizers_D:
+                precision.backward(weight * sum(loss_D.values()), optimizer_D, again=True)
+            precision.backward(weight * loss, optimizer)
 
             tally.add(named(loss_seg=loss_seg, loss_adv=loss_adv, loss_D=loss_D, loss_entropy=loss_entropy), weight)
             tally.add(phase_fractions(target_logits["main"], source.store.classes), weight)

@@ -44,6 +44,7 @@ class Adaptation:
         """Draw them: `batch` tiles of each domain, uint8 (batch, 1, side, side); of the model `name` of MODELS."""
         torch.manual_seed(0)
         self.model = models.domain_batch_norm(models.build(name)).train()
+        self.optimizer = torch.optim.SGD(self.model.parameters())
         self.discriminators = models.Discriminators(self.model.levels)
         self.images, self.target = torch.randint(0, 256, (2, batch, 1, side, side), dtype=torch.uint8)
         self.masks = torch.randint(0, 2, (batch, 1, side - 32, side - 32), dtype=torch.uint8)
@@ -58,7 +59,7 @@ class Adaptation:
             losses = {f"seg_{k}": segmentation_loss(of_source[k], self.masks) for k in model.levels}
             losses |= {f"adv_{k}": gan(verdicts[k], "source") for k in model.levels}
             loss = sum(factor * losses[name] for part in weights for name, factor in part.items())
-        precision.backward(loss, model)
+        precision.backward(loss, self.optimizer)
         scale = precision.scaler.get_scale() if precision.scaler.is_enabled() else 1.0
         found = {name: parameter.grad for name, parameter in model.named_parameters()}
         return {name: gradient.double() / scale for name, gradient in found.items() if gradient is not None}

@@ -81,7 +81,7 @@ def step_of(network: nn.Module, options: argparse.Namespace, processes: Processe
     masks = torch.randint(0, 2, (options.batch_size, 1, options.tile, options.tile), dtype=torch.uint8).to(
         processes.device
     )
-    pair = models.SourceAndTarget(network.train())
+    pair, optimizer = models.SourceAndTarget(network.train()), torch.optim.SGD(network.parameters())
     discriminators = models.Discriminators(network.levels).to(processes.device, memory_format=torch.channels_last)
 
     def step() -> None:
@@ -90,7 +90,7 @@ def step_of(network: nn.Module, options: argparse.Namespace, processes: Processe
             (verdicts,) = discriminators({level: models.probabilities(logits) for level, logits in of_target.items()})
             loss = sum(segmentation_loss(logits, masks) for logits in of_source.values())
             loss = loss + 1e-3 * sum(gan(verdict, "source") for verdict in verdicts.values())
-        precision.backward(loss, network)
+        precision.backward(loss, optimizer)
         if processes.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -16,15 +16,19 @@ while (($#)); do
     esac
     shift
 done
-((${#methods[@]})) || methods=(ADVENT MinEnt FDA-0.01 FDA-0.05 FDA-0.09 histogram DACS MIC AdaptSegNet-DACS translation)
+((${#methods[@]})) ||
+    methods=(ADVENT MinEnt FDA-0.01 FDA-0.05 FDA-0.09 histogram DACS MIC AdaptSegNet-DACS DAST DAST-ST translation)
+[[ " ${methods[*]} " != *" DAST-ST "* || " ${methods[*]} " == *" DAST "* ]] || methods+=(DAST) # what it starts from
 read -ra targets <<< "${TARGETS:-t1 t2 t3}"
-twin=${TWIN:-} source=S.10 first=() second=()
+twin=${TWIN:-} source=S.10 first=() second=() third=()
 [[ -n $twin ]] && source=${twin}source
 for target in "${targets[@]}"; do
     adapted=${twin}AdaptSegNet-$target
     [[ -n $twin ]] || adapted=$(case $target in t1) echo T1.11 ;; t2) echo T2.11 ;; *) echo T3.2 ;; esac)
     first+=("$adapted")
-    for method in "${methods[@]}"; do second+=("$twin$method-$target"); done
+    for method in "${methods[@]}"; do
+        if [[ $method == DAST-ST ]]; then third+=("$twin$method-$target"); else second+=("$twin$method-$target"); fi
+    done
 done
 export STUDY=${STUDY:-launch/methods.toml}
 
@@ -38,3 +42,4 @@ family supervised "$source"
 family generalization "$source"
 family uda "${first[@]}"
 family uda "${second[@]}"
+((${#third[@]} == 0)) || family uda "${third[@]}"

@@ -10,6 +10,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from models.attention import PREFIX, Attention
 from models.synchronised import SynchronisedBatchNorm
 
 
@@ -29,8 +30,8 @@ class SourceAndTarget(nn.Module):
     """All passes of an adaptation step as one module, so that DDP sees one forward and reduces once.
 
     forward(source, target, ...) takes image batches (N, 1, H, W), one of the source and one or more of the target, and
-    returns the logits by level of each, computed under its own domain's statistics where the model has them. The model
-    is left on domain 'target'.
+    returns the output of each, logits by level, computed under its own domain's statistics where the model has them.
+    The model is left on domain 'target'.
     """
 
     def __init__(self, model: nn.Module, compiled: bool = False):
@@ -58,9 +59,12 @@ def domain_batch_norm(model: nn.Module, domains: tuple[str, ...] = ("source", "t
 
 
 def set_domain(model: nn.Module, domain: str) -> None:
-    """Choose whose running statistics are used and updated; no effect on a model with only one set."""
+    """Choose whose running statistics are used and updated, and if an attention acts, which it does for the target.
+
+    No effect on a model with only one set and no attention.
+    """
     for module in model.modules():
-        if isinstance(module, DomainBatchNorm):
+        if isinstance(module, DomainBatchNorm | Attention):
             module.domain = domain
 
 
@@ -70,9 +74,14 @@ def domain_in_use(model: nn.Module) -> str | None:
 
 
 def without_domains(state: dict[str, Tensor], domain: str = "source") -> dict[str, Tensor]:
-    """The state dict for a model without per-domain statistics: `domain`'s are kept, others dropped."""
+    """The state dict for a model without per-domain statistics: `domain`'s are kept, others dropped.
+
+    So is an attention, without which the model does to the source what it did.
+    """
     plain = {}
     for key, value in state.items():
+        if key.startswith(PREFIX):
+            continue
         before, marker, after = key.rpartition(".norms.")
         owner, _, rest = after.partition(".")
         if not marker:

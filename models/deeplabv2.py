@@ -28,14 +28,16 @@ class DeepLabV2(Segmenter):
         aux_channels, main_channels = backbone.channels
         self.aux_head = DilatedHead(aux_channels, channels(phases))
         self.main_head = DilatedHead(main_channels, channels(phases))
+        self.features = main_channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         aux_features, main_features = self.backbone(self.normalise(images))
+        main_features, verdicts = self.attended(main_features)
         main, aux = (
             upsample(logits, self.backbone.stride, images.shape[-2:])
             for logits in (self.main_head(main_features), self.aux_head(aux_features))
         )
-        return {"main": main, "aux": aux}
+        return {"main": main, "aux": aux} | verdicts
 
 
 class DilatedHead(nn.Module):

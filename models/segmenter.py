@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.attention import Attention
+
 # Channel statistics that torchvision's ImageNet weights expect, for RGB in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,8 +32,8 @@ class Network(nn.Module):
         return list(self.backbone.parameters())
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """All others."""
-        heads = [child for child in self.children() if child is not self.backbone]
+        """All others but an attention's, which has a loss of its own."""
+        heads = [child for name, child in self.named_children() if name not in ("backbone", "attention")]
         return [parameter for head in heads for parameter in head.parameters()]
 
 
@@ -39,11 +41,22 @@ class Segmenter(Network):
     """Base of the segmentation networks: forward(images) gives logits by level.
 
     They are {"main": logits} or {"main": logits, "aux": logits}, each float32 (N, 1, H, W) at the input's size, or
-    (N, C, H, W) of three phases and more. `levels` names them in this order.
+    (N, C, H, W) of three phases and more. `levels` names them in this order. `features` is the number of channels that
+    the main head takes. While an `attention` learns, there are its verdicts on these too, as "feature".
     """
 
     levels: tuple[str, ...] = ("main",)
+    features: int
 
     def __init__(self, phases: int):
         super().__init__()
         self.phases = phases
+        self.attention: Attention | None = None
+
+    def attend(self) -> None:
+        """Give it an attention (DAST), randomly initialised by torch's global generator."""
+        self.attention = Attention(self.features)
+
+    def attended(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features as the main head takes them, and an attention's verdicts on them, where there is one that learns."""
+        return (features, {}) if self.attention is None else self.attention(features)

@@ -30,6 +30,7 @@ class UNet(Segmenter):
             for below, skip, width in zip((deepest, *widths[:-1]), skips, widths, strict=True)
         )
         self.head = nn.Conv2d(widths[-1], channels(phases), 3, padding=1)
+        self.features = widths[-1]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         full, *skips, bottom = self.backbone(self.normalise(images))
@@ -39,7 +40,8 @@ class UNet(Segmenter):
             features = F.interpolate(features, size=skip.shape[-2:])
             features = stage(torch.cat([features, skip], dim=1))
         features = self.decoder[-1](F.interpolate(features, size=full.shape[-2:]))
-        return {"main": self.head(features).float()}
+        features, verdicts = self.attended(features)
+        return {"main": self.head(features).float()} | verdicts
 
 
 class VGG16Backbone(nn.Module):

@@ -84,7 +84,7 @@ def train(stores, folder, *more, factors=None, after=lambda run, tally: None):
         run = Run(options, processes, [source], {"model": model}, [optimizer], precision)
         for images, masks in run.batches():
             loss = segmentation_loss(model(images)["main"], masks)
-            precision.backward(loss, model)
+            precision.backward(loss, optimizer)
             tally = Tally()
             terms = sorted(names(run.step + 1) - {"gradient_norm", "share"})
             tally.add({name: loss * (factors or {}).get(name, 1) for name in terms})

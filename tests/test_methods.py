@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -234,7 +235,11 @@ def test_methods_are_run_after_what_they_start_from():
     said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, check=True).stdout
     names = [job.split("--experiment ")[1].split()[0] for job in said.splitlines() if "--experiment " in job]
     assert {*names[:3]} == {"small.source", "small.AdaptSegNet-t1", "small.AdaptSegNet-t3"}
-    assert names[0] == "small.source" and len(names) == 3 + 2 * 10
+    assert names[0] == "small.source" and len(names) == len({*names}) == 3 + 2 * 12
+    assert all(names.index(f"small.DAST-{target}") < names.index(f"small.DAST-ST-{target}") for target in ("t1", "t3"))
+    alone = subprocess.run([*line, "DAST-ST"], cwd=ROOT, capture_output=True, text=True, env=environment, check=True)
+    trained = re.findall(r"--experiment small\.(DAST\S*)-t[13] ", alone.stdout)
+    assert trained == ["DAST", "DAST", "DAST-ST", "DAST-ST"]
     wrong = subprocess.run([*line, "NONE"], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert wrong.returncode and "no experiment small.NONE-t1" in wrong.stderr
 
@@ -270,6 +275,9 @@ def test_self_information_is_that_of_any_number_of_phases():
     [
         ({"lambda_adv_aux": 0.0}, {"loss_D_aux": 0.02}, []),
         ({"lambda_adv_aux": 0.0}, {"loss_D_main": 0.02}, ["--lambda-adv-main"]),
+        ({}, {"loss_D_feature": 0.02}, []),
+        ({"lambda_adv_feature": 0.1}, {"loss_D_feature": 0.02, "loss_D_aux": 0.4}, ["Raise --lambda-adv-feature,"]),
+        ({"lambda_adv_feature": 0.1}, {"loss_D_feature": 0.25, "loss_D_main": 0.25}, ["loss_D_feature stays at 0.250"]),
         ({"lambda_adv_main": 0.0, "lambda_adv_aux": 0.0, "lambda_entropy_main": 0.1}, {"target_phase_fraction": 0.01},
          ["Lower --lambda-entropy-main."]),
         ({"lambda_entropy_aux": 0.1}, {"target_phase_fraction": 0.99},

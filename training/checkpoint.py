@@ -14,6 +14,7 @@ import models
 from common.errors import InputError
 from common.files import replacing
 from data.store import classes_of
+from models.attention import has_attention
 from training.weights import reason_of
 
 VERSION = 1
@@ -157,6 +158,8 @@ def load_model(path_or_run: Path | str, which: str = "last", network: str = "mod
         model = models.build(name, len(classes_of(state.get("preparation", {}))))
         if "target" in state["config"]:
             models.domain_batch_norm(model)
+        if has_attention(state[network]):
+            model.attend()
         model.load_state_dict(state[network])
     except (InputError, RuntimeError, TypeError) as error:
         raise InputError(

@@ -22,10 +22,11 @@ class Health:
 
         A discriminator whose verdict has weight 0 adapts nothing and is not judged.
         """
-        self.blind = {"vanilla": math.log(2), "least_squares": 0.25}[options.gan]
-        weights = (f"lambda_{term}_{level}" for term in ("adv", "entropy") for level in levels)
+        blind = {"vanilla": math.log(2), "least_squares": 0.25}
+        judged = {level: blind[options.gan] for level in levels} | {"feature": blind["least_squares"]}
+        weights = (f"lambda_{term}_{level}" for term, of in (("adv", judged), ("entropy", levels)) for level in of)
         self.acting = [name for name in weights if getattr(options, name)]
-        self.judged = [f"loss_D_{level}" for level in levels if f"lambda_adv_{level}" in self.acting]
+        self.blind = {f"loss_D_{k}": value for k, value in judged.items() if f"lambda_adv_{k}" in self.acting}
         self.means: dict[str, float] = {}
         self.observed = 0
         self.warned: set[str] = set()
@@ -44,15 +45,16 @@ class Health:
     def _findings(self) -> dict[str, str]:
         found = {}
         for name, mean in self.means.items():
-            if name in self.judged and abs(mean - self.blind) < 0.015 * self.blind:
+            blind = self.blind.get(name, math.nan)
+            if abs(mean - blind) < 0.015 * blind:
                 found[name + " blind"] = (
-                    f"{name} stays at {mean:.3f}: the discriminator is blind, so nothing is adapted. Train longer or "
+                    f"{name} stays at {mean:.3f}: the discriminator is blind and adapts nothing. Train longer or "
                     "raise --discriminator-learning-rate."
                 )
-            if name in self.judged and mean < 0.15 * self.blind:
+            if mean < 0.15 * blind:
                 found[name + " wins"] = (
-                    f"{name} is down at {mean:.3f}: the discriminator wins. Raise --lambda-adv-main and "
-                    "--lambda-adv-aux, or lower --discriminator-learning-rate."
+                    f"{name} is down at {mean:.3f}: the discriminator wins. Raise --lambda-adv-"
+                    f"{name.removeprefix('loss_D_')}, or lower --discriminator-learning-rate."
                 )
         for name, fraction in self.means.items():
             of_phase = name.removeprefix(FRACTION)

@@ -19,7 +19,7 @@ from models.translator import RealOrTranslated, Translators
 from training import distributed
 from training.checkpoint import load_model
 from training.distributed import Processes, on_main_process
-from training.weights import load_pretraining, load_target_statistics
+from training.weights import load_for_target, load_pretraining
 
 SINGLE_VALUE = "more than 1 value per channel"  # of torch's error where batch norm has nothing to take a variance of
 
@@ -30,7 +30,9 @@ def build_model(
     """Build the segmentation model with its pre-trained weights and the batch norm asked for, and its optimizer.
 
     classes: names of the phases that it tells apart, those of the source's store. A run that has a target gets
-    batch-norm statistics for each domain. Every process draws the same initial weights from `options.seed`.
+    batch-norm statistics for each domain. Its model gets an attention where `lambda_adv_feature` has a weight, or the
+    checkpoint that it starts from has one of this target. Without the weight that learns nothing more. Every process
+    draws the same initial weights from `options.seed`.
     """
     _require_compiler(options, processes.device)
     torch.manual_seed(options.seed)
@@ -38,7 +40,12 @@ def build_model(
     _pretrain(model, options, processes, classes)
     if "target" in vars(options):
         models.domain_batch_norm(model)
-        load_target_statistics(model, options.pretraining_file or options.pretraining, options.target)
+        learns = bool(vars(options).get("lambda_adv_feature"))
+        if learns:
+            model.attend()
+        load_for_target(model, options.pretraining_file or options.pretraining, options.target)
+        if model.attention is not None:
+            model.attention.requires_grad_(learns)
     if options.batch_norm == "frozen":
         models.freeze_batch_norm(model)
     elif options.batch_norm == "sync" and processes.world > 1:
@@ -55,13 +62,16 @@ def build_discriminators(
 ) -> tuple[models.Discriminators, list[Optimizer]]:
     """Build a discriminator for each level of the model's output, and their optimizer (Tsai et al., CVPR 2018).
 
-    Where the adversarial loss has weight 0 at every level, none is built, and there is no optimizer.
+    Where the adversarial loss has weight 0 at every level, none is built. An attention that learns is the model's, and
+    this optimizer's too. Without any there is no optimizer.
     """
     acts = any(getattr(options, f"lambda_adv_{level}") for level in model.levels)
     levels = model.levels if acts else ()
     discriminators = _placed(models.Discriminators(levels, options.discriminator_width, model.phases), processes)
-    groups = [{"params": discriminators.parameters(), "lr": options.discriminator_learning_rate}]
-    return discriminators, [build_adam(groups, betas=(0.9, 0.99))] if acts else []
+    attention = model.attention.parameters() if options.lambda_adv_feature else ()
+    learning = [*discriminators.parameters(), *attention]
+    groups = [{"params": learning, "lr": options.discriminator_learning_rate}]
+    return discriminators, [build_adam(groups, betas=(0.9, 0.99))] if learning else []
 
 
 def build_translators(

@@ -181,8 +181,11 @@ def _segmentation(parser: argparse.ArgumentParser) -> None:
 def _adversary(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("adaptation by the predictions")
     group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla", help="loss on verdicts")
-    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; both 0: a control run")
+    group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; all 0: a control run")
     group.add_argument("--lambda-adv-aux", type=not_negative, default=2e-4, help="weight at the auxiliary head")
+    group.add_argument(
+        "--lambda-adv-feature", type=not_negative, default=0.0, help="weight on the main head's features, DAST"
+    )
     group.add_argument(
         "--lambda-entropy-main", type=not_negative, default=0.0, help="weight of the entropy on the target, MinEnt"
     )

@@ -31,12 +31,12 @@ class Precision:
         enabled = self.dtype is not None
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled, cache_enabled=False)
 
-    def backward(self, loss: torch.Tensor, module: torch.nn.Module, again: bool = False) -> None:
-        """Add the gradients of a loss to those of a module's parameters, and of no others.
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer, again: bool = False) -> None:
+        """Add the gradients of a loss to those of the parameters that an optimizer updates, and of no others.
 
         They are scaled in fp16 until `gradient_norm` has looked at them. again: part of the graph is used once more.
         """
-        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler.scale(loss).backward(inputs=learning, retain_graph=again)
 
     def gradient_norm(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:

@@ -13,8 +13,9 @@ from torchvision import models as torchvision_models
 from common.errors import InputError
 from common.files import sha256_of
 from data.store import TWO_PHASES, classes_of
+from models.attention import PREFIX, has_attention
 from models.batchnorm import without_domains
-from models.segmenter import Network
+from models.segmenter import Network, Segmenter
 
 # The first weights of each: those of the study's time.
 IMAGENET_WEIGHTS = {
@@ -61,17 +62,19 @@ def load_pretraining(model: Network, name: str, pretraining: str, classes: Seque
         _load_backbone(model, state, pretraining)
 
 
-def load_target_statistics(model: Network, pretraining: str, target: str) -> None:
-    """Load the target's running statistics from a checkpoint that was adapted to that target; else leave the model.
+def load_for_target(model: Segmenter, pretraining: str, target: str) -> None:
+    """Load what a checkpoint that was adapted to that target has for it alone; else leave the model.
 
-    The model has statistics for each domain. Without this a run that goes on from an adapted one would begin with the
-    source's statistics on its target.
+    That is its running statistics, and its attention, which the model then gets too. The model has statistics for each
+    domain. Without this a run that goes on from an adapted one would begin with the source's on its target.
     """
     path = file_of(pretraining)
     state = _read(path) if path.is_file() else {}
     if state.get("config", {}).get("target") == target:
-        marker = ".norms.target."
-        model.load_state_dict({k: v for k, v in state["model"].items() if marker in k}, strict=False)
+        own = {k: v for k, v in state["model"].items() if ".norms.target." in k or k.startswith(PREFIX)}
+        if model.attention is None and has_attention(own):
+            model.attend()
+        model.load_state_dict(own, strict=False)
 
 
 def file_of(pretraining: str) -> Path:
