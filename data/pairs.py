@@ -94,6 +94,10 @@ def _of_one_file(table: Table, file: Path, names: dict[str, str]) -> dict[str, P
     document = outlines(file)
     there = {stem: one for stem, one in document.items() if stem in names}
     drawn = {names[stem]: file for stem, one in there.items() if one.shapes}
+    if there and not drawn:
+        lines = sum(one.lines for one in there.values())
+        why = f"has {lines} boxes, lines or points and no outlines on these images; draw outlines, or export them too"
+        raise table.error("masks", file.name, why)
     if not drawn:
         named = ", ".join(f"'{stem}'" for stem in list(document)[:5])
         raise table.error("masks", file.name, f"annotates {named}, none of the images; name the images as it does")
