@@ -9,6 +9,8 @@ from data.files import Found, cut, find
 
 T = TypeVar("T")
 
+SLASHES = "write it with forward slashes, as lab/images"  # TOML takes backslashes for signs of its own
+
 
 class Table:
     """A TOML table whose keys are checked as they are taken."""
@@ -56,7 +58,8 @@ class Table:
         except OSError as error:  # a name that is too long, a folder above that may not be entered
             raise self.error(key, value, f"{error.strerror}; correct the path or its permissions") from error
         except ValueError as error:
-            raise self.error(key, value, str(error)) from error
+            escaped = not value.isprintable() or "\\" in value
+            raise self.error(key, value, f"{error}; {SLASHES}" if escaped else str(error)) from error
 
 
 def shown(value: object) -> str:

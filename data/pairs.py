@@ -50,15 +50,17 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
         pictures = {
             stem: file
             for stem, file in pictures.items()
-            if (composed(stem).endswith(suffix) if suffix else file not in shared)
+            if (_without(suffix, stem) is not None if suffix else file not in shared)
         }
         used = _in_both(pictures.values(), images.values())
         images = {stem: file for stem, file in images.items() if file not in used}
     names, masks = {composed(stem): stem for stem in images}, {}
     for stem, file in {**others, **pictures}.items():
-        name = composed(stem).removesuffix(suffix)
-        if composed(stem).endswith(suffix) and name in names:
-            masks[names[name]] = file
+        image = names.get(_without(suffix, stem))
+        if image is not None:
+            if masks.get(image) in pictures.values():
+                raise table.error("masks", file.name, f"{masks[image].name} is a mask of this image too; remove one")
+            masks[image] = file
         elif stem in pictures:
             raise table.error(
                 "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
@@ -72,6 +74,13 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
             remedy += f"; if {next(iter(others.values())).name} has the outlines of many images, give its path"
         raise table.error("masks", table.entries["masks"], remedy)
     return images, masks
+
+
+def _without(suffix: str, stem: str) -> str | None:
+    """Name of a mask's image: the mask's own without the suffix, in whatever case; None where it lacks it."""
+    name = composed(stem)
+    end = len(name) - len(suffix)
+    return name[:end] if end >= 0 and name[end:].casefold() == suffix.casefold() else None
 
 
 def _in_both(some: Iterable[Path], others: Iterable[Path]) -> set[Path]:
