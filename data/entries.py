@@ -1,5 +1,6 @@
 """Tables of a TOML file, whose keys are checked as they are taken."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -58,7 +59,7 @@ class Table:
         except OSError as error:  # a name that is too long, a folder above that may not be entered
             raise self.error(key, value, f"{error.strerror}; correct the path or its permissions") from error
         except ValueError as error:
-            escaped = not value.isprintable() or "\\" in value
+            escaped = re.search(r"[\\\x00-\x1f]", value)
             raise self.error(key, value, f"{error}; {SLASHES}" if escaped else str(error)) from error
 
 

@@ -54,11 +54,11 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
         }
         used = _in_both(pictures.values(), images.values())
         images = {stem: file for stem, file in images.items() if file not in used}
-    names, masks = {composed(stem): stem for stem in images}, {}
+    names, masks, painted = {composed(stem): stem for stem in images}, {}, {*pictures.values()}
     for stem, file in {**others, **pictures}.items():
         image = names.get(_without(suffix, stem))
         if image is not None:
-            if masks.get(image) in pictures.values():
+            if masks.get(image) in painted:
                 raise table.error("masks", file.name, f"{masks[image].name} is a mask of this image too; remove one")
             masks[image] = file
         elif stem in pictures:
@@ -105,7 +105,7 @@ def _of_one_file(table: Table, file: Path, names: dict[str, str]) -> dict[str, P
     drawn = {names[stem]: file for stem, one in there.items() if one.shapes}
     if there and not drawn:
         lines = sum(one.lines for one in there.values())
-        why = f"has {lines} boxes, lines or points and no outlines on these images; draw outlines, or export them too"
+        why = f"has no outline on the images, and {lines} boxes, lines or points, which have no area; draw outlines"
         raise table.error("masks", file.name, why)
     if not drawn:
         named = ", ".join(f"'{stem}'" for stem in list(document)[:5])

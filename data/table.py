@@ -34,7 +34,7 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path of the table") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}); save the table as UTF-8") from error
-    named = re.match(r"sep=(.)\s*?[\r\n]", text)  # by Excel
+    named = re.match(r"sep=([,;\t])\s*?[\r\n]", text)  # by Excel
     first = text[named.end() if named else 0 :].partition("\n")[0]
     divider = named[1] if named else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider)

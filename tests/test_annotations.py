@@ -254,9 +254,12 @@ def test_coco_that_is_incomplete_is_told_what_it_lacks(tmp_path):
     (drawn,) = content["annotations"]
     box = {key: value for key, value in drawn.items() if key != "segmentation"} | {"bbox": [9, 9, 20, 20]}
     for wrong, says in (
-        (content | {"annotations": [box, box | {"segmentation": []}]}, "has 2 boxes, lines or points and no outlines"),
+        (
+            content | {"annotations": [box, box | {"segmentation": []}]},
+            "no outline on the images, and 2 boxes, lines or points",
+        ),
         (content | {"annotations": [drawn, drawn | {"image_id": 99}]}, "annotation of image 99, which is none of its"),
-        ([drawn], "a list without images, as COCO's results are; export it with `images`"),
+        ([drawn], "a list without `images`, as COCO's results are"),
     ):
         (tmp_path / "coco.json").write_text(json.dumps(wrong))
         _, printed = prepared(tmp_path, ok=False, masks="coco.json")

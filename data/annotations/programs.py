@@ -33,9 +33,7 @@ def read(path: Path) -> Document:
         return _cvat(ElementTree.fromstring(path.read_bytes()))
     content = json.loads(path.read_bytes())
     if isinstance(content, list):
-        raise ValueError(
-            "it is a list without images, as COCO's results are; export it with `images` and `annotations`"
-        )
+        raise ValueError("it is a list without `images`, as COCO's results are")
     if "shapes" in content:
         return {None: _labelme(content)}
     if "images" in content and "annotations" in content:
