@@ -1,6 +1,7 @@
 """Image files to pixels as they are stored, with what the file says of them: depth, polarity, orientation, pages."""
 
 import logging
+import math
 import re
 import struct
 import warnings
@@ -168,7 +169,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Picture:
-    """One picture of a TIFF: a page, a slice of ImageJ's that stand behind one page, or a channel of a page."""
+    """One picture of a TIFF: a page, a slice of several that stand behind one page, or a channel of a page."""
 
     page: tifffile.TiffPage
     slice: int = 0
@@ -201,8 +202,13 @@ class _Picture:
     def read(self, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels as they are stored, and their palette. InputError for what is no such picture or is not all there."""
         page = self.page
-        if page.photometric not in (_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR):
+        # tifffile converts YCbCr of a JPEG only.
+        known = (_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, *([_YCBCR] * (page.compression in _JPEG_IN_TIFF)))
+        if page.photometric not in known:
             raise InputError(f"{path}: colour space {page.photometric.name}; save it as grey or RGB")
+        calibration = page.parent.imagej_metadata if page.parent.is_imagej else None
+        if page.dtype == np.uint16 and (calibration or {}).get("c0") == -(1 << 15):
+            raise InputError(f"{path}: ImageJ's signed 16-bit numbers (c0 = -32768); make it 8-bit in ImageJ")
         ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         if max(ends, default=0) + self.slice * page.nbytes > path.stat().st_size:
             raise InputError(f"{path}: truncated, pixel data is missing at the end; copy the file again")
@@ -266,20 +272,26 @@ def _of_kind(pictures: list[_Picture], kind: str) -> list[_Picture]:
 
 
 def _pictures(path: Path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, alone: bool) -> Iterator[_Picture]:
-    if alone and tiff.is_imagej:  # may write many slices behind one directory
-        try:
-            slices = int((tiff.imagej_metadata or {}).get("images", 1))
-        except (TypeError, ValueError):
-            slices = 1
-        if slices > 1 and page.is_contiguous:
-            yield from (_Picture(page, number) for number in range(slices))
-            return
+    if alone and page.is_contiguous and (slices := _slices(tiff, page)) > 1:
+        yield from (_Picture(page, number) for number in range(slices))
+        return
     channels = _channels(page)
     if channels > 1 and page.photometric in (_MINISWHITE, _MINISBLACK):
         channels = 1 if _alike(path, page, channels) else channels
         yield from (_Picture(page, channel=number) for number in range(channels))
     else:
         yield _Picture(page)
+
+
+def _slices(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
+    """Number of pictures that ImageJ, or tifffile with `truncate`, says it wrote behind the only directory."""
+    try:
+        if tiff.is_imagej:
+            return int((tiff.imagej_metadata or {}).get("images", 1))
+        written = tiff.shaped_metadata[0] if tiff.is_shaped else {}
+        return math.prod(written["shape"]) // page.size if written.get("truncated") else 1
+    except (TypeError, ValueError):
+        return 1
 
 
 def _alike(path: Path, page: tifffile.TiffPage, channels: int) -> bool:
@@ -321,7 +333,8 @@ def _facts_of_other(path: Path, content: bytes) -> Facts:
         start = chunks.get(b"eXIf")
         exif = content[start : start + int.from_bytes(content[start - 8 : start - 4])] if start else b""
     elif content.startswith(b"BM"):
-        frames = [(*_sides("<ii", content[18:26]), 4)]
+        os2 = content[14:15] == b"\x0c"  # has a short header
+        frames = [(*(_sides("<HH4x", content[18:22]) if os2 else _sides("<ii", content[18:26])), 4)]
     else:
         lossy, exif = True, _exif_of_jpeg(content)
         found = _JPEG_FRAME.findall(content)

@@ -1,6 +1,7 @@
 """domains.toml: which folders make up a domain and how its micrographs are cut (docs/data_format.md)."""
 
 import re
+import sys
 import tomllib
 import zlib
 from collections.abc import Callable, Iterable
@@ -11,8 +12,9 @@ from typing import TypeVar
 import numpy as np
 
 from common.errors import InputError
+from data.annotations import SUFFIXES as OUTLINES
 from data.decoding import Page
-from data.entries import Table
+from data.entries import SLASHES, Table
 from data.files import cut
 from data.mask_values import OF_MASKS, classes_of, values_of
 from data.masks import Values
@@ -105,7 +107,8 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml") from error
     except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
-        raise InputError(f"{path}: not valid TOML ({cut(str(error))}); mend the line named") from error
+        remedy = "mend the line named" + f"; a path: {SLASHES}" * bool(re.search(r"\\|hex", str(error)))
+        raise InputError(f"{path}: not valid TOML ({cut(str(error))}); {remedy}") from error
     top = Table(path, "", document, {"options", "domains"})
     entries = top.take("domains", dict, "a table [domains.NAME] for every domain")
     tables = {}
@@ -276,4 +279,11 @@ def _rows(table: Table, images: dict[str, Path], masks: dict[str, Path]) -> dict
                 remedy = f"no such file, relative to {table.path.name} or to the other masks; correct it"
                 raise InputError(f"{table.path.parent / name}: mask = '{mask[:200]}': {remedy}")
             masks[stem] = next(place for place in places if place.is_file())
+    used = {}
+    for stem, file in masks.items():
+        other = used.setdefault(file.resolve(), stem)
+        if other != stem and file.suffix.lower() not in OUTLINES:
+            print(
+                f"warning: {table.path.parent / name}: {file} is the mask of '{other}' and of '{stem}'", file=sys.stderr
+            )
     return rows

@@ -1,5 +1,6 @@
 """Tables of a TOML file, whose keys are checked as they are taken."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -8,6 +9,8 @@ from common.errors import InputError
 from data.files import Found, cut, find
 
 T = TypeVar("T")
+
+SLASHES = "write it with forward slashes, as lab/images"  # TOML takes backslashes for signs of its own
 
 
 class Table:
@@ -56,7 +59,8 @@ class Table:
         except OSError as error:  # a name that is too long, a folder above that may not be entered
             raise self.error(key, value, f"{error.strerror}; correct the path or its permissions") from error
         except ValueError as error:
-            raise self.error(key, value, str(error)) from error
+            escaped = re.search(r"[\\\x00-\x1f]", value)
+            raise self.error(key, value, f"{error}; {SLASHES}" if escaped else str(error)) from error
 
 
 def shown(value: object) -> str:

@@ -59,18 +59,18 @@ class Found:
 def find(root: Path, value: str) -> Found:
     """Find what a folder's path or a pattern names, relative to `root`. ValueError where there is no such folder."""
     place = root / value
-    if not place.is_dir() and _PATTERN.search(value):
-        parts = Path(value).parts
-        fixed = next(number for number, part in enumerate(parts) if _PATTERN.search(part))
-        folder = root.joinpath(*parts[:fixed])
-        # Not of the whole path: the folder above may have a bracket in its name.
-        found = sorted({root / file for file in glob.glob(value, root_dir=root, recursive=True)})
-        files = [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
-        if not folder.is_dir():
-            raise ValueError(f"no folder '{folder}'; create it or correct the path")
-        return Found(folder, value, tuple(files))
     if place.is_file() and place.suffix.lower() in _ANNOTATIONS:
         return Found(place.parent, None, (place,), alone=True)
+    if not place.is_dir() and _PATTERN.search(value):
+        folder, parts = root, list(Path(value).parts)
+        # A folder may have a bracket in its name.
+        while parts and (not _PATTERN.search(parts[0]) or (folder / parts[0]).is_dir()):
+            folder /= parts.pop(0)
+        if not folder.is_dir():
+            raise ValueError(f"no folder '{cut(str(folder))}'; create it or correct the path")
+        found = sorted({folder / file for file in glob.glob(str(Path(*parts)), root_dir=folder, recursive=True)})
+        files = [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
+        return Found(folder, value, tuple(files))
     if not place.is_dir():
         raise ValueError(f"no folder '{cut(str(place))}'; create it or correct the path")
     return Found(place, None, tuple(sorted([*list_images(place), *_annotations_in(place)])))
@@ -82,7 +82,8 @@ def _annotations_in(folder: Path) -> list[Path]:
 
 
 def cut(text: str) -> str:
-    """Shorten a text to what a message shows."""
+    """Shorten a text to what a message shows, on one line."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= 200 else f"{text[:100]} ... {text[-100:]}"
 
 

@@ -6,7 +6,7 @@ TIFF's resolution tags are no source of it: in nearly all of these files they ar
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,9 +19,10 @@ from data.decoding import Page, look, tiff_page
 _ZEISS, _FEI, _TESCAN, _OLYMPUS = 34118, (34680, 34682), 50431, (33560, 33471)  # TIFF tags
 _NANOMETRES = {
     "pm": 1e-3, "å": 0.1, "angstrom": 0.1, "nm": 1.0, "nanometer": 1.0, "nanometre": 1.0,
-    "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, "micrometer": 1e3, "micrometre": 1e3,
+    "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "micrometer": 1e3, "micrometre": 1e3,
     "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "m": 1e9,
 }  # fmt: skip
+TOLERANCE = 0.02  # of a pixel size
 _COARSEST = 50_000  # nm; above it stand the 72 dots an inch of a screen, taken for a calibration
 _PAGES = 8  # that are looked into
 _TEXT = 1 << 20  # bytes of a text beside an image; a longer one is no microscope's
@@ -32,13 +33,17 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 class Header:
     """Facts that a file states of itself: its maker, nm a pixel, rows of the bar, width in px when it was written.
 
-    None is what it does not say.
+    None is what it does not say. pixel_height_nm: from row to row. bar_maker: who says the bar, where it is another.
+    doubts: in what its facts contradict each other, a sentence each.
     """
 
     maker: str
     pixel_size_nm: float | None = None
     information_bar: int | None = None
     width: int | None = None
+    pixel_height_nm: float | None = None
+    bar_maker: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def read_header(path: Path, page: Page = None) -> Header | None:
@@ -58,9 +63,33 @@ def read_header(path: Path, page: Page = None) -> Header | None:
     told = [header for header in found if header]
     if not told:
         return None
-    size = next((one.pixel_size_nm for one in told if one.pixel_size_nm), None)
-    bar = next((one.information_bar for one in told if one.information_bar is not None), None)
-    return Header(told[0].maker, size, bar, told[0].width)
+    sized = next((one for one in told if one.pixel_size_nm), told[0])
+    barred = next((one for one in told if one.information_bar is not None), sized)
+    bar_maker = barred.maker if barred.maker != sized.maker else None
+    doubts = tuple(_doubts(sized, barred, told))
+    return replace(sized, information_bar=barred.information_bar, bar_maker=bar_maker, doubts=doubts)
+
+
+def _doubts(sized: Header, barred: Header, told: list[Header]) -> Iterator[str]:
+    """Yield where pixels are not square, and where what is taken of the size and the bar is contradicted."""
+    size, height, bar = sized.pixel_size_nm, sized.pixel_height_nm, barred.information_bar
+    if size and height and abs(height / size - 1) > TOLERANCE:
+        yield (
+            f"its {sized.maker} header says {size:.4g} nm a pixel across and {height:.4g} down. Square "
+            "pixels of the first are assumed: the picture's tilt is not corrected."
+        )
+    for one in told:
+        if one.pixel_size_nm and abs(one.pixel_size_nm / size - 1) > TOLERANCE:
+            yield _differs(f"{size:.4g} nm a pixel", sized, f"{one.pixel_size_nm:.4g}", one)
+        if one.information_bar not in (None, bar):
+            yield _differs(f"that the information bar has {bar} rows", barred, f"{one.information_bar}", one)
+
+
+def _differs(said: str, first: Header, otherwise: str, other: Header) -> str:
+    """Sentence about two sources in one file, of which the first is taken."""
+    name = f"another {other.maker}" if other.maker == first.maker else f"its {other.maker}"
+    why = "The first is what the file says; correct the other, or give a number"
+    return f"its {first.maker} header says {said}, and {name} header {otherwise}. {why}."
 
 
 def texts_beside(path: Path) -> list[Path]:
@@ -72,31 +101,45 @@ def texts_beside(path: Path) -> list[Path]:
 
 def _checked(header: Header) -> Header | None:
     """A header of possible numbers only; None where none is left."""
-    size, bar = header.pixel_size_nm, header.information_bar
-    size = float(size) if size is not None and math.isfinite(size) and 0 < size <= _COARSEST else None
-    bar = bar if bar is not None and bar >= 0 else None
-    return None if size is None and bar is None else Header(header.maker, size, bar, header.width)
+    size, height = (
+        float(side) if side is not None and math.isfinite(side) and 0 < side <= _COARSEST else None
+        for side in (header.pixel_size_nm, header.pixel_height_nm)
+    )
+    bar = header.information_bar if (header.information_bar or 0) >= 0 else None
+    if size is None and bar is None:
+        return None
+    return replace(header, pixel_size_nm=size, information_bar=bar, pixel_height_nm=height)
 
 
 def _of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Header]:
-    """Yield what stands in the tags of a page, or of others of its width; of the surest source first."""
+    """Yield what stands in the tags of a page, or of others of its width where it has none; the surest source first."""
     others = [one for one in islice(tiff.pages, _PAGES) if one is not page and one.imagewidth == page.imagewidth]
     for tags in (one.tags for one in (page, *others)):
-        if isinstance(zeiss := tags.valueof(_ZEISS), dict):
-            yield _zeiss(zeiss, page)
-        for tag in _FEI:
-            if isinstance(fei := tags.valueof(tag), dict):
-                yield _fei(fei, page)
-        if isinstance(tescan := tags.valueof(_TESCAN), bytes | str):
-            yield _tescan(tescan if isinstance(tescan, str) else tescan.decode("latin-1"))
-        for tag in _OLYMPUS:
-            olympus = tags.valueof(tag)
-            if isinstance(olympus, dict) and isinstance(olympus.get("pixelsizex"), int | float):
-                yield Header("Olympus SIS", olympus["pixelsizex"] * 1e9)
+        of_page = [*_of_tags(tags, page)]
+        yield from of_page
+        if of_page:
+            break
     if tiff.is_ome:
-        yield Header("OME-XML", _ome(tiff.ome_metadata))
+        yield Header(
+            "OME-XML", pixel_size_nm=_ome(tiff.ome_metadata, "X"), pixel_height_nm=_ome(tiff.ome_metadata, "Y")
+        )
     if tiff.is_imagej:
-        yield Header("ImageJ", _imagej(tiff, page))
+        yield Header("ImageJ", pixel_size_nm=_imagej(tiff, page, 282), pixel_height_nm=_imagej(tiff, page, 283))
+
+
+def _of_tags(tags: tifffile.TiffTags, page: tifffile.TiffPage) -> Iterator[Header]:
+    if isinstance(zeiss := tags.valueof(_ZEISS), dict):
+        yield _zeiss(zeiss, page)
+    for tag in _FEI:
+        if isinstance(fei := tags.valueof(tag), dict):
+            yield _fei(fei, page)
+    if isinstance(tescan := tags.valueof(_TESCAN), bytes | str):
+        yield _tescan(tescan if isinstance(tescan, str) else tescan.decode("latin-1"))
+    for tag in _OLYMPUS:
+        olympus = tags.valueof(tag)
+        if isinstance(olympus, dict) and isinstance(olympus.get("pixelsizex"), int | float):
+            sides = (olympus["pixelsizex"] * 1e9, olympus.get("pixelsizey", math.nan) * 1e9)
+            yield Header("Olympus SIS", pixel_size_nm=sides[0], pixel_height_nm=sides[1])
 
 
 def _zeiss(values: dict, page: tifffile.TiffPage) -> Header:
@@ -114,18 +157,20 @@ def _length(entry: object) -> float | None:
     """Nanometres of SmartSEM's (name, value, unit)."""
     if not isinstance(entry, tuple) or len(entry) < 3 or not isinstance(entry[1], int | float):
         return None
-    return entry[1] * _NANOMETRES.get(str(entry[2]).strip().lower(), math.nan)
+    return entry[1] * _nanometres(str(entry[2]))
 
 
 def _fei(values: dict, page: tifffile.TiffPage) -> Header:
     """Read FEI's sections; `DatabarHeight` is none of the values, because it is 0 in files with a bar."""
     named = _section(values, "Beam").get("Scan")
     sections = [_section(values, name) for name in (named, "Scan", "EScan", "IScan")]
-    sizes = [one["PixelWidth"] * 1e9 for one in sections if isinstance(one.get("PixelWidth"), int | float)]
+    sides = [[one.get(key) for key in ("PixelWidth", "PixelHeight")] for one in sections]
+    sides = [[side * 1e9 if isinstance(side, int | float) else None for side in one] for one in sides]
+    size, below = next((one for one in sides if one[0]), (None, None))
     image = _section(values, "Image")
     rows, width = image.get("ResolutionY"), image.get("ResolutionX")
     same = isinstance(rows, int) and width == page.imagewidth
-    return Header("FEI", sizes[0] if sizes else None, page.imagelength - rows if same else None, width)
+    return Header("FEI", size, page.imagelength - rows if same else None, width, below)
 
 
 def _section(values: dict, name: object) -> dict:
@@ -135,27 +180,29 @@ def _section(values: dict, name: object) -> dict:
 
 def _tescan(text: str) -> Header:
     lines = _lines(text)
-    size, strip = _number(lines.get("pixelsizex")), _number(lines.get("imagestripsize"))
-    return Header("Tescan", None if size is None else size * 1e9, None if strip is None else round(strip))
+    size, below = (_length_of(lines.get(key), "m") for key in ("pixelsizex", "pixelsizey"))
+    strip = _number(lines.get("imagestripsize"))
+    return Header("Tescan", size, None if strip is None else round(strip), pixel_height_nm=below)
 
 
-def _ome(text: str | None) -> float | None:
-    """Nanometres a pixel of an OME-XML, where all its images have the same."""
+def _ome(text: str | None, axis: str) -> float | None:
+    """Nanometres a pixel along X or Y of an OME-XML, where all its images have the same."""
     found = set()
     for element in ElementTree.fromstring(text or "<none/>").iter():
-        if element.tag.rpartition("}")[2] == "Pixels" and "PhysicalSizeX" in element.attrib:
-            unit = element.get("PhysicalSizeXUnit", "µm").strip().lower()
-            found.add(float(element.get("PhysicalSizeX")) * _NANOMETRES.get(unit, math.nan))
+        if element.tag.rpartition("}")[2] == "Pixels" and f"PhysicalSize{axis}" in element.attrib:
+            unit = element.get(f"PhysicalSize{axis}Unit", "µm")
+            found.add(float(element.get(f"PhysicalSize{axis}")) * _nanometres(unit))
     return found.pop() if len(found) == 1 else None
 
 
-def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
-    """Nanometres a pixel of ImageJ's calibration: pixels a unit, where there is a unit, and no printer's."""
-    unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ").strip().lower()
-    resolution = page.tags.valueof(282)
-    if unit not in _NANOMETRES or not isinstance(resolution, tuple) or not all(resolution):
+def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage, tag: int) -> float | None:
+    """Nanometres a pixel of ImageJ's calibration in a tag: pixels a unit, where there is a unit, and no printer's."""
+    values = tiff.imagej_metadata or {}
+    unit = values.get("yunit" if tag == 283 else "unit") or values.get("unit", "")
+    resolution = page.tags.valueof(tag)
+    if not isinstance(resolution, tuple) or not all(resolution):
         return None
-    return _NANOMETRES[unit] * resolution[1] / resolution[0]
+    return _nanometres(str(unit).replace("\\u00B5", "µ")) * resolution[1] / resolution[0]
 
 
 def _beside(path: Path, size: tuple[int, int] | None) -> Iterator[Header]:
@@ -166,22 +213,22 @@ def _beside(path: Path, size: tuple[int, int] | None) -> Iterator[Header]:
         if size is None:
             facts = look(path)
             size = facts.height, facts.width
-        lines = _lines(_text(file.read_bytes()))
+        text = _text(file.read_bytes())
+        lines = _lines(text)
         if "sm_micron_marker" in lines:
             yield _jeol(lines, *size)
         elif "pixelsizex" in lines:
-            yield _tescan(_text(file.read_bytes()))
-        elif "pixelsize" in lines:
+            yield _tescan(text)
+        elif "pixelsize" in lines and "[semimagefile]" in text.lower():
             # A picture of that size may have its bar inside.
             bar, width = _below(lines.get("datasize", ""), *size)
-            yield Header("Hitachi", _number(lines["pixelsize"]), bar or None, width)
+            yield Header("Hitachi", _length_of(lines["pixelsize"], "nm"), bar or None, width)
 
 
 def _jeol(lines: dict[str, str], height: int, width: int) -> Header:
     """Read JEOL's text: a scale bar of so many pixels, and the length that stands beside it."""
-    pixels, marker = _number(lines.get("sm_micron_bar")), lines["sm_micron_marker"].lower()
-    length, unit = _number(marker), re.sub(r"[\d.\s+-]", "", marker)
-    size = length * _NANOMETRES[unit] / pixels if length and pixels and unit in _NANOMETRES else None
+    pixels, length = _number(lines.get("sm_micron_bar")), _length_of(lines["sm_micron_marker"])
+    size = length / pixels if length and pixels else None
     return Header("JEOL", size, *_below(lines.get("cm_full_size", ""), height, width))
 
 
@@ -198,9 +245,9 @@ def _lines(text: str) -> dict[str, str]:
     found = {}
     for line in re.split(r"[\r\n\0]+", text):
         line = line.strip()
-        key, sign, value = line.partition(" " if line.startswith("$") else "=")
-        if sign:
-            found.setdefault(key.strip().lstrip("$").lower(), value.strip())
+        parts = line.split(None if line.startswith("$") else "=", 1)
+        if len(parts) == 2:
+            found.setdefault(parts[0].strip().lstrip("$").lower(), parts[1].strip())
     return found
 
 
@@ -210,10 +257,25 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return content.replace(b"\x83\xca", b"\xb5").decode("latin-1")  # the mu of Shift-JIS
 
 
 def _number(text: str | None) -> float | None:
     """The number that a text begins with."""
     found = _NUMBER.match((text or "").strip().replace(",", "."))
     return float(found[0]) if found else None
+
+
+def _length_of(text: str | None, unit: str = "") -> float | None:
+    """Nanometres of the number that a text begins with, in the unit behind it, or in `unit`; nan for an unknown one."""
+    number = _number(text)
+    if number is None:
+        return None
+    behind = _NUMBER.sub("", text.strip().replace(",", "."), count=1).strip()
+    return number * _nanometres(behind or unit)
+
+
+def _nanometres(unit: str) -> float:
+    """Nanometres of a unit of length, nan for what is none."""
+    unit = unit.strip().lower()
+    return _NANOMETRES.get(unit, _NANOMETRES.get(unit.removesuffix("s"), math.nan))

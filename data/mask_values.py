@@ -61,7 +61,7 @@ def values_of(table: Table, masks: dict[str, Path], classes: Sequence[str] = ())
 def _by_name(table: Table, classes: Sequence[str], drawn: bool, only_drawn: bool) -> Values:
     """Values of masks whose phases have names. A phase without an entry is on none of them.
 
-    Outlines without `values` have the phases' names for labels; what has no outline is the first phase.
+    Outlines without `values` have the phases' names for labels, and no others; what has none is the first phase.
     """
     if not classes:
         raise table.error("values", table.entries["values"], "name the phases in `classes` of [options], or remove it")
@@ -69,7 +69,7 @@ def _by_name(table: Table, classes: Sequence[str], drawn: bool, only_drawn: bool
         if key in table.entries:
             why = f"there are {len(classes)} phases; say in [{table.where}.values] which values are which"
             raise table.error(key, table.entries[key], why)
-    default = {classes[0]: "rest", **{name: [name] for name in classes[1:]}} if only_drawn else None
+    default = {name: [name] for name in classes} if only_drawn else None
     listed = table.take("values", dict, f"a table [{table.where}.values] with a list for each phase", default)
     of_phases = Table(table.path, f"{table.where}.values", listed, set(classes))
     found = {name: _values(of_phases, name, labels=drawn) if name in listed else () for name in classes}

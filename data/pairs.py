@@ -50,15 +50,17 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
         pictures = {
             stem: file
             for stem, file in pictures.items()
-            if (composed(stem).endswith(suffix) if suffix else file not in shared)
+            if (_without(suffix, stem) is not None if suffix else file not in shared)
         }
         used = _in_both(pictures.values(), images.values())
         images = {stem: file for stem, file in images.items() if file not in used}
-    names, masks = {composed(stem): stem for stem in images}, {}
+    names, masks, painted = {composed(stem): stem for stem in images}, {}, {*pictures.values()}
     for stem, file in {**others, **pictures}.items():
-        name = composed(stem).removesuffix(suffix)
-        if composed(stem).endswith(suffix) and name in names:
-            masks[names[name]] = file
+        image = names.get(_without(suffix, stem))
+        if image is not None:
+            if masks.get(image) in painted:
+                raise table.error("masks", file.name, f"{masks[image].name} is a mask of this image too; remove one")
+            masks[image] = file
         elif stem in pictures:
             raise table.error(
                 "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
@@ -72,6 +74,13 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
             remedy += f"; if {next(iter(others.values())).name} has the outlines of many images, give its path"
         raise table.error("masks", table.entries["masks"], remedy)
     return images, masks
+
+
+def _without(suffix: str, stem: str) -> str | None:
+    """Name of a mask's image: the mask's own without the suffix, in whatever case; None where it lacks it."""
+    name = composed(stem)
+    end = len(name) - len(suffix)
+    return name[:end] if end >= 0 and name[end:].casefold() == suffix.casefold() else None
 
 
 def _in_both(some: Iterable[Path], others: Iterable[Path]) -> set[Path]:
@@ -94,6 +103,10 @@ def _of_one_file(table: Table, file: Path, names: dict[str, str]) -> dict[str, P
     document = outlines(file)
     there = {stem: one for stem, one in document.items() if stem in names}
     drawn = {names[stem]: file for stem, one in there.items() if one.shapes}
+    if there and not drawn:
+        lines = sum(one.lines for one in there.values())
+        why = f"has no outline on the images, and {lines} boxes, lines or points, which have no area; draw outlines"
+        raise table.error("masks", file.name, why)
     if not drawn:
         named = ", ".join(f"'{stem}'" for stem in list(document)[:5])
         raise table.error("masks", file.name, f"annotates {named}, none of the images; name the images as it does")

@@ -10,11 +10,10 @@ from pathlib import Path
 from common.errors import InputError
 from common.parallel import all_of
 from data.decoding import Facts, Page, look
-from data.headers import Header, read_header
+from data.headers import TOLERANCE, Header, read_header
 from data.images import DEPTHS, DEPTHS_BEFORE, Brightest, brightest
 from data.table import FILE
 
-TOLERANCE = 0.02  # of a pixel size
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -50,6 +49,7 @@ def settled(path: Path, page: Page, given: Given, quiet: bool = False) -> tuple[
 
 
 def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:
+    yield from (f"{path}: {doubt}" for doubt in header.doubts)
     said, typed = header.pixel_size_nm, given.pixel_size_nm
     if said and typed != FILE and abs(typed / said - 1) > TOLERANCE:
         yield (
@@ -59,8 +59,8 @@ def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Ite
     said, typed = header.information_bar, given.information_bar
     if said is not None and typed not in (FILE, said):
         yield (
-            f"{path}: its {header.maker} header says that the information bar has {said} rows, but {given.named_bar} = "
-            f'{typed}. Correct it, or give "{FILE}".'
+            f"{path}: its {header.bar_maker or header.maker} header says that the information bar has {said} rows, but "
+            f'{given.named_bar} = {typed}. Correct it, or give "{FILE}".'
         )
     if header.width and header.pixel_size_nm and given.pixel_size_nm == FILE:
         yield from _resized(path, page, header)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
@@ -33,15 +34,17 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path of the table") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}); save the table as UTF-8") from error
-    first = text.partition("\n")[0]
-    divider = max(",;\t", key=first.count)
+    named = re.match(r"sep=([,;\t])\s*?[\r\n]", text)  # by Excel
+    first = text[named.end() if named else 0 :].partition("\n")[0]
+    divider = named[1] if named else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=divider)
     known, found = {composed(name): name for name in names}, {}
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num}: {error}; save the table as CSV again") from error
-    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    rows = rows[1:] if named else rows
+    header = [cell.lower() for cell in _filled(rows[0][1])] if rows else []
     wrong = [column for column in header if column not in _COLUMNS or header.count(column) > 1]
     if wrong or "name" not in header:
         fault = f"column '{wrong[0][:100]}' is unknown or there twice" if wrong else "has no column 'name'"
@@ -49,6 +52,7 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
     for line, cells in rows[1:]:
         if not any(cells):
             continue
+        cells = cells[: max(len(header), len(_filled(cells)))]
         if len(cells) != len(header):
             raise InputError(f"{path}: line {line} has {len(cells)} cells, its head {len(header)}; mend the line")
         row = {column: cell for column, cell in zip(header, cells, strict=True) if cell}
@@ -65,6 +69,11 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
     return found
 
 
+def _filled(cells: list[str]) -> list[str]:
+    """Cells up to the last that is not empty: spreadsheets write empty columns too."""
+    return cells[: max((place for place, cell in enumerate(cells, 1) if cell), default=0)]
+
+
 def _name(cell: str, known: dict[str, str]) -> str | None:
     cell = composed(cell).replace("\\", "/").rpartition("/")[2]  # without a folder
     stem = Path(cell).stem if cell.lower().endswith(SUFFIXES) else cell
@@ -74,7 +83,7 @@ def _name(cell: str, known: dict[str, str]) -> str | None:
 def _value(column: str, cell: str, text: str) -> object:
     """Value of a cell. ValueError: what it must be."""
     if column == "mask":
-        return text
+        return text.replace("\\", "/")
     if column == "test":
         if cell.lower() not in _YES + _NO:
             raise ValueError("true or false")

@@ -25,6 +25,7 @@ from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Store, differences, digest
 
 _ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
+_OF_MASK, _SHARE = 4, 0.9  # grey levels of a mask among the images, and share of its pixels that has them when resized
 
 
 @exits_cleanly
@@ -93,16 +94,24 @@ def check_store(store: Store) -> list[str]:
 
 
 def oddities(store: Store) -> list[str]:
-    """List what is allowed and rarely meant: micrographs of one grey level, annotations without foreground.
+    """List what is allowed and rarely meant: micrographs of few grey levels, annotations without foreground.
 
     Of more than two phases: a phase that no annotation has.
     """
     found = []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
+        levels = np.sort(np.bincount(image.ravel()))[-_OF_MASK:]
+        mask = store.mask(micrograph.index) if micrograph.labelled else None
         if image.min() == image.max():
             found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
-        if store.phases == 2 and micrograph.labelled and not (store.mask(micrograph.index) == 1).any():
+        elif levels.sum() > _SHARE * image.size:
+            found.append(
+                f"micrograph '{micrograph.name}' has {_OF_MASK} grey levels or fewer nearly everywhere; is it a mask?"
+            )
+        if mask is not None and (mask == IGNORED).all():
+            found.append(f"mask of '{micrograph.name}' is all ignored; check the mask file and `ignore`")
+        elif mask is not None and store.phases == 2 and not (mask == 1).any():
             found.append(f"mask of '{micrograph.name}' has no foreground; check the mask file and `foreground`")
     return found + (_swapped(store) if store.phases == 2 else _absent(store))
 

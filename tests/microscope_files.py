@@ -22,17 +22,25 @@ def zeiss_by_width(path: Path, pixels: np.ndarray, nanometres: float) -> None:
     _tagged(path, pixels, 34118, "\r\n".join(lines).encode("cp1252"))
 
 
-def fei(path: Path, pixels: np.ndarray, nanometres: float, bar: int = 0, tag: int = 34682, scan: str = "Scan") -> None:
+def fei(
+    path: Path,
+    pixels: np.ndarray,
+    nanometres: float,
+    bar: int = 0,
+    tag: int = 34682,
+    scan: str = "Scan",
+    more: str = "",
+) -> None:
     rows = pixels.shape[0] - bar
     text = (
         f"[User]\r\nUser=x\r\n[Beam]\r\nBeam=EBeam\r\nScan=EScan\r\n[{scan}]\r\nPixelWidth={nanometres * 1e-9:.10g}\r\n"
     )
-    text += f"[Image]\r\nDigitalContrast=1\r\nResolutionX={pixels.shape[1]}\r\nResolutionY={rows}\r\n"
+    text += f"{more}[Image]\r\nDigitalContrast=1\r\nResolutionX={pixels.shape[1]}\r\nResolutionY={rows}\r\n"
     _tagged(path, pixels, tag, (text + "[PrivateFei]\r\nDatabarHeight=0\r\n").encode())
 
 
-def tescan(path: Path, pixels: np.ndarray, nanometres: float, bar: int = 0) -> None:
-    text = f"[MAIN]\r\nDevice=MIRA3\r\nImageStripSize={bar}\r\nPixelSizeX={nanometres * 1e-9:.10g}\r\n"
+def tescan(path: Path, pixels: np.ndarray, nanometres: float, bar: int = 0, more: str = "") -> None:
+    text = f"[MAIN]\r\nDevice=MIRA3\r\nImageStripSize={bar}\r\nPixelSizeX={nanometres * 1e-9:.10g}\r\n{more}"
     _tagged(path, pixels, 50431, b"\x01\x05\0\0" + text.encode())
 
 
@@ -54,8 +62,8 @@ def olympus(path: Path, pixels: np.ndarray, nanometres: float) -> None:
     path.write_bytes(bytes(content))
 
 
-def ome(path: Path, pixels: np.ndarray, nanometres: float) -> None:
-    metadata = {"axes": "YX", "PhysicalSizeX": nanometres / 1000, "PhysicalSizeXUnit": "µm"}
+def ome(path: Path, pixels: np.ndarray, nanometres: float, **more: float | str) -> None:
+    metadata = {"axes": "YX", "PhysicalSizeX": nanometres / 1000, "PhysicalSizeXUnit": "µm"} | more
     tifffile.imwrite(path, pixels, ome=True, metadata=metadata, photometric="minisblack")
 
 

@@ -208,6 +208,64 @@ def test_ilastiks_labels_are_a_mask(tmp_path, shape):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.h5", Values((2,), (1,)), SIZE), expected())
 
 
+@pytest.mark.parametrize("axes", ["yx", "xy", "txyzc", "tzyxc", "cyx"])
+def test_ilastik_says_where_x_and_y_are(tmp_path, axes):
+    """Also of a square picture, whose sides say nothing."""
+    square = np.pad(expected(), ((0, 20), (0, 0)))
+    labels = square.T if axes.index("x") < axes.index("y") else square
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["exported_data"] = labels.astype(np.uint8).reshape([80 if axis in "xy" else 1 for axis in axes])
+        tags = [{"key": axis, "typeFlags": 2, "resolution": 0, "description": ""} for axis in axes]
+        file["exported_data"].attrs["axistags"] = json.dumps({"axes": tags})
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.h5", Values((1,), (0,)), square.shape), square)
+
+
+def rois(path, **named):
+    """A RoiSet.zip: by name, the points of a polygon, or the values of another shape."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, drawn in named.items():
+            name = name.replace("_", "-")
+            shape = roifile.ImagejRoi(name=name, **drawn) if isinstance(drawn, dict) else None
+            shape = shape or roifile.ImagejRoi.frompoints(np.array(drawn, np.float32), name=name)
+            archive.writestr(f"{name}.roi", shape.tobytes())
+    return path
+
+
+def test_imagejs_words_and_pictures_have_no_area(tmp_path, capsys):
+    box = {"roitype": roifile.ROI_TYPE.RECT, "left": 50, "top": 40, "right": 80, "bottom": 60}
+    kinds = {kind.name: box | {"subtype": kind} for kind in (roifile.ROI_SUBTYPE.TEXT, roifile.ROI_SUBTYPE.IMAGE)}
+    mask = read_mask(rois(tmp_path / "a.zip", phase=TRIANGLE, **kinds), Values(("phase",), (0,)), SIZE)
+    assert np.count_nonzero(mask != expected()) <= 2 and "2 points or lines" in capsys.readouterr().err
+
+
+def test_imagejs_numbered_names_are_one_label(tmp_path):
+    """Where there is one without a number: other names may end so."""
+    other = [(0, 50), (9, 50), (9, 60), (0, 60)]
+    path = rois(tmp_path / "a.zip", bainite=TRIANGLE, bainite_1=other, M_23=other)
+    mask = read_mask(path, Values(("bainite",), ("M-23",)), SIZE)
+    assert np.count_nonzero(mask[:50] != expected()[:50]) <= 2 and not mask[55, 5]
+    with pytest.raises(InputError, match="label 'M-23' is neither"):
+        read_mask(path, Values(("bainite",), (0,)), SIZE)
+
+
+def test_coco_that_is_incomplete_is_told_what_it_lacks(tmp_path):
+    laboratory(tmp_path)
+    content = json.loads(coco(tmp_path / "coco").read_text())
+    (drawn,) = content["annotations"]
+    box = {key: value for key, value in drawn.items() if key != "segmentation"} | {"bbox": [9, 9, 20, 20]}
+    for wrong, says in (
+        (
+            content | {"annotations": [box, box | {"segmentation": []}]},
+            "no outline on the images, and 2 boxes, lines or points",
+        ),
+        (content | {"annotations": [drawn, drawn | {"image_id": 99}]}, "annotation of image 99, which is none of its"),
+        ([drawn], "a list without `images`, as COCO's results are"),
+    ):
+        (tmp_path / "coco.json").write_text(json.dumps(wrong))
+        _, printed = prepared(tmp_path, ok=False, masks="coco.json")
+        assert says in printed and "coco.json" in printed, printed
+
+
 def test_bad_annotations_are_named(tmp_path):
     with h5py.File(tmp_path / "probabilities.h5", "w") as file:
         file["exported_data"] = np.zeros((*SIZE, 2), np.float32)

@@ -12,6 +12,7 @@ from microscope_files import fei, hitachi, imagej, jeol, olympus, ome, plain, te
 
 from data.headers import Header, read_header
 from data.store import Store, store_path
+from data.survey import Given, settled
 
 GREY = np.random.default_rng(0).integers(0, 256, (100, 120), dtype=np.uint8)
 CASES = ROOT.parent / "shared" / "cases"
@@ -102,6 +103,73 @@ def test_damaged_words_say_nothing(tmp_path):
         content[place] ^= 0xFF
         (tmp_path / "a.tif").write_bytes(content)
         read_header(tmp_path / "a.tif")
+
+
+OF_SIDES = {
+    "OME-XML": lambda path, x, y: ome(path, GREY, x, PhysicalSizeY=y / 1000, PhysicalSizeYUnit="µm"),
+    "ImageJ": lambda path, x, y: tifffile.imwrite(
+        path, GREY, imagej=True, resolution=(1000 / x, 1000 / y), metadata={"unit": "micrometers"}
+    ),
+    "FEI": lambda path, x, y: fei(path, GREY, x, more=f"PixelHeight={y * 1e-9:.10g}\r\n"),
+    "Tescan": lambda path, x, y: tescan(path, GREY, x, more=f"PixelSizeY={y * 1e-9:.10g}\r\n"),
+}
+
+
+@pytest.mark.parametrize("maker", OF_SIDES)
+def test_pixels_that_are_not_square_are_warned_of(tmp_path, maker, capsys):
+    given = Given(20, 0, "pixel_size_nm", "information_bar")
+    for height, wrong in ((20, False), (20.2, False), (26.1, True), (10, True)):
+        OF_SIDES[maker](tmp_path / "a.tif", 20, height)
+        assert settled(tmp_path / "a.tif", None, given) == (20, 0)
+        printed = capsys.readouterr().err
+        said = f"a.tif: its {maker} header says 20 nm a pixel across and {height:g} down. Square pixels" in printed
+        assert said == wrong == bool(printed), printed
+
+
+def test_two_sources_that_differ_are_warned_of(tmp_path, capsys):
+    """The first is taken; each fact is of its own maker."""
+    path, given = tmp_path / "a.tif", Given("file", 0, "pixel_size_nm", "information_bar")
+    jeol(path, GREY, 41, 10)
+    for said, wrong in ((20, True), (40.9, False)):
+        imagej(path, GREY, said)
+        assert settled(path, None, given)[0] == pytest.approx(said)
+        printed = capsys.readouterr().err
+        assert (f"ImageJ header says {said:g} nm a pixel, and its JEOL header 41. The first" in printed) == wrong
+        assert "its JEOL header says that the information bar has 10 rows, but information_bar = 0" in printed
+    path.with_suffix(".txt").unlink()
+    tescan(path, GREY, 12, 7)
+    (tmp_path / "a-tif.hdr").write_text("[MAIN]\nImageStripSize=9\nPixelSizeX=2.4e-8\n")
+    assert settled(path, None, given) == (12, 0)
+    printed = capsys.readouterr().err
+    assert "its Tescan header says 12 nm a pixel, and another Tescan header 24." in printed
+    assert "says that the information bar has 7 rows, and another Tescan header 9." in printed
+
+
+def test_each_page_has_its_own_words(tmp_path):
+    for number, nanometres in enumerate((5, 8)):
+        zeiss(tmp_path / "a.tif", GREY, nanometres, append=number > 0)
+    found = [read_header(tmp_path / "a.tif", page) for page in (1, 2)]
+    assert [one.pixel_size_nm for one in found] == [5, 8] and not found[0].doubts and not found[1].doubts
+
+
+@pytest.mark.parametrize(("text", "nanometres"), [
+    ("[SemImageFile]\nPixelSize=24.8\n", 24.8), ("[SemImageFile]\nPixelSize = 24,8 nm\n", 24.8),
+    ("[SemImageFile]\nPixelSize=0.0248 um\n", 24.8), ("[SemImageFile]\nPixelSize=24.8 furlongs\n", None),
+    ("Operator=me\nPixelSize=4\nNote=camera\n", None), ("PixelSizeX=4\n", None),
+    ("$$SM_MICRON_BAR\t50\n$$SM_MICRON_MARKER\t1um\n", 20), ("$SM_MICRON_BAR 50\n$SM_MICRON_MARKER 1 μm\n", 20),
+    ("$$SM_MICRON_BAR 50\n$$SM_MICRON_MARKER 1e3nm\n", 20), ("$$SM_MICRON_BAR 50\n$$SM_MICRON_MARKER 1\n", None),
+])  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "cp932"])
+def test_a_length_beside_a_picture_has_its_unit(tmp_path, text, nanometres, encoding):
+    plain(tmp_path / "a.tif", GREY)
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    header = read_header(tmp_path / "a.tif")
+    assert (header and header.pixel_size_nm) == (nanometres and pytest.approx(nanometres))
+
+
+def test_a_size_of_zero_is_none(tmp_path):
+    fei(tmp_path / "a.tif", GREY, 0, scan="EScan", more="[Scan]\r\nPixelWidth=2e-8\r\n")
+    assert read_header(tmp_path / "a.tif").pixel_size_nm == pytest.approx(20)
 
 
 SMALL = {"reference": "sem", "scale": 1.0, "tile": 48, "overlap": 8}

@@ -1,6 +1,7 @@
 """Reading micrographs and masks of every kind a laboratory has, and tiling that loses nothing."""
 
 import os
+import struct
 
 import cv2
 import numpy as np
@@ -91,6 +92,31 @@ def test_tiff_shows_as_a_viewer_shows_it(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / name), GREY)
 
 
+def test_pictures_that_tifffile_wrote_behind_one_directory_are_pages(tmp_path):
+    for pictures, kind in (
+        (np.stack([GREY, 255 - GREY]), "minisblack"),
+        (np.stack([np.dstack([GREY] * 3), np.dstack([255 - GREY] * 3)]), "rgb"),
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", pictures, truncate=True, photometric=kind)
+        for page, expected in ((1, GREY), (2, 255 - GREY)):
+            np.testing.assert_array_equal(read_image(tmp_path / "a.tif", page=page), expected)
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_bitmap_of_os2_is_read(tmp_path, colours):
+    """Its header is short; rows stand from the bottom up, filled to 4 bytes."""
+    pixels = np.dstack([GREY] * 3) if colours else GREY
+    palette = b"" if colours else bytes(np.repeat(np.arange(256, dtype=np.uint8), 3))
+    bits, start = (24, 26) if colours else (8, 26 + 768)
+    head = struct.pack("<2sIHHI", b"BM", start + pixels.nbytes, 0, 0, start)
+    head += struct.pack("<IHHHH", 12, GREY.shape[1], GREY.shape[0], 1, bits)
+    (tmp_path / "a.bmp").write_bytes(head + palette + pixels[::-1].tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.bmp"), GREY)
+    (tmp_path / "cut.bmp").write_bytes(head[:20])
+    with pytest.raises(InputError, match=r"cut\.bmp: damaged"):
+        read_image(tmp_path / "cut.bmp")
+
+
 def _bad_files(folder):
     """Name, what the message must say, and the file."""
     tifffile.imwrite(folder / "good.tif", GREY)
@@ -107,6 +133,17 @@ def _bad_files(folder):
     yield "pages.tif", "2 pages"
     tifffile.imwrite(folder / "cmyk.tif", np.dstack([GREY] * 4), photometric="separated")
     yield "cmyk.tif", "SEPARATED"
+    ycbcr = cv2.cvtColor(np.dstack([GREY] * 3), cv2.COLOR_RGB2YCrCb)
+    for compression in (None, "lzw"):
+        name = f"ycbcr_{compression}.tif"
+        tifffile.imwrite(folder / name, ycbcr, photometric="ycbcr", subsampling=(1, 1), compression=compression)
+        yield name, "YCBCR; save it as grey or RGB"
+    signed = {"cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value"}
+    tifffile.imwrite(folder / "imagej.tif", GREY.astype(np.uint16) + 32768, imagej=True, metadata=signed)
+    yield "imagej.tif", "signed 16-bit numbers"
+    behind = np.stack([GREY, 255 - GREY, GREY])
+    tifffile.imwrite(folder / "behind.tif", behind, truncate=True, photometric="minisblack")
+    yield "behind.tif", "3 pages"
     tifffile.imwrite(folder / "nan.tif", np.where(GREY > 9, 0.5, np.nan).astype(np.float32))
     yield "nan.tif", "NaN"
     tifffile.imwrite(folder / "counts.tif", GREY.astype(np.float32))

@@ -216,6 +216,23 @@ def test_outlines_have_the_names_for_labels_and_what_has_none_is_the_first_phase
     assert np.bincount(mask.ravel()).tolist() == [60 * 60 - 700, 300, 400]
 
 
+def test_a_misspelt_label_is_no_phase(tmp_path, capsys):
+    """Without `values` a label is a phase's name; the first phase may be outlined too."""
+    (tmp_path / "a").mkdir()
+    square = {"points": [[10, 10], [30, 10], [30, 30], [10, 30]], "shape_type": "polygon"}
+    for k, labels in enumerate(((*NAMES[1:], NAMES[0]), (*NAMES[1:], "dotz"))):
+        cv2.imwrite(str(tmp_path / "a" / f"m{k}.png"), np.full((60, 60), 9 + k, np.uint8))
+        content = {"shapes": [square | {"label": one} for one in labels], "imageHeight": 60, "imageWidth": 60}
+        (tmp_path / "a" / f"m{k}.json").write_text(json.dumps(content))
+    entry = {"images": "a/*.png", "masks": "a/*.json", "pixel_size_nm": 1, "folds": 2}
+    options = SMALL | {"reference": "a", "classes": list(NAMES)}
+    (tmp_path / "domains.toml").write_text(domains_toml(options, a=entry))
+    with pytest.raises(SystemExit):
+        prepared(tmp_path / "domains.toml", tmp_path / "stores")
+    printed = capsys.readouterr().err
+    assert "m1.json: image 'm1', label 'dotz' is of no phase (400 px)" in printed and "m0.json" not in printed
+
+
 @pytest.mark.parametrize("factor", [0.5, 0.31, 1.7])
 def test_a_resized_pixel_is_of_the_phase_that_covers_most_of_it(factor):
     mask = micrograph(3, 1)[1]

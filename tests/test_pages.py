@@ -22,6 +22,7 @@ from data.domains import read_domains
 from data.images import brightest, read_image
 from data.store import Store, store_path
 from data.survey import Given
+from data.table import read_table
 from evaluation.members import load_member
 from evaluation.segment_folder import _depth as depth_of_folder
 from models import classes
@@ -262,6 +263,63 @@ def test_a_pattern_below_a_folder_with_brackets_in_its_name(tmp_path):
     assert [one.labelled for one in store.micrographs] == [True, True]
 
 
+def test_a_folder_of_a_pattern_may_have_brackets(tmp_path):
+    """Also where the brackets would name another folder, or the rest of the path is not there."""
+    for folder, names in (("run [1]", "ab"), ("run 1", "z")):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        for name in names:
+            cv2.imwrite(str(tmp_path / folder / "deep" / f"{name}.png"), GREY)
+    for pattern, names in (
+        ("run [1]/deep/[a].png", ["a"]), ("run [1]/**/*.png", ["a", "b"]), ("run [12]/deep/*.png", ["z"]),
+    ):  # fmt: skip
+        store = prepared(tmp_path, source={"images": pattern, "pixel_size_nm": 50})["source"]
+        assert [one.name for one in store.micrographs] == names
+    said = prepared(tmp_path, ok=False, source={"images": "run [1]/nowhere", "pixel_size_nm": 50})
+    assert "no folder" in said and "run [1]/nowhere" in said
+
+
+@pytest.mark.parametrize("line", [
+    "images = '.\\source\\images'", 'images = "source\\new"', 'images = "C:\\source"', 'images = "C:\\Users\\me"',
+])  # fmt: skip
+def test_a_path_with_backslashes_is_told_the_remedy(tmp_path, line):
+    draw(tmp_path / "source", 2, seed=1, contrast=1.0)
+    text = domains_toml(SMALL, source={"images": "source/images", "pixel_size_nm": 50})
+    (tmp_path / "domains.toml").write_text(text.replace('images = "source/images"', line))
+    status, printed = call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")
+    assert status == 2 and "forward slashes" in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_the_case_of_a_suffix_makes_no_micrograph_of_a_mask(tmp_path):
+    draw(tmp_path / "source", 2, seed=1, contrast=1.0)
+    images, masks = (tmp_path / "source" / part for part in ("images", "masks"))
+    (masks / "m0.png").rename(images / "m0_Mask.PNG")
+    (masks / "m1.png").rename(images / "m1_mask.png")
+    entry = annotated("source", masks="source/images", mask_suffix="_mask")
+    store = prepared(tmp_path, source=entry)["source"]
+    assert [(one.name, one.labelled) for one in store.micrographs] == [("m0", True), ("m1", True)]
+    (images / "m1_MASK.png").write_bytes((images / "m1_mask.png").read_bytes())
+    assert "m1_MASK.png is a mask of this image too" in prepared(tmp_path, ok=False, source=entry)
+
+
+def test_odd_masks_are_warned_of(tmp_path):
+    """A mask among the images, one that is all ignored, and one that the table gives to two."""
+    draw(tmp_path / "source", 3, seed=1, contrast=1.0)
+    images, masks = (tmp_path / "source" / part for part in ("images", "masks"))
+    (images / "stray.png").write_bytes((masks / "m2.png").read_bytes())
+    cv2.imwrite(str(masks / "m1.png"), np.full((100, 90), 77, np.uint8))
+    (masks / "m2.png").unlink()
+    (tmp_path / "table.csv").write_text("name,mask\nm2,source\\masks\\..\\masks\\m0.png\n")
+    entry = annotated("source", micrographs="table.csv", ignore=[77])
+    for scale in (1.0, 0.5):
+        (tmp_path / "domains.toml").write_text(domains_toml(SMALL | {"scale": scale}, source=entry))
+        status, printed = call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'} --force")
+        assert status == 0 and "m0.png is the mask of 'm0' and of 'm2'" in printed and printed.count("warning") == 1
+        status, printed = call(f"verify {tmp_path / 'stores'}")
+        lines = [line for line in printed.splitlines() if line.startswith("warning")]
+        assert status == 0 and len(lines) == 2, printed
+        assert "mask of 'm1' is all ignored" in printed and "'stray' has 4 grey levels or fewer" in printed
+
+
 def test_one_folder_by_two_paths_is_one(tmp_path):
     draw(tmp_path / "source", 2, seed=1, contrast=1.0)
     for number in range(2):
@@ -332,6 +390,18 @@ def test_a_bad_table_is_named_with_line_and_value(tmp_path, table, says):
     (tmp_path / "table.csv").write_text(table)
     said = prepared(tmp_path, ok=False, source=annotated("source", micrographs="table.csv"))
     assert says in said and "table.csv" in said
+
+
+@pytest.mark.parametrize("table", [
+    "sep=;\r\nname;pixel_size_nm\r\nm0;12,5\r\n", "name;pixel_size_nm;;\r\nm0;12,5;;\r\n;;;\r\n",
+    "name;pixel_size_nm;\nm0;12,5\n", 'sep=,\nname,pixel_size_nm\nm0,"12.5",\n',
+])  # fmt: skip
+def test_what_spreadsheets_add_to_a_table_is_passed_over(tmp_path, table):
+    (tmp_path / "table.csv").write_text(table, newline="")
+    assert read_table(tmp_path / "table.csv", ["m0"]) == {"m0": {"pixel_size_nm": 12.5}}
+    (tmp_path / "table.csv").write_text(table.replace("m0", "m1"), newline="")
+    with pytest.raises(InputError, match=f"line {2 + table.startswith('sep')}: 'm1' is no image"):
+        read_table(tmp_path / "table.csv", ["m0"])
 
 
 def test_a_table_of_all_pixel_sizes_needs_no_number_for_the_domain(tmp_path):

@@ -1,5 +1,6 @@
 """Label arrays in HDF5, as ilastik writes them."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -32,8 +33,15 @@ def read_labels(path: Path) -> np.ndarray:
                 )
             if data.size * data.dtype.itemsize > _MOST:
                 raise InputError(f"{path}: '{name}' {data.shape} takes more than {_MOST >> 20} MiB; crop it")
-            return data[()].reshape(sides)
+            labels = data[()].reshape(sides)
+            return labels.T if _by_columns(data) else labels
     except InputError:
         raise
     except Exception as error:  # damaged bytes make HDF5 raise anything
         raise InputError(f"{path}: no readable HDF5 file ({error}); export the labels again") from error
+
+
+def _by_columns(data: h5py.Dataset) -> bool:
+    """Tell if x stands before y in the axes that ilastik names; without names y is first."""
+    axes = [axis["key"] for axis in json.loads(data.attrs.get("axistags", '{"axes": []}'))["axes"]]
+    return "y" in axes and "x" in axes[: axes.index("y")]

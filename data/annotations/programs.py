@@ -32,6 +32,8 @@ def read(path: Path) -> Document:
     if ending == ".xml":
         return _cvat(ElementTree.fromstring(path.read_bytes()))
     content = json.loads(path.read_bytes())
+    if isinstance(content, list):
+        raise ValueError("it is a list without `images`, as COCO's results are")
     if "shapes" in content:
         return {None: _labelme(content)}
     if "images" in content and "annotations" in content:
@@ -112,6 +114,8 @@ def _coco(content: dict) -> Document:
     for image in content["images"]:
         images[image["id"]] = _of_image(found, image["file_name"], _size(image.get("height"), image.get("width")))
     for entry in content["annotations"]:
+        if entry["image_id"] not in images:
+            raise ValueError(f"it has an annotation of image {entry['image_id']}, which is none of its `images`")
         one, label = images[entry["image_id"]], labels.get(entry.get("category_id"), str(entry.get("category_id")))
         drawn = entry.get("segmentation")
         if isinstance(drawn, dict):
@@ -178,7 +182,10 @@ def _cvat_shape(element: ElementTree.Element) -> Shape | None:
 
 
 def _imagej(path: Path) -> Annotated:
-    """Read a .roi, or all of a RoiSet.zip; a name that ImageJ made of a place is no label."""
+    """Read a .roi, or all of a RoiSet.zip; a name that ImageJ made of a place is no label.
+
+    Of a second `bainite` ImageJ makes `bainite-1`.
+    """
     if path.suffix.lower() == ".roi":
         contents = [path.read_bytes()]
     else:
@@ -189,15 +196,19 @@ def _imagej(path: Path) -> Annotated:
             contents = [archive.read(entry) for entry in entries]
     if not contents:
         raise ValueError("it holds no .roi")
-    found = Annotated()
-    for content in contents:
-        roi = roifile.ImagejRoi.frombytes(content)
-        _add(found, _imagej_shape(roi, "" if re.fullmatch(r"[\d-]*", roi.name or "") else roi.name))
+    rois, found = [roifile.ImagejRoi.frombytes(content) for content in contents], Annotated()
+    names = {roi.name for roi in rois}
+    for roi in rois:
+        label = "" if re.fullmatch(r"[\d-]*", roi.name or "") else roi.name
+        first = re.sub(r"-\d+$", "", label)
+        _add(found, _imagej_shape(roi, first if first in names else label))
     return found
 
 
 def _imagej_shape(roi: roifile.ImagejRoi, label: str) -> Shape | None:
-    kinds = roifile.ROI_TYPE
+    kinds, overlays = roifile.ROI_TYPE, (roifile.ROI_SUBTYPE.TEXT, roifile.ROI_SUBTYPE.IMAGE)
+    if roi.subtype in overlays:
+        return None
     if roi.composite:
         return polygon(label, *roi.coordinates(multi=True))
     if roi.roitype == kinds.OVAL:
