@@ -475,7 +475,7 @@ def test_two_named_phases_are_trained_as_ever_and_called_by_their_names(stores, 
 
 def test_a_collapse_to_one_of_many_phases_is_said_and_a_rare_phase_is_none():
     options = {f"lambda_{kind}_{level}": 0.1 for kind in ("adv", "entropy") for level in ("main", "aux")}
-    health = Health(SimpleNamespace(gan="vanilla", **options), ("main", "aux"))
+    health = Health(SimpleNamespace(gan="vanilla", lambda_adv_feature=0, **options), ("main", "aux"))
     rare = {"target_phase_fraction_matrix": 0.6, "target_phase_fraction_streaks": 0.39}
     rare |= {"target_phase_fraction_dots": 0.01}
     assert not [one for _ in range(40) for one in health.observe(rare)]
