@@ -71,7 +71,7 @@ def brightest(path: Path | str, page: Page = None, information_bar: int = 0) -> 
     """
     grey = to_grey(_read_pixels(path, page).pixels)
     scanned = grey[: max(1, len(grey) - information_bar)]
-    counts = np.bincount(scanned.ravel(), minlength=1 << 16)
+    counts = sum(np.bincount(band.ravel(), minlength=1 << 16) for band in bands(scanned))
     from_level = counts[::-1].cumsum()[::-1]  # pixels of this level or a brighter one
     for depth in DEPTHS[:-1]:
         lone = from_level[1 << depth]

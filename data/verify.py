@@ -20,6 +20,7 @@ from common.errors import InputError, exits_cleanly
 from common.limits import IGNORED
 from data.contact_sheet import draw_contact_sheet
 from data.images import cut_tiles
+from data.levels import grey_levels
 from data.masks import counted, phase_fraction, phase_fractions
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Store, differences, digest
@@ -101,11 +102,11 @@ def oddities(store: Store) -> list[str]:
     found = []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
-        levels = np.sort(np.bincount(image.ravel()))[-_OF_MASK:]
+        of_few_levels = np.sort(grey_levels([image]))[-_OF_MASK:].sum()
         mask = store.mask(micrograph.index) if micrograph.labelled else None
         if image.min() == image.max():
             found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
-        elif levels.sum() > _SHARE * image.size:
+        elif of_few_levels > _SHARE:
             found.append(
                 f"micrograph '{micrograph.name}' has {_OF_MASK} grey levels or fewer nearly everywhere; is it a mask?"
             )
