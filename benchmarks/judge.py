@@ -4,8 +4,8 @@
     python -m benchmarks.judge runs/pairs/* --out docs/judge_pairs.csv
 
 Every remedy that evaluation.gap has tried is scored on the target's labelled micrographs, and beside it what
-evaluation.choose had to choose from; truth.json in each folder has the remedies. Labels are read here only, after
-everything was decided.
+evaluation.choose had to choose from; truth.json in each folder has the remedies, which are not scored again then. Labels
+are read here only, after everything was decided.
 """
 
 if not __package__:
@@ -44,8 +44,7 @@ def row_of(folder: Path, device: object) -> dict:
         raise InputError(
             f"{error.filename}: missing; run launch/adapt.sh --always-adapt on labelled targets"
         ) from error
-    truth = true_of_remedies(folder, gap, device)
-    write_file(folder / "truth.json", json.dumps(truth, indent=2) + "\n")
+    truth = truth_of(folder, gap, device)
     before, recommended = gap["as_it_is"], gap["recommended"]
     best = max(truth, key=truth.get)
     adapted = [one for one in choice["ranked"] if one["adapted"]]
@@ -57,6 +56,14 @@ def row_of(folder: Path, device: object) -> dict:
     expected = {"as it is": before, "recommended": recommended, "adaptation": last}
     row |= {f"expected {name}": one["expected"]["miou"] for name, one in expected.items()}
     return row
+
+
+def truth_of(folder: Path, gap: dict, device: object) -> dict[str, float]:
+    """Give the true mIoU of every remedy by its name: truth.json, written first where it is older than the report."""
+    file = folder / "truth.json"
+    if not file.exists() or file.stat().st_mtime < (folder / "gap" / "gap.json").stat().st_mtime:
+        write_file(file, json.dumps(true_of_remedies(folder, gap, device), indent=2) + "\n")
+    return json.loads(file.read_text())
 
 
 def true_of_remedies(folder: Path, gap: dict, device: object) -> dict[str, float]:

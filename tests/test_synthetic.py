@@ -101,3 +101,30 @@ def test_written_folders_are_readable(tmp_path, monkeypatch):
     assert document["domains"]["t3"]["invert"] is True and document["domains"]["t3"]["pixel_size_nm"] == 126.6
     with pytest.raises(InputError, match=r"domains\.toml: exists already"):
         micrographs.write_domains(tmp_path / "demo", "demo", 0, 1)
+
+
+@pytest.mark.parametrize("phases", [2, 3])
+def test_changed_targets_are_new_fields_of_the_sources_steel(phases):
+    inverted, enlarged, blurred = (micrographs.draw(name, 0, phases=phases) for name in micrographs.CHANGES)
+    fields = [mask[:: len(mask) // 716, :: len(mask) // 716] for _, mask in (inverted, enlarged, blurred)]
+    assert not any(np.array_equal(one, other) for one, other in ((fields[0], fields[1]), (fields[1], fields[2])))
+    for image, mask in (inverted, enlarged, blurred):
+        assert image.dtype == mask.dtype == np.uint8 and image.shape == mask.shape
+        assert set(np.unique(mask)) == ({0, 255} if phases == 2 else {0, 128, 255})
+    source = [micrographs.draw("source", index, phases=phases)[0] for index in range(3)]
+    usual = np.mean(source)
+    assert abs((255 - inverted[0]).mean() - usual) < 25 and inverted[0].mean() > usual + 40
+    assert enlarged[0].shape == (2 * 716, 2 * 1024) and abs(enlarged[0].mean() - usual) < 25
+    # Neighbouring pixels differ less, and the brightness of quarters of a field more.
+    assert np.abs(np.diff(blurred[0].astype(int))).mean() < 0.4 * np.abs(np.diff(source[0].astype(int))).mean()
+    quarters = [[quarter.mean() for half in np.split(one, 2) for quarter in np.split(half, 2, 1)] for one in
+                (blurred[0], source[0])]  # fmt: skip
+    assert np.std(quarters[0]) > 2 * np.std(quarters[1])
+
+
+def test_changed_targets_stand_in_domains_toml():
+    names = [*micrographs.DOMAINS, *micrographs.CHANGES]
+    domains = tomllib.loads(micrographs._domains_toml(micrographs.SIZES["demo"], names, 2))["domains"]
+    assert list(domains) == names
+    for name in micrographs.CHANGES:
+        assert domains[name] == domains["source"] | {"images": f"{name}/images", "masks": f"{name}/masks"}

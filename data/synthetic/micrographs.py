@@ -1,6 +1,6 @@
 """Synthetic complex-phase-steel micrographs with exact masks, in four domains like the paper's (Table 1).
 
-    python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--phases 3] [--workers 2]
+    python -m data.synthetic --out demo [--size demo|study] [--seed 0] [--phases 3] [--changed] [--workers 2]
 
 writes ordinary folders `<out>/<domain>/images`, `<out>/<domain>/masks` and `<out>/domains.toml`, so that the
 demo takes the road of a laboratory's own data. One microstructure (`data.synthetic.microstructure`) is etched and
@@ -8,7 +8,7 @@ imaged four ways: source (Struers A2, SEM), t1 (Nital, the same SEM), t2 (over-e
 (light-optical, bright field). As in the study, t1 and t2 have masks for their test images only; t3 has masks
 for its training images too, meant for a supervised reference on the target alone. An image is a pure function
 of (seed, domain, index). With --phases 3 the same images have masks of three phases: ferrite, bainite and the
-islands of second phase that lie in both.
+islands of second phase that lie in both. With --changed three more targets are drawn (`data.synthetic.changes`).
 """
 
 import argparse
@@ -24,6 +24,7 @@ from common.arguments import positive, whole
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file, write_image
 from common.parallel import in_processes
+from data.synthetic.changes import CHANGES
 from data.synthetic.microstructure import Microstructure, microstructure, smooth_noise
 from data.synthetic.recipes import DOMAINS, LIGHT_PIXEL, LIGHT_SUPERSAMPLING, SEM_PIXEL, SIZES, Etching, Recipe, Size
 
@@ -36,9 +37,9 @@ def draw(domain: str, index: int, seed: int = 0, size: str = "demo", phases: int
     Indices from the number of training images on are test images. Light-optical micrographs are bright-field,
     not inverted yet.
     """
-    recipe, plan = DOMAINS[domain], SIZES[size]
+    recipe, plan = _recipe(domain), SIZES[size]
     rng = np.random.default_rng([seed, index, *domain.encode()])
-    training = plan.images[domain][0]
+    training = _images(plan, domain)[0]
     mean = recipe.fraction if index < training else recipe.test_fraction
     # Fractions vary evenly around the mean (golden-ratio sequence), so that even a few images keep it.
     position = index if index < training else index - training
@@ -46,7 +47,8 @@ def draw(domain: str, index: int, seed: int = 0, size: str = "demo", phases: int
     if not recipe.light:
         structure = microstructure(rng, plan.electron, SEM_PIXEL, fraction)
         shares = [share.astype(np.float32) for share in _regions(structure, phases)]
-        return electron_image(rng, structure, recipe), _mask(shares, recipe)
+        drawn = electron_image(rng, structure, recipe), _mask(shares, recipe)
+        return CHANGES[domain](rng, *drawn) if domain in CHANGES else drawn
     fine = tuple(LIGHT_SUPERSAMPLING * side for side in plan.light)
     structure = microstructure(rng, fine, LIGHT_PIXEL / LIGHT_SUPERSAMPLING, fraction)
     shares = [
@@ -54,6 +56,16 @@ def draw(domain: str, index: int, seed: int = 0, size: str = "demo", phases: int
         for share in _regions(structure, phases)
     ]
     return light_image(rng, structure, recipe), _mask(shares, recipe)
+
+
+def _recipe(domain: str) -> Recipe:
+    """Recipe of a domain; changed ones are drawn as the source."""
+    return DOMAINS["source" if domain in CHANGES else domain]
+
+
+def _images(plan: Size, domain: str) -> tuple[int, int]:
+    """Numbers of training and test images of a domain."""
+    return plan.images["source" if domain in CHANGES else domain]
 
 
 def _regions(structure: Microstructure, phases: int) -> list[np.ndarray]:
@@ -196,22 +208,27 @@ def _quantise(grey: np.ndarray) -> np.ndarray:
     return np.clip(np.round(grey * 255), 0, 255).astype(np.uint8)
 
 
-def write_domains(out: Path | str, size: str, seed: int, workers: int, phases: int = 2) -> None:
+def write_domains(
+    out: Path | str, size: str, seed: int, workers: int, phases: int = 2, changed: bool = False
+) -> None:
     """Draw all domains of a `size` into the folder `out` with `workers` processes; write its domains.toml.
+
+    With `changed` CHANGES are three domains more.
 
     InputError if `out` has a domains.toml already: nothing is overwritten.
     """
     out, plan = Path(out), SIZES[size]
     if (out / "domains.toml").exists():
         raise InputError(f"{out / 'domains.toml'}: exists already; give --out a new folder or remove it")
-    jobs = [(domain, index) for domain, counts in plan.images.items() for index in range(sum(counts))]
-    for domain in plan.images:
+    domains = [*plan.images, *(CHANGES if changed else ())]
+    jobs = [(domain, index) for domain in domains for index in range(sum(_images(plan, domain)))]
+    for domain in domains:
         for folder in ("images", "masks"):
             make_folder(out / domain / folder)
     write = functools.partial(_write, out=out, seed=seed, size=size, phases=phases)
     for _ in in_processes(write, jobs, workers, "drawing"):
         pass
-    write_file(out / "domains.toml", _domains_toml(plan, phases))
+    write_file(out / "domains.toml", _domains_toml(plan, domains, phases))
 
 
 def _write(job: tuple[str, int], out: Path, seed: int, size: str, phases: int) -> None:
@@ -219,16 +236,16 @@ def _write(job: tuple[str, int], out: Path, seed: int, size: str, phases: int) -
     image, mask = draw(domain, index, seed, size, phases)
     stem = f"{domain}_{index:03d}"
     # PNG for the light microscope, TIFF for the SEM: both occur in a laboratory, so the demo reads both.
-    write_image(out / domain / "images" / (stem + (".png" if DOMAINS[domain].light else ".tif")), image)
-    if domain in ("source", "t3") or index >= SIZES[size].images[domain][0]:
+    write_image(out / domain / "images" / (stem + (".png" if _recipe(domain).light else ".tif")), image)
+    if domain not in ("t1", "t2") or index >= SIZES[size].images[domain][0]:
         write_image(out / domain / "masks" / f"{stem}.png", mask)
 
 
-def _domains_toml(plan: Size, phases: int) -> str:
+def _domains_toml(plan: Size, domains: list[str], phases: int) -> str:
     text = f'[options]\nreference = "source"\nscale = 0.5\ntile = {plan.tile}\noverlap = {plan.overlap}\n'
     text += f"classes = {json.dumps(CLASSES)}\n" if phases == 3 else ""
-    for domain, (training, test) in plan.images.items():
-        light = DOMAINS[domain].light
+    for domain in domains:
+        (training, test), light = _images(plan, domain), _recipe(domain).light
         text += f'\n[domains.{domain}]\nimages = "{domain}/images"\nmasks = "{domain}/masks"\n'
         text += "" if phases == 3 else "foreground = [255]\n"
         text += f"pixel_size_nm = {LIGHT_PIXEL if light else SEM_PIXEL}\n"
@@ -236,7 +253,7 @@ def _domains_toml(plan: Size, phases: int) -> str:
         names = json.dumps([f"{domain}_{index:03d}" for index in range(training, training + test)])
         text += f"test = {names}\n" if test else "folds = 5\n"
         if phases == 3:
-            ferrite, bainite, islands = values_of(DOMAINS[domain])
+            ferrite, bainite, islands = values_of(_recipe(domain))
             text += f"[domains.{domain}.values]\nferrite = [{ferrite}]\nbainite = [{bainite}]\nislands = [{islands}]\n"
     return text
 
@@ -248,6 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="demo", help="demo is quick, study as the paper's")
     parser.add_argument("--seed", type=whole, default=0, help="another seed draws other micrographs")
     parser.add_argument("--phases", type=int, choices=(2, 3), default=2, help="of the masks; 3: islands are one too")
+    parser.add_argument("--changed", action="store_true", help=f"three more targets: {', '.join(CHANGES)}")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that draw")
     options = parser.parse_args(arguments)
-    write_domains(options.out, options.size, options.seed, options.workers, options.phases)
+    write_domains(options.out, options.size, options.seed, options.workers, options.phases, options.changed)
