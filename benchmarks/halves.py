@@ -2,8 +2,8 @@
 
     python -m benchmarks.halves micrographs/uhcs --foreground 170 --out runs/pairs/micrographs/uhcs_dark [--bright]
 
-writes links to the files in `images` and `masks` of the folder, and a domains.toml of one phase against the rest, cut as
-docs/examples/uhcs.toml cuts them.
+writes links to the files in `images` and `masks` of the folder, and a domains.toml of one phase against the rest, cut
+as docs/examples/uhcs.toml cuts them.
 """
 
 if not __package__:

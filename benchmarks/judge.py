@@ -4,8 +4,8 @@
     python -m benchmarks.judge runs/pairs/* --out docs/judge_pairs.csv
 
 Every remedy that evaluation.gap has tried is scored on the target's labelled micrographs, and beside it what
-evaluation.choose had to choose from; truth.json in each folder has the remedies, which are not scored again then. Labels
-are read here only, after everything was decided.
+evaluation.choose had to choose from; truth.json in each folder has the remedies, which are not scored again then.
+Labels are read here only, after everything was decided.
 """
 
 if not __package__:
