@@ -208,9 +208,7 @@ def _quantise(grey: np.ndarray) -> np.ndarray:
     return np.clip(np.round(grey * 255), 0, 255).astype(np.uint8)
 
 
-def write_domains(
-    out: Path | str, size: str, seed: int, workers: int, phases: int = 2, changed: bool = False
-) -> None:
+def write_domains(out: Path | str, size: str, seed: int, workers: int, phases: int = 2, changed: bool = False) -> None:
     """Draw all domains of a `size` into the folder `out` with `workers` processes; write its domains.toml.
 
     With `changed` CHANGES are three domains more.
