@@ -12,12 +12,10 @@ The same command again resumes an interrupted run. evaluate.py --network teacher
 
 from types import SimpleNamespace
 
-from torch import Tensor
-
 from common.errors import exits_cleanly
 from evaluation.judge.watch import TargetWatch
 from evaluation.validation import save_panel, validate
-from losses import Labelled, class_mix, named, segmentation_loss, weighted
+from losses import Labelled, by_level, class_mix, named, weighted
 from models import SourceAndTarget
 from training import distributed
 from training.accumulation import Tally, micro_batches
@@ -62,10 +60,10 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 views = {"mixed": class_mix(images, masks, Labelled(strong, labels, sure), order)}
                 views |= {"masked": Labelled(masked, labels, sure)} if options.lambda_masked else {}
                 source_logits, *target_logits = model_ddp(images, *(view.images for view in views.values()))
-                losses = {"loss_seg": by_level(source_logits, masks, weigh(masks))}
+                losses = {"loss_seg": by_level(source_logits, model.levels, masks, weigh(masks))}
                 loss = weighted(lambda_level, losses["loss_seg"])
                 for (name, view), logits in zip(views.items(), target_logits, strict=True):
-                    losses[f"loss_{name}"] = by_level(logits, view.labels, view.weights)
+                    losses[f"loss_{name}"] = by_level(logits, model.levels, view.labels, view.weights)
                     loss += lambda_view[name] * weighted(lambda_level, losses[f"loss_{name}"])
             precision.backward(weight * loss, optimizer)
 
@@ -91,11 +89,6 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         if run.must_save:
             run.save()
     run.close()
-
-
-def by_level(logits: dict[str, Tensor], labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-    """Compute the segmentation loss of each level of the model's output."""
-    return {level: segmentation_loss(of_level, labels, weights) for level, of_level in logits.items()}
 
 
 @exits_cleanly

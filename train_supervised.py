@@ -14,7 +14,7 @@ import torch
 
 from common.errors import exits_cleanly
 from evaluation.validation import save_panel, validate
-from losses import segmentation_loss
+from losses import by_level, named, weighted
 from training import distributed
 from training.accumulation import Tally, micro_batches
 from training.configuration import parse
@@ -42,10 +42,10 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
         for (images, masks), weight in micro_batches(batch, options.micro_batch, [model_ddp]):
             with precision.autocast():
                 logits = model_ddp(images)
-                loss_seg = {level: segmentation_loss(logits[level], masks, weigh(masks)) for level in model.levels}
-                loss = sum(lambda_seg[level] * loss_seg[level] for level in model.levels)
+                loss_seg = by_level(logits, model.levels, masks, weigh(masks))
+                loss = weighted(lambda_seg, loss_seg)
             precision.backward(weight * loss, optimizer)
-            tally.add({f"loss_seg_{level}": value for level, value in loss_seg.items()}, weight)
+            tally.add(named(loss_seg=loss_seg), weight)
         tally.add({"gradient_norm": precision.gradient_norm(optimizer)})
         run.check(tally)
         precision.step(optimizer)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from common.errors import exits_cleanly
 from evaluation.judge.watch import TargetWatch
 from evaluation.validation import save_panel, validate
-from losses import GanLoss, entropy_loss, named, segmentation_loss, weighted
+from losses import GanLoss, by_level, entropy_loss, named, weighted
 from models import SourceAndTarget
 from training import distributed
 from training.accumulation import Tally, micro_batches
@@ -65,7 +65,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
                 # and sure of the target.
                 source_logits, target_logits = model_ddp(images, target_images)
                 source_maps, target_maps = view(source_logits, target_logits, run.step)
-                loss_seg = {k: segmentation_loss(source_logits[k], masks, weigh(masks)) for k in model.levels}
+                loss_seg = by_level(source_logits, model.levels, masks, weigh(masks))
                 detached = {level: maps.detach() for level, maps in source_maps.items()}
                 of_source, of_target = discriminators_ddp(detached, target_maps)
                 if options.lambda_adv_feature:  # the model's own discriminator has judged its features

@@ -72,11 +72,11 @@ def true_of_remedies(folder: Path, gap: dict, device: object) -> dict[str, float
     members = [load_member(run, "last", device) for run in gap["runs"]]
     source, target = Store(store_path(stores, gap["source"])), store_path(stores, gap["target"])
     judge, unlabelled, labelled = Judge(members, source, device), Store(target, labels=False), Store(target)
-    images, found = judge.images_of(unlabelled), {}
+    found = {}
     for tried in tqdm(gap["tried"], desc=folder.name, unit="remedy"):
         remedy = Remedy(**{field.name: tried[field.name] for field in fields(Remedy)})
         with tempfile.TemporaryDirectory() as place:
-            files = export(judge, unlabelled, images, remedy, Path(place))
+            files = export(judge, unlabelled, remedy, Path(place))
             made = Candidate(tried["remedy"], tuple(load_member(file, "last", device) for file in files))
             found[tried["remedy"]] = true_miou(made, labelled, device)
     return found

@@ -50,16 +50,24 @@ def remaining(gap: Path, target: Store) -> Remedy:
 
 
 def true_miou(candidate: Candidate, target: Store, device: object) -> float:
-    """Mean of the members' mIoU on the target's labelled micrographs that are held out: for the record."""
-    found = []
-    for member in candidate.members:
-        micrographs = target.evaluation_micrographs(member.config["fold"])
+    """Score a candidate on the target's labelled micrographs that are held out: for the record.
+
+    Where all its members have the same ones, they are scored as the ensemble that they are. Else it is the mean of the
+    members' mIoU, each on those of its fold. InputError where there are none, or they were trained on.
+    """
+    held_out = [target.evaluation_micrographs(member.config["fold"]) for member in candidate.members]
+    predictors = [member.predictor(device) for member in candidate.members]
+    for member, micrographs in zip(candidate.members, held_out, strict=True):
         if not micrographs:
             raise InputError(f"{target.path}: no labelled micrographs to score on. Leave out --score.")
         refuse_trained_on(member, target, micrographs)
-        pooled, _ = scoring.score(member.predictor(device), target, micrographs, f"{candidate.name}")
-        found.append(pooled.miou)
-    return float(np.mean(found))
+    if all(micrographs == held_out[0] for micrographs in held_out):
+        predictors, held_out = [scoring.ensemble(predictors)], held_out[:1]
+    scored = (
+        scoring.score(predictor, target, micrographs, candidate.name)
+        for predictor, micrographs in zip(predictors, held_out, strict=True)
+    )
+    return float(np.mean([pooled.miou for pooled, _ in scored]))
 
 
 def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
@@ -112,17 +120,17 @@ def main(arguments: list[str] | None = None) -> None:
             require_same_preparation(member, target)
     judge = Judge(plain.members, source, device)
     judge.calibrate(options.calibration)
-    out, images = make_folder(options.out), judge.images_of(target)
+    out = make_folder(options.out)
     free = {"statistics": _STATISTICS} if judge.adabn else {}  # they cost no training
     free |= {"remedy": remaining(options.gap, target)} if options.gap else {}
     for folder, remedy in free.items():
         if all(one.is_adapted or one.remedy != remedy for one in candidates):
-            files = export(judge, target, images, remedy, make_folder(out / folder))
+            files = export(judge, target, remedy, make_folder(out / folder))
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))
     choice = choose(judge, candidates, target)
     paths = choice.chosen.candidate.paths
     if choice.chosen.candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken
-        paths = export(judge, target, images, Remedy(), make_folder(out / "as_it_is"))
+        paths = export(judge, target, Remedy(), make_folder(out / "as_it_is"))
     elif choice.chosen.candidate.members[0].network == "teacher":  # as checkpoints whose model it is
         paths = [
             with_teacher_as_model(member, make_folder(out / "teacher")) for member in choice.chosen.candidate.members

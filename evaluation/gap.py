@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_file(out / "gap.html", gap_page(gap))
         print(f"{target.domain}: {gap.advice.sentence}\n{out / 'gap.html'}", flush=True)
         remedy = gap.advice.recommended.remedy
-        files = " ".join(map(str, export(judge, target, judge.images_of(target), remedy, out)))
+        files = " ".join(map(str, export(judge, target, remedy, out)))
         print(f"To segment with it: python evaluate.py {files}{' --ensemble' * (len(members) > 1)} --images ...")
 
 

@@ -43,11 +43,12 @@ class Launch:
             if name not in domains:
                 raise InputError(f"{options.domains}: no domain {name} in it, only {', '.join(domains)}")
         source, target = domains[options.source], domains[options.target]
-        if source.folds < options.folds:
-            raise InputError(
-                f"{options.domains}: {source.name} has {source.folds} folds, {options.folds} are to be trained. Give "
-                f"it `folds = {max(options.folds, 2)}` and masks, or give --folds."
-            )
+        for domain in (source, target):  # a target may have none
+            if domain.folds < options.folds and (domain is source or domain.folds):
+                raise InputError(
+                    f"{options.domains}: {domain.name} has {domain.folds} folds, {options.folds} are to be trained. "
+                    f"Give it `folds = {max(options.folds, 2)}` and masks, or give --folds."
+                )
         self.micrographs = [micrograph.image for micrograph in target.micrographs]
         self.scored = any(one.mask and one.test for one in target.micrographs) or bool(target.folds)
         self.folds = range(options.folds)

@@ -1,5 +1,7 @@
 """The supervised loss."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +30,13 @@ def segmentation_loss(logits: Tensor, mask: Tensor, weight: Tensor | None = None
             F.cross_entropy(centre(logits, (height, width)).float(), labels, reduction="none") * factor[:, 0]
         ).mean()
     return F.binary_cross_entropy_with_logits(centre(logits, (height, width)).float(), (mask == 1).float(), factor)
+
+
+def by_level(
+    logits: dict[str, Tensor], levels: Iterable[str], mask: Tensor, weight: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Give the segmentation loss of each of these levels of the model's output."""
+    return {level: segmentation_loss(logits[level], mask, weight) for level in levels}
 
 
 def centre(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -130,7 +130,7 @@ def test_a_dry_run_says_everything_and_does_nothing(laboratory, tmp_path):
     ("more", "rest", "words"),
     [
         (("--target", "lom"), (), ["no domain lom", "source, negative"]),
-        (("--folds", 4), (), ["3 folds, 4 are to be trained"]),
+        (("--folds", 4), (), ["source has 3 folds, 4 are to be trained"]),
         ((), ("--no-such-option", 1), ["status 2", "log.txt", "The same command goes on"]),
     ],
 )
@@ -138,6 +138,15 @@ def test_what_cannot_be_is_said(laboratory, tmp_path, more, rest, words):
     failed = adapt(laboratory, tmp_path / "out", *more, rest=rest, ok=False)
     assert failed.returncode == 2
     assert all(word in failed.stderr for word in words), failed.stderr
+
+
+def test_a_target_of_fewer_folds_is_refused_before_anything_is_trained(laboratory, tmp_path):
+    text = domains_toml(source=annotated("source", folds=3), negative=annotated("negative", folds=2))
+    (laboratory / "two.toml").write_text(text)
+    line = ["-m", "launch.adapt", laboratory / "two.toml", "--source", "source", "--target", "negative"]
+    said = run(*line, "--out", tmp_path, "--folds", 3, "--dry-run", ok=False).stderr
+    assert "negative has 2 folds, 3 are to be trained" in said
+    assert run(*line, "--out", tmp_path, "--folds", 2, "--dry-run").stdout.count("train_uda.py") == 2
 
 
 def test_a_step_is_done_where_its_outcome_is_newer_than_its_needs(tmp_path):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import losses.segmentation
 import models
-import train_uda
 from evaluation import inference
 from losses import segmentation_loss
 from training.distributed import choose_algorithms
@@ -75,7 +75,9 @@ PLANTED = {
 
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
 def test_a_tensor_on_the_cpu_is_found(peak, monkeypatch, plant):
-    monkeypatch.setattr(train_uda, "segmentation_loss", lambda *given: segmentation_loss(*given[:2], plant(given[1])))
+    monkeypatch.setattr(
+        losses.segmentation, "segmentation_loss", lambda *given: segmentation_loss(*given[:2], plant(given[1]))
+    )
     with pytest.raises(RuntimeError, match="two different devices"):
         peak()
 

@@ -15,9 +15,10 @@ from short_runs import supervised_arguments, uda_arguments
 from common.errors import InputError
 from data.store import Store
 from evaluation import choose as choosing
-from evaluation import gap
-from evaluation.choose import remaining
+from evaluation import gap, scoring
+from evaluation.choose import remaining, true_miou
 from evaluation.judge import judge as judging
+from evaluation.judge.choice import Candidate
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
@@ -123,7 +124,7 @@ def test_statistics_of_the_target_are_in_the_file(micrographs, trained, tmp_path
     judge = judging.Judge([member], Store(micrographs / "domains" / "source.h5"))
     target = Store(micrographs / "domains" / "negative.h5", labels=False)
     images, remedy = judge.images_of(target), Remedy(adabn=True, scale=1.5)
-    (path,) = export(judge, target, images, remedy, tmp_path)
+    (path,) = export(judge, target, remedy, tmp_path)
     written = load_member(path, "last", "cpu")
     expected = judging.with_statistics_of(judge.networks[0], judge.windows(images, remedy), "cpu")
     for name, value in written.model.state_dict().items():
@@ -132,6 +133,43 @@ def test_statistics_of_the_target_are_in_the_file(micrographs, trained, tmp_path
     assert written.remedy == remedy and written.seen(image).shape == (150, 135)
     found = written.predictor("cpu")(image)
     assert found.shape == (2, *image.shape) and found.sum(0) == pytest.approx(np.ones(image.shape), abs=1e-5)
+
+
+def test_each_model_gets_statistics_of_its_own_fold(micrographs, trained, tmp_path):
+    """The target has folds here: it is the source itself."""
+    members = [load_member(run_folder, "last", "cpu") for run_folder in trained]
+    store = Store(micrographs / "domains" / "source.h5")
+    judge, remedy = judging.Judge(members, store), Remedy(adabn=True)
+    assert len(judge.images_of(store)) == 6, "to judge by, without their labels"
+    for member, path in zip(members, export(judge, store, remedy, tmp_path), strict=True):
+        fold = member.config["fold"]
+        own = [store.image(index) for index in range(6) if index not in store.evaluation_micrographs(fold)]
+        assert len(own) == 4
+        network = judging.with_statistics_of(member.model, judge.windows(own, remedy), "cpu")
+        written = load_member(path, "last", "cpu").model.state_dict()
+        assert all(torch.equal(value, written[name]) for name, value in network.state_dict().items())
+
+
+def test_the_sources_own_score_is_that_of_all_models_on_whole_micrographs(micrographs, trained):
+    members = [load_member(run_folder, "last", "cpu") for run_folder in trained]
+    store, found = Store(micrographs / "domains" / "source.h5"), []
+    for member in members:
+        pooled, _ = scoring.score(member.predictor("cpu"), store, store.evaluation_micrographs(member.config["fold"]))
+        found.append(pooled.miou)
+    assert found[0] != found[1]
+    assert judging.Judge(members, store).source_miou == pytest.approx(np.mean(found))
+
+
+def test_models_of_one_test_set_are_scored_as_the_ensemble_that_they_are(micrographs, trained):
+    members = [load_member(run_folder, "last", "cpu") for run_folder in trained]
+    target, source = (Store(micrographs / "domains" / f"{name}.h5") for name in ("negative", "source"))
+    together = scoring.ensemble([member.predictor("cpu") for member in members])
+    of_test = target.evaluation_micrographs(0)
+    assert [target.micrographs[index].name for index in of_test] == ["m4", "m5"]
+    candidate = Candidate("both", tuple(members))
+    assert true_miou(candidate, target, "cpu") == scoring.score(together, target, of_test)[0].miou
+    # On the source each model has a fold of its own to be scored on.
+    assert true_miou(candidate, source, "cpu") == pytest.approx(judging.Judge(members, source).source_miou)
 
 
 def test_no_label_of_the_target_is_read(micrographs, trained, tmp_path, monkeypatch):
@@ -233,7 +271,7 @@ def test_runs_of_one_name_have_checkpoints_of_their_own(micrographs, trained, tm
     members = [load_member(twin, "last", "cpu") for twin in twins]
     judge = Judge(members, Store(micrographs / "domains" / "source.h5"))
     target = Store(micrographs / "domains" / "negative.h5", labels=False)
-    first, second = export(judge, target, judge.images_of(target), Remedy(), tmp_path)
+    first, second = export(judge, target, Remedy(), tmp_path)
     found = [load_member(path, "last", "cpu").config["fold"] for path in (first, second)]
     assert found == [0, 1]
 

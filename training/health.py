@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from torch import Tensor
 
 from data.store import reported
+from losses import BLIND
 from models import probabilities
 
 _MEMORY = 0.9  # of the running means, in logging steps
@@ -22,8 +23,7 @@ class Health:
 
         A discriminator whose verdict has weight 0 adapts nothing and is not judged.
         """
-        blind = {"vanilla": math.log(2), "least_squares": 0.25}
-        judged = {level: blind[options.gan] for level in levels} | {"feature": blind["least_squares"]}
+        judged = {level: BLIND[options.gan] for level in levels} | {"feature": BLIND["least_squares"]}
         weights = (f"lambda_{term}_{level}" for term, of in (("adv", judged), ("entropy", levels)) for level in of)
         self.acting = [name for name in weights if getattr(options, name)]
         self.blind = {f"loss_D_{k}": value for k, value in judged.items() if f"lambda_adv_{k}" in self.acting}

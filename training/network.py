@@ -62,11 +62,10 @@ def build_discriminators(
 ) -> tuple[models.Discriminators, list[Optimizer]]:
     """Build a discriminator for each level of the model's output, and their optimizer (Tsai et al., CVPR 2018).
 
-    Where the adversarial loss has weight 0 at every level, none is built. An attention that learns is the model's, and
+    None is built for a level where the adversarial loss has weight 0. An attention that learns is the model's, and
     this optimizer's too. Without any there is no optimizer.
     """
-    acts = any(getattr(options, f"lambda_adv_{level}") for level in model.levels)
-    levels = model.levels if acts else ()
+    levels = tuple(level for level in model.levels if getattr(options, f"lambda_adv_{level}"))
     discriminators = _placed(models.Discriminators(levels, options.discriminator_width, model.phases), processes)
     attention = model.attention.parameters() if options.lambda_adv_feature else ()
     learning = [*discriminators.parameters(), *attention]

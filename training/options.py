@@ -10,6 +10,7 @@ from common.arguments import fraction, not_negative, number, positive, share, wh
 from common.errors import InputError
 from data.augmentation import POLICIES
 from data.looks import OF_SOURCE, OF_TARGET
+from losses import KINDS
 from training.discriminator_view import SHOWN
 from training.experiments import METHODS
 from training.precision import PRECISIONS
@@ -180,7 +181,7 @@ def _segmentation(parser: argparse.ArgumentParser) -> None:
 
 def _adversary(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("adaptation by the predictions")
-    group.add_argument("--gan", choices=("vanilla", "least_squares"), default="vanilla", help="loss on verdicts")
+    group.add_argument("--gan", choices=tuple(KINDS), default="vanilla", help="loss on verdicts")
     group.add_argument("--lambda-adv-main", type=not_negative, default=1e-3, help="weight; all 0: a control run")
     group.add_argument("--lambda-adv-aux", type=not_negative, default=2e-4, help="weight at the auxiliary head")
     group.add_argument(

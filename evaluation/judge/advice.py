@@ -89,5 +89,5 @@ def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
     if remedy.scale != 1:
         asked.append(f"its scale looks wrong by {max(remedy.scale, 1 / remedy.scale):.3g}: check pixel_size_nm")
     if remedy.adabn:
-        asked.append(f"take batch-norm statistics of {target} (evaluate.py --adabn)")
+        asked.append(f"take batch-norm statistics of {target} (the checkpoints beside this report have them)")
     return "; ".join(asked)

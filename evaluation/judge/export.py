@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from data.store import Store
 from evaluation.judge.judge import Judge, with_statistics_of
 from evaluation.judge.remedies import Remedy
@@ -12,17 +10,17 @@ from training import checkpoint
 from training.preparation import native_of
 
 
-def export(judge: Judge, target: Store, images: list[np.ndarray], remedy: Remedy, folder: Path) -> list[Path]:
+def export(judge: Judge, target: Store, remedy: Remedy, folder: Path) -> list[Path]:
     """Write a checkpoint of each of the judge's models under a remedy, named after its run. Returns their paths.
 
     Runs of one name, in several folders, get a number too. evaluate.py shows the network what the remedy makes of a
-    micrograph. Statistics of the target, where the remedy has them, are those of `images`, its training micrographs
-    uint8 (h, w). `--images` takes pixel size, polarity and information bar from the target's store.
+    micrograph. Statistics of the target, where the remedy has them, are those of its training micrographs, of each
+    model's fold. `--images` takes pixel size, polarity and information bar from the target's store.
     """
     written = []
     for member, own in zip(judge.members, judge.networks, strict=True):
         if remedy.adabn:
-            own = with_statistics_of(own, judge.windows(images, remedy), judge.device)
+            own = with_statistics_of(own, judge.windows(judge.images_of(target, member), remedy), judge.device)
         state = {
             "config": member.config,
             "preparation": member.preparation | {"native": native_of(target)},

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from common.limits import IGNORED
 from data.levels import grey_levels
 from data.masks import counted, phase_fractions
 from data.store import Store
+from evaluation import scoring
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.criteria import CRITERIA, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
@@ -40,8 +42,7 @@ _TRIED = ({"match": True}, {"adabn": True}, {"match": True, "adabn": True})
 class Judge:
     """Judge of models of one source.
 
-    `phases`: how many they tell apart; `adabn`: if they have batch norm; `floor`: mIoU of one phase everywhere;
-    `source_miou`: of held-out source micrographs, known once it is calibrated.
+    `phases`: how many they tell apart; `adabn`: if they have batch norm; `floor`: mIoU of one phase everywhere.
     """
 
     def __init__(self, members: Sequence[Member], source: Store, device: torch.device | str = "cpu"):
@@ -69,7 +70,6 @@ class Judge:
         self.shapes = Shapes.of(self.masks, self.phases)
         others = np.nanmean([phase_fractions(mask, self.phases)[1:] for mask in self.masks], axis=0)
         self.floor = float(max(*others, 1 - others.sum())) / self.phases
-        self.source_miou = float("nan")
         self._samples: list[tuple[dict[str, float], float, int]] = []
 
     def look(
@@ -93,12 +93,21 @@ class Judge:
         means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
         return means, seen, [predicted for _, predicted in found]
 
-    def images_of(self, target: Store) -> list[np.ndarray]:
+    @cached_property
+    def source_miou(self) -> float:
+        """Give the mIoU of held-out source micrographs, up to HELD_OUT of each model, the mean over the models."""
+        found = []
+        for member, held_out in zip(self.members, self.held_out, strict=True):
+            predictor, name = member.predictor(self.device), f"{self.source.domain}, {member.run.name}"
+            found.append(scoring.score(predictor, self.source, spread(held_out, HELD_OUT), name)[0].miou)
+        return float(np.mean(found))
+
+    def images_of(self, target: Store, member: Member | None = None) -> list[np.ndarray]:
         """Training micrographs of a target, uint8 (h, w), up to MICROGRAPHS of them, spread evenly.
 
-        InputError where there are none.
+        They are those of a member's fold; without a member, of all members. InputError where there are none.
         """
-        folds = {member.config["fold"] for member in self.members}
+        folds = {one.config["fold"] for one in ([member] if member else self.members)}
         fold = folds.pop() if len(folds) == 1 else None
         there = set(target.tile_micrograph[target.training_tiles(fold, labelled=False)].tolist())
         if not there:
@@ -117,11 +126,11 @@ class Judge:
         """Learn what criteria mean, or take that up from the file `kept`, which is written otherwise."""
         known = _read(kept, self._identity()) if kept else None
         if known:
-            self._samples, self.source_miou = [tuple(sample) for sample in known["samples"]], known["source_miou"]
+            self._samples = [tuple(sample) for sample in known["samples"]]
             return
         self._learn()
         if kept:
-            content = {"of": self._identity(), "source_miou": self.source_miou, "samples": self._samples}
+            content = {"of": self._identity(), "samples": self._samples}
             make_folder(kept.parent)
             write_file(kept, json.dumps(content) + "\n")
 
@@ -157,8 +166,6 @@ class Judge:
                 for of_window, label in zip(predictions, labels, strict=True):
                     confusion += Confusion.of(of_window[0], label, self.phases)
                 self._samples.append((found, confusion.miou, number))
-                if not disturbance.steps and each == Remedy():
-                    self.source_miou = confusion.miou
 
     def calibration(self, names: Collection[str]) -> Calibration:
         """Fit what was learnt to those criteria of these names that the judge's own models have."""

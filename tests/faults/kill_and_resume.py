@@ -1,8 +1,9 @@
 """Break runs at random moments in every way, start the same command again, and compare with an undisturbed run.
 
     python tests/faults/kill_and_resume.py [RUNS] [--seed 0] [--jobs 2] [--table runs/kills.md]
+    python tests/faults/kill_and_resume.py 28 --scripts train_translation
 
-The four training scripts with one process and with two under torchrun, without loader processes and with two for each
+The five training scripts with one process and with two under torchrun, without loader processes and with two for each
 domain, on real stores. Exit status 1 unless every run is gone in time after its disturbance, and the same command again
 ends with the bits of the undisturbed run: weights, discriminators, optimizers, scaler, best checkpoint and metrics.
 Where another number of processes goes on, equal to float tolerance is enough.
@@ -35,6 +36,7 @@ from short_runs import (  # noqa: E402
     selftraining_arguments,
     steps_on_record,
     supervised_arguments,
+    translation_arguments,
     uda_arguments,
 )
 
@@ -53,6 +55,7 @@ FAULTS = {
 LOADER = ("loader process killed", "loader processes stopped, two SIGTERM", "other number of workers")
 WHOLE = 600  # seconds for a run to its end, on a busy machine
 TOLERANCE, EQUAL = 1e-4, "equal to 1e-4"
+SCRIPTS = ("train_supervised", "train_uda", "train_selftraining", "train_translation", "pretrain_nanosem")
 
 
 class Script:
@@ -248,13 +251,18 @@ def nanosem_arguments(pictures: Path, run: Path, *more: object) -> list[object]:
 
 def scripts_in(folder: Path) -> dict[tuple[str, int, bool], Script]:
     """Make the data and the commands, by name, number of processes, and if a batch is taken in parts."""
-    stores, pictures = draw_domains(folder / "domains"), folder / "pictures"
+    stores, pictures, reference = draw_domains(folder / "domains"), folder / "pictures", folder / "frozen"
+    run("train_supervised.py", *supervised_arguments(stores, reference, "--steps", 2))
     run("-m", "data.synthetic_nanosem", "--out", pictures, "--images", 60)
     run("-m", "data.nanosem", pictures, "--size", 64)
     names = {
         "train_supervised": (partial(supervised_arguments, stores), []),
         "train_uda": (partial(uda_arguments, stores), ["--amp", "bf16"]),
         "train_selftraining": (partial(selftraining_arguments, stores), ["--lambda-masked", 1]),
+        "train_translation": (
+            lambda run, *more: translation_arguments(stores, run, "--reference", reference, *more),
+            [],
+        ),
         "pretrain_nanosem": (partial(nanosem_arguments, pictures), []),
     }
     found = {}
@@ -262,8 +270,8 @@ def scripts_in(folder: Path) -> dict[tuple[str, int, bool], Script]:
         for processes in (1, 2):
             found[name, processes, False] = Script(name, arguments, options, folder, processes)
         # With frozen batch norm and equal parts of the batch the arithmetic does not depend on the number of processes.
-        parts = ["--micro-batch", 2, *([] if "nanosem" in name else ["--batch-norm", "frozen"])]
-        found[name, 2, True] = Script(name, arguments, parts, folder, 2)
+        frozen = [] if name in ("train_translation", "pretrain_nanosem") else ["--batch-norm", "frozen"]
+        found[name, 2, True] = Script(name, arguments, ["--micro-batch", 2, *frozen], folder, 2)
     return found
 
 
@@ -295,21 +303,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: a core each)")
     parser.add_argument("--table", type=Path, help="write the tables here too, as Markdown")
+    parser.add_argument("--scripts", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="which (default: all)")
     options = parser.parse_args()
-    began, rows, names = (
-        time.monotonic(),
-        [],
-        ("train_supervised", "train_uda", "train_selftraining", "pretrain_nanosem"),
-    )
+    began, rows, names = time.monotonic(), [], options.scripts
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
         scripts = scripts_in(Path(name))
         plan = []
         for number in range(options.runs):  # a disturbance meets all scripts, numbers of processes and of workers
             turn, place = divmod(number, len(FAULTS))
-            fault = list(FAULTS)[place]
-            processes = 2 if fault == "other number of processes" else 1 + (turn // 3 + place) % 2
-            workers = 2 if fault in LOADER else 2 * ((turn // 6 + place // 2) % 2)
-            script = scripts[names[(turn + place) % 3], processes, "of processes" in fault]
+            fault, round_of = list(FAULTS)[place], turn // len(names)
+            processes = 2 if fault == "other number of processes" else 1 + (round_of + place) % 2
+            workers = 2 if fault in LOADER else 2 * ((round_of // 2 + place // 2) % 2)
+            script = scripts[names[(turn + place) % len(names)], processes, "of processes" in fault]
             plan.append((number, script, fault, workers))
         list(pool.map(Script.run_reference, {script for _, script, _, _ in plan}))
         print(f"{time.monotonic() - began:.0f} s: data and undisturbed runs are there", flush=True)
