@@ -1,4 +1,4 @@
-"""Check tile stores before hours of training are spent on them, and show what is in them:
+"""Check tile stores before hours of training are spent on them, and show what is in them.
 
     python -m data.verify stores
 

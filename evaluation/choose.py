@@ -1,6 +1,6 @@
 """Choose among trained models for an unlabelled target: source model, remedies, adaptation runs, their checkpoints.
 
-    python -m evaluation.choose runs/S.10/fold* runs/T3.2/fold* --gap runs/S.10/gap/t3/gap.json --domain t3 \
+    python -m evaluation.choose runs/S.10/fold* runs/T3.2/fold* --gap runs/S.10/gap/t3/gap.json --domain t3 \\
         --out runs/chosen/t3
     python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented
 

@@ -73,7 +73,10 @@ def test_contract(name):
         assert of_level.shape == batch.shape and of_level.dtype == torch.float32
         assert torch.equal(of_level, from_float[level])
     assert smallest["main"].shape == (1, 1, 33, 34) and smallest["main"].dtype == torch.float32
-    assert tuple(logits) == model.levels == (("main",) if name in models.UNETS else ("main", "aux"))
+    assert tuple(logits) == model.levels and model.levels[0] == "main"
+    model.attend()
+    with torch.no_grad():  # DAST's, on the features that the main head takes
+        assert tuple(model.train()(batch)) == (*model.levels, "feature")
 
 
 def test_the_head_is_the_sum_of_its_dilated_convolutions():

@@ -59,7 +59,8 @@ def _write(path: Path, content: dict, keep: Path | None = None) -> None:
 def load(path_or_run: Path | str, which: str = "last") -> dict:
     """Read a checkpoint file, or `which` ('last', 'best', 'epoch100') of a run folder, onto the CPU, weights only.
 
-    Keys: version, config, preparation, step, best, model, and for UDA discriminators; optimizers, scaler.
+    Keys: version, config, preparation, step, best, overflows, each network of the run by its name, of which one is
+    `model`; in last.pt and previous.pt optimizers and scaler; in what the judge exports its remedy.
     InputError when it is missing, no checkpoint of ours, or of another version; DamagedCheckpoint when a byte is not
     what was written.
     """

@@ -80,7 +80,7 @@ def _source(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data", default="stores", help="folder of tile stores, from data.prepare")
     group.add_argument("--source", help="annotated domain")
     group.add_argument("--fold", type=int, default=0, help="source micrographs held out for validation and test")
-    group.add_argument("--augmentation", choices=POLICIES, help="of the tiles of every domain")
+    group.add_argument("--augmentation", choices=POLICIES, help="of the tiles; in a self-training of the source's")
     group.add_argument("--workers", type=whole, default=2, help="loader processes for each domain")
     group.add_argument("--reference", help="supervised source run that RDT is measured against; without UDA: this run")
 

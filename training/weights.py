@@ -33,7 +33,8 @@ def load_pretraining(model: Network, name: str, pretraining: str, classes: Seque
 
     pretraining: 'random' leaves the model alone; 'imagenet' fills the backbone from torchvision's weights;
     else it is a file: a torchvision state dict fills the backbone, a checkpoint of ours the whole model.
-    From a checkpoint with statistics per domain, the source's are taken. What is left unused is printed.
+    From a checkpoint only its model is taken, never a teacher; of statistics per domain, the source's. An unused
+    classifier of a backbone is printed.
     classes: names of the phases that the model is to tell apart.
     InputError: no such weights or file, keys or shapes that differ from the model's, or a checkpoint of other phases.
     """
@@ -131,7 +132,7 @@ def imagenet_file(name: str) -> Path:
 
 def _read(path: Path) -> dict:
     if not path.is_file():
-        raise InputError(f"--pretraining {path}: no such file; give random, imagenet or a file")
+        raise InputError(f"--pretraining {path}: no such file; give random, imagenet, nanosem, a run or a file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the parsers raise whatever they meet
