@@ -15,7 +15,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common import gpus
@@ -25,10 +25,12 @@ from data.domains import read_domains
 from data.store import store_path
 from launch.steps import Failed, Step, executable, record, run_all
 from launch.submit import submit
+from training.experiments import METHODS, read_experiments
 
 ENOUGH = ("as it is", "remedy")  # advice of evaluation.gap that needs no training
 # Experiments: on GPUs the study's, else what two cores can do.
 LARGE, SMALL = ("S.10", "T3.2"), ("demo.supervised", "demo.uda")
+ADAPTING = ("train_uda", "train_selftraining")  # scripts
 FOLDS = 3
 
 
@@ -38,6 +40,9 @@ class Launch:
     def __init__(self, options: argparse.Namespace):
         """Read what the folder holds. InputError where source or target are not in domains.toml, or not to be used."""
         self.options, self.out, self.toml = options, options.out, options.domains
+        self.trained = trained(options.experiments)
+        self.kinds = list(self.trained)
+        self.adapted = self.kinds[1:]
         _, domains = read_domains(options.domains)
         for name in (options.source, options.target):
             if name not in domains:
@@ -63,7 +68,7 @@ class Launch:
         yield self.measure()
         if self.adapts:
             yield from ([self.prepare_remedied()] if self.changes_store else [])
-            yield from map(self.adapt, self.folds)
+            yield from (self.adapt(kind, fold) for kind in self.adapted for fold in self.folds)
             yield self.choose()
         yield self.segment()
         yield self.report()
@@ -99,20 +104,24 @@ class Launch:
             [self.gap],
         )
 
-    def adapt(self, fold: int) -> Step:
-        """Adapt the source's model to the target."""
-        run = self._run("uda", fold)
+    def adapt(self, kind: str, fold: int) -> Step:
+        """Adapt to the target; what is not the first adaptation starts from the one before."""
+        run, before = self._run(kind, fold), self.kinds[self.kinds.index(kind) - 1]
         more = ["--source", self.options.source, "--target", self.options.target]
-        command = self._train("uda", fold, self.data, *more, "--reference", self._run("supervised", fold))
-        needs = [self._run("supervised", fold) / "finished.json", store_path(self.data, self.options.target)]
-        return Step(f"uda {fold}", f"adaptation, fold {fold}", [command], run / "finished.json", needs, weight=25)
+        more += ["--reference", self._run("supervised", fold)]
+        more += ["--pretraining", self._run(before, fold)] if before != "supervised" else []
+        command = self._train(kind, fold, self.data, *more)
+        needs = [self._run(before, fold) / "finished.json", store_path(self.data, self.options.target)]
+        title = f"adaptation, fold {fold}" if kind == self.adapted[0] else f"{kind}, fold {fold}"
+        return Step(f"{kind} {fold}", title, [command], run / "finished.json", needs, weight=25)
 
     def choose(self) -> Step:
         """Choose between the source's model, its remedies and the adapted ones."""
-        command = ["-m", "evaluation.choose", *self._runs("supervised"), *self._runs("uda"), "--gap", self.gap]
+        adapted = [run for kind in self.adapted for run in self._runs(kind)]
+        command = ["-m", "evaluation.choose", *self._runs("supervised"), *adapted, "--gap", self.gap]
         command += ["--domain", self.options.target, "--data", self.data, "--out", self.choice.parent]
         command += ["--calibration", self.out / "calibration.json", *(["--score"] if self.scored else [])]
-        needs = [self.gap, *(self._run("uda", fold) / "finished.json" for fold in self.folds)]
+        needs = [self.gap, *(run / "finished.json" for run in adapted)]
         return Step("choose", "choice", [_python(command)], self.choice, needs, weight=3)
 
     def segment(self) -> Step:
@@ -132,7 +141,7 @@ class Launch:
         """Give every command of the steps, for a person and a shell."""
         found, unknown = [], not self.gap.exists()
         for step in self.steps():
-            if step.name == "uda 0" and unknown and not self.options.always_adapt:
+            if step.name == f"{self.adapted[0]} 0" and unknown and not self.options.always_adapt:
                 found.append(f"# unless {self.gap} says that no training is needed:")
             found += [f"# {step.title}{': done' if step.done else ''}", *map(shlex.join, step.commands)]
         return found
@@ -192,11 +201,30 @@ class Launch:
         return _python(["-m", "data.verify", out])
 
     def _train(self, kind: str, fold: int, data: Path, *more: object) -> list[str]:
-        count, experiment = self.options.processes, self.options.experiments[kind == "uda"]
+        count, (experiment, script) = self.options.processes, self.trained[kind]
         launcher = ["torchrun", "--standalone", f"--nproc_per_node={count}"] if count > 1 else ["python"]
-        script = "train_uda.py" if kind == "uda" else "train_supervised.py"
-        words = [script, "--experiment", experiment, "--data", data, "--fold", fold, "--run-dir", self._run(kind, fold)]
-        return [*launcher, *map(str, [*words, *more, *self.options.rest])]
+        words = [f"{script}.py", "--experiment", experiment, "--data", data, "--fold", fold]
+        words += ["--run-dir", self._run(kind, fold), *more]
+        return [*launcher, *map(str, words), *self.options.rest]
+
+
+def trained(experiments: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Give experiments with their scripts by the folder of their runs, in the order in which they are trained.
+
+    The first is trained on the source, the others adapt. InputError where that is not so.
+    """
+    known, found = read_experiments(METHODS), {}
+    for folder, name in zip(("supervised", "uda", *experiments[2:]), experiments, strict=False):
+        fitting, script = ADAPTING if found else ("train_supervised",), known.get(name, {}).get("script")
+        if script not in fitting or folder in found:
+            there = ", ".join(other for other, entry in known.items() if entry["script"] in fitting)
+            raise InputError(
+                f"--experiments {name}: here stands, once, one of {' or '.join(fitting)}. There are: {there}"
+            )
+        found[folder] = name, script
+    if len(found) < 2:
+        raise InputError(f"--experiments {experiments[0]}: one on the source, and at least one adaptation are needed")
+    return found
 
 
 def _python(words: list[object]) -> list[str]:
@@ -219,8 +247,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=positive, default=FOLDS, help="models of either kind (default: %(default)s)")
     parser.add_argument("--always-adapt", action="store_true", help="adapt even where a remedy is expected to suffice")
     parser.add_argument(
-        "--experiments", nargs=2, metavar=("SUPERVISED", "UDA"),
-        help=f"what is trained (default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without)",
+        "--experiments", nargs="+", metavar="EXPERIMENT",
+        help="what is trained: on the source, then adaptations, each from the one before "
+        f"(default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without)",
     )  # fmt: skip
     parser.add_argument("--processes", type=positive, help="of a training (default: the number of GPUs, or 1)")
     parser.add_argument("--yes", action="store_true", help="odd sizes of images are meant, as of data.prepare")

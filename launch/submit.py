@@ -23,13 +23,12 @@ def submit(launch: "Launch") -> None:
     fails.
     """
     trained = [f"supervised {fold}" for fold in launch.folds]
-    adapted = [f"uda {fold}" for fold in launch.folds]
     before = None
     for name, lines, gpus in (
         ("prepare", [["prepare"]], 0),
         ("supervised", [[step] for step in trained], launch.options.processes),
         ("gap", [["gap", "remedied"]], 1),
-        ("uda", [[step] for step in adapted], launch.options.processes),
+        *((kind, [[f"{kind} {fold}"] for fold in launch.folds], launch.options.processes) for kind in launch.adapted),
         ("report", [["choose", "segment", "report"]], 1),
     ):
         given = ["python", "-m", "launch.adapt", *_without(launch.options.given, "--submit")]

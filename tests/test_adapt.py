@@ -126,11 +126,31 @@ def test_a_dry_run_says_everything_and_does_nothing(laboratory, tmp_path):
     assert "unless" in said
 
 
+def test_more_adaptations_start_each_from_the_one_before_and_are_candidates(laboratory, tmp_path):
+    names = ("demo.supervised", "demo.uda", "small.AdaptSegNet-DACS-t3", "small.MIC-t3")
+    said = adapt(laboratory, tmp_path, "--dry-run", "--experiments", *names).stdout
+    lines = [line for line in said.splitlines() if not line.startswith("#")]
+    runs = [tmp_path / name / "fold0" for name in ("supervised", "uda", *names[2:])]
+    trainings = [line for line in lines if "python train_" in line]
+    for training, script, name, run_folder in zip(
+        trainings, ("supervised", "uda", "selftraining", "selftraining"), names, runs, strict=True
+    ):
+        assert f"train_{script}.py --experiment {name} " in training and f"--run-dir {run_folder} " in training
+    assert "--pretraining" not in trainings[1]
+    for training, before in zip(trainings[2:], runs[1:], strict=False):
+        assert f"--pretraining {before} " in training
+    (choice,) = (line for line in lines if "evaluation.choose" in line)
+    assert " ".join(map(str, runs)) in choice
+
+
 @pytest.mark.parametrize(
     ("more", "rest", "words"),
     [
         (("--target", "lom"), (), ["no domain lom", "source, negative"]),
         (("--folds", 4), (), ["source has 3 folds, 4 are to be trained"]),
+        (("--experiments", "demo.supervised"), (), ["at least one adaptation"]),
+        (("--experiments", "demo.uda", "demo.uda"), (), ["demo.uda", "train_supervised", "S.10"]),
+        (("--experiments", "S.10", "T3.2", "T4"), (), ["T4", "train_selftraining", "AdaptSegNet-DACS-t3"]),
         ((), ("--no-such-option", 1), ["status 2", "log.txt", "The same command goes on"]),
     ],
 )
