@@ -154,10 +154,9 @@ def _zeiss(values: dict, page: tifffile.TiffPage) -> Header:
 
 
 def _length(entry: object) -> float | None:
-    """Nanometres of SmartSEM's (name, value, unit)."""
-    if not isinstance(entry, tuple) or len(entry) < 3 or not isinstance(entry[1], int | float):
-        return None
-    return entry[1] * _nanometres(str(entry[2]))
+    """Nanometres of SmartSEM's (name, value, unit); (name, text) where a comma parts the decimals."""
+    text = " ".join(map(str, entry[1:])) if isinstance(entry, tuple) else ""
+    return _length_of(text) if " " in text else None
 
 
 def _fei(values: dict, page: tifffile.TiffPage) -> Header:
@@ -252,8 +251,10 @@ def _lines(text: str) -> dict[str, str]:
 
 
 def _text(content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or content[1:2] == b"\0":
-        return content.decode("utf-16" if content[1:2] != b"\0" else "utf-16-le", errors="replace")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
+    if b"\0" in content[:2]:  # of the first letter's two bytes
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be", errors="replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -7,13 +7,16 @@ import numpy as np
 import tifffile
 
 
-def zeiss(path: Path, pixels: np.ndarray, nanometres: float, stored: str = "", **more) -> None:
-    """Write SmartSEM's tag. `AP_PIXEL_SIZE` is wrong by a factor of 2, as in many files."""
+def zeiss(
+    path: Path, pixels: np.ndarray, nanometres: float, stored: str = "", comma: bool = False, **more: object
+) -> None:
+    """Write SmartSEM's tag. `AP_PIXEL_SIZE` is wrong by a factor of 2, as in many files. comma: parts the decimals."""
     unit, value = ("nm", nanometres) if nanometres < 1000 else ("µm", nanometres / 1000)
     lines = ["AP_PIXEL_SIZE", f"Pixel Size = {2 * value:.6g} {unit}"]
     lines += ["AP_IMAGE_PIXEL_SIZE", f"Image Pixel Size = {value:.6g} {unit}"]
     lines += ["DP_IMAGE_STORE", f"Store resolution = {stored or f'{pixels.shape[1]} * {pixels.shape[0]}'}", ""]
-    _tagged(path, pixels, 34118, "\r\n".join(lines).encode("cp1252"), **more)
+    text = "\r\n".join(lines)
+    _tagged(path, pixels, 34118, (text.replace(".", ",") if comma else text).encode("cp1252"), **more)
 
 
 def zeiss_by_width(path: Path, pixels: np.ndarray, nanometres: float) -> None:

@@ -27,6 +27,7 @@ CASES = ROOT.parent / "shared" / "cases"
     ("ImageJ", lambda *given: imagej(*given, unit="\\u00B5m"), None),
     ("Hitachi", lambda *given: hitachi(*given, encoding="latin-1"), None),
     ("Zeiss", lambda path, pixels, size: zeiss(path, np.dstack([pixels] * 3), size), None),
+    ("Zeiss", lambda path, pixels, size: zeiss(path, pixels, size, comma=True), None),
 ])  # fmt: skip
 def test_every_maker_says_its_pixel_size(tmp_path, maker, write, page):
     for number, nanometres in enumerate((1.25, 27.7, 1260.0)):
@@ -77,7 +78,7 @@ def test_a_picture_of_another_width_does_not_say_its_bar(tmp_path):
         whole.write_bytes(content)
         if (text := tmp_path / "a.txt").exists():
             words = text.read_bytes()
-            for encoding in ("utf-8", "utf-16-le"):
+            for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
                 words = words.replace("120".encode(encoding), "240".encode(encoding))
             text.write_bytes(words)
         header = read_header(whole)
