@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from conftest import SMALL, domains_toml
 from PIL import Image
-from short_runs import differences, metrics, supervised_arguments, uda_here
+from short_runs import adapt, differences, metrics, supervised_arguments, uda_here
 
 import evaluate
 import models
@@ -410,6 +410,15 @@ def test_grad_cam_is_of_the_phase_that_is_named(folder, trained, capsys):
     for more in ((), ("--phase", "x")):
         assert call(evaluate.main, *options, *more) != 0
         assert "there are the phases matrix, streaks, dots" in capsys.readouterr().err
+
+
+def test_two_processes_adapt_all_phases_as_one_does(folder, trained, tmp_path):
+    for name, processes in (("one", 0), ("two", 2)):
+        more = ("--source", "source", "--target", "target")
+        adapt(folder / "stores", trained, tmp_path / name, *more, processes=processes)
+    assert {"target_phase_fraction_matrix", "loss_D_main"} < metrics(tmp_path / "one")[0].keys()
+    assert differences(tmp_path / "one", tmp_path / "two", 1e-3) == []
+    assert differences(tmp_path / "one", tmp_path / "two") != []
 
 
 def test_an_adaptation_shows_maps_of_all_phases_and_logs_their_fractions(folder, trained, tmp_path):
