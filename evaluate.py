@@ -157,7 +157,7 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
         score_one(predictor, store, test_sets[0], Path(options.out), facts, references, options)
         return
     if selection:
-        variant = f"selected-{selection.name}"
+        variant = ".".join([*parts, f"selected-{selection.name}"])
     scores = []
     for member, micrographs in zip(members, test_sets, strict=True):
         floor = next((FLOORS[name] for name in FLOORS if getattr(options, name)), None)

@@ -76,7 +76,7 @@ def true_of_remedies(folder: Path, gap: dict, device: object) -> dict[str, float
     for tried in tqdm(gap["tried"], desc=folder.name, unit="remedy"):
         remedy = Remedy(**{field.name: tried[field.name] for field in fields(Remedy)})
         with tempfile.TemporaryDirectory() as place:
-            files = export(judge, unlabelled, remedy, Path(place))
+            files = export(judge, members, unlabelled, remedy, Path(place))
             made = Candidate(tried["remedy"], tuple(load_member(file, "last", device) for file in files))
             found[tried["remedy"]] = true_miou(made, labelled, device)
     return found

@@ -16,6 +16,7 @@ if not __package__:
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
 from evaluation.judge.remedies import Remedy
-from evaluation.members import Member, load_member, refuse_trained_on, require_same_preparation
+from evaluation.members import Member, load_member, read_otherwise, refuse_trained_on, require_same_preparation
 from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
@@ -115,9 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("none of them is trained on the source alone; add the run that the others are measured against")
     source = Store(store_path(options.data, plain.members[0].config["source"]))
     target = Store(store_path(options.data, options.domain), labels=False)
-    for candidate in candidates:
-        for member in candidate.members:
-            require_same_preparation(member, target)
+    for member in (member for candidate in candidates for member in candidate.members):
+        require_same_preparation(member, target)
+        if read := read_otherwise(member, target):
+            raise InputError(
+                f"{member.run}: was adapted to {target.domain} as it was read then ({read}). Give the --data of that "
+                "time."
+            )
     judge = Judge(plain.members, source, device)
     judge.calibrate(options.calibration)
     out = make_folder(options.out)
@@ -125,23 +130,23 @@ def main(arguments: list[str] | None = None) -> None:
     free |= {"remedy": remaining(options.gap, target)} if options.gap else {}
     for folder, remedy in free.items():
         if all(one.is_adapted or one.remedy != remedy for one in candidates):
-            files = export(judge, target, remedy, make_folder(out / folder))
+            files = export(judge, plain.members, target, remedy, make_folder(out / folder))
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))
     choice = choose(judge, candidates, target)
-    paths = choice.chosen.candidate.paths
-    if choice.chosen.candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken
-        paths = export(judge, target, Remedy(), make_folder(out / "as_it_is"))
-    elif choice.chosen.candidate.members[0].network == "teacher":  # as checkpoints whose model it is
-        paths = [
-            with_teacher_as_model(member, make_folder(out / "teacher")) for member in choice.chosen.candidate.members
-        ]
-    write_file(out / "choice.json", choice.as_json(paths))
+    chosen = choice.chosen.candidate
+    paths = list(map(Path, chosen.paths))
+    if chosen.is_generalization:  # as checkpoints that know how the target's micrographs were taken
+        paths = export(judge, chosen.members, target, Remedy(), make_folder(out / "as_it_is"))
+    elif chosen.members[0].network == "teacher":  # as checkpoints whose model it is
+        paths = [with_teacher_as_model(member, make_folder(out / "teacher")) for member in chosen.members]
     truth = {}
+    (out / "scores.json").unlink(missing_ok=True)  # of an earlier choice
     if options.score:
         labelled = Store(target.path)
         truth = {one.name: true_miou(one, labelled, device) for one in candidates}
         write_file(out / "scores.json", json.dumps(truth, indent=2) + "\n")
     write_file(out / "choice.html", choice_page(choice, truth))
+    write_file(out / "choice.json", choice.as_json([os.path.relpath(path, out) for path in paths]))  # the last
     print(f"{options.domain}: {choice.sentence}\n{out / 'choice.html'}")
     for one in choice.ranked:
         scored = f", scored {100 * truth[one.candidate.name]:.1f}" if truth else ""

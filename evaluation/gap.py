@@ -58,17 +58,17 @@ def main(arguments: list[str] | None = None) -> None:
     for store in (source, *targets):
         for member in members:
             require_same_preparation(member, store)
+    if source.domain in options.domain:
+        raise InputError(f"--domain {source.domain}: the runs were trained on it; give another domain")
     judge = Judge(members, source, device)
     judge.calibrate(options.calibration)
     for target in targets:
         gap = measure(judge, target, f"remedies for {target.domain}")
         out = options.out or members[0].run.parent / "gap" / target.domain
-        make_folder(out)
-        write_file(out / "gap.json", gap.as_json())
+        files = " ".join(map(str, export(judge, members, target, gap.advice.recommended.remedy, make_folder(out))))
         write_file(out / "gap.html", gap_page(gap))
+        write_file(out / "gap.json", gap.as_json())  # the last: with it, all is there
         print(f"{target.domain}: {gap.advice.sentence}\n{out / 'gap.html'}", flush=True)
-        remedy = gap.advice.recommended.remedy
-        files = " ".join(map(str, export(judge, target, remedy, out)))
         print(f"To segment with it: python evaluate.py {files}{' --ensemble' * (len(members) > 1)} --images ...")
 
 

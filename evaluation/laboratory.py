@@ -36,10 +36,10 @@ class Outcome:
         self.folder = folder
         self.gap = _json(folder / "gap" / "gap.json")
         choice, scores = folder / "choice" / "choice.json", folder / "choice" / "scores.json"
-        made = (folder / "gap" / "gap.json").stat().st_mtime
-        self.choice = _json(choice) if choice.exists() and choice.stat().st_mtime >= made else None  # else of before
-        self.scores = _json(scores) if self.choice and scores.exists() else {}
         self.steps = steps_of(folder)
+        segmented_by = " ".join(line for step in self.steps if step["step"] == "segment" for line in step["commands"])
+        self.choice = _json(choice) if "choice.json" in segmented_by else None  # else by the recommended remedy
+        self.scores = _json(scores) if self.choice and scores.exists() else {}
         table = folder / "segmented" / "phase_fractions.csv"
         try:
             rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -59,8 +59,9 @@ class Outcome:
 
 
 def steps_of(folder: Path) -> list[dict]:
-    """Read what the launcher has noted of its steps, in the order in which they ended."""
-    return sorted((_json(path) for path in (folder / "steps").glob("*.json")), key=lambda step: step["finished"])
+    """Read what the launcher has noted of its steps, in their order."""
+    found = (_json(path) for path in (folder / "steps").glob("*.json"))
+    return sorted(found, key=lambda step: (step.get("position", 0), step["finished"]))
 
 
 def report(outcome: Outcome) -> str:
@@ -118,7 +119,9 @@ def remarks(outcome: Outcome) -> list[str]:
             f"{len(unsure)} of {len(outcome.images)} images have a mean confidence below {100 * _UNSURE:.0f} %."
         )
     for end, fraction in outcome.fractions.items():
-        if fraction.relative_accuracy > ACCURACY:
+        if not fraction.mean:
+            found.append(f"No pixel{_of(end)} was found in any image. If there should be some, look at the pictures.")
+        elif not fraction.relative_accuracy <= ACCURACY:  # which is unknown of one field
             found.append(f"The fields are too few for the phase fraction{_of(end)} to be quoted to 10 %.")
         if fraction.ci95_with_models > 2 * fraction.ci95:
             found.append(

@@ -119,14 +119,15 @@ def load_member(path: Path | str, which: str, device: torch.device | str, networ
 
 
 def chosen_runs(path: Path) -> list[str]:
-    """Runs that a choice.json names. InputError where it is damaged."""
+    """Runs that a choice.json names, by paths from its folder. InputError where it is damaged."""
     try:
         runs = json.loads(path.read_text())["runs"]
         if not runs or not all(isinstance(run, str) for run in runs):
             raise ValueError("no runs in it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a readable choice ({error}). Run evaluation.choose again.") from error
-    return runs
+    # Those of before November 2026 have paths as they were typed.
+    return [str(found) if (found := path.parent / run).exists() else run for run in runs]
 
 
 def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:
@@ -193,19 +194,24 @@ def require_batch_norm(member: Member, option: str) -> None:
         raise InputError(f"{member.run}: {member.config['model']} has no batch norm, {option} changes nothing")
 
 
+def read_otherwise(member: Member, store: Store) -> str:
+    """Say in what a store's micrographs are read otherwise than when a member was adapted to it; '' in nothing."""
+    if member.config.get("target") != store.domain:
+        return ""
+    before, now = member.preparation.get("native", {}), native_of(store)
+    keys = [key for key in now | before if key != "levels" and before.get(key) != now.get(key)]
+    return ", ".join(f"{key} {before.get(key)} then, {now.get(key)} now" for key in keys)
+
+
 def _tell_of_change(member: Member, store: Store) -> None:
     """Print that a store has changed since the training, and a warning where its target was read otherwise then."""
-    if member.config.get("target") == store.domain:
-        before, now = member.preparation.get("native", {}), native_of(store)
-        keys = [key for key in now | before if key != "levels" and before.get(key) != now.get(key)]
-        if keys:
-            read = ", ".join(f"{key} {before.get(key)} then, {now.get(key)} now" for key in keys)
-            print(
-                f"warning: {store.path}: read otherwise than when {member.run} was adapted to it ({read}), so a score "
-                "says little. Give the --data of that time.",
-                file=sys.stderr,
-            )
-            return
+    if read := read_otherwise(member, store):
+        print(
+            f"warning: {store.path}: read otherwise than when {member.run} was adapted to it ({read}), so a score "
+            "says little. Give the --data of that time.",
+            file=sys.stderr,
+        )
+        return
     print(f"remark: {store.path} has changed since {member.run} was trained on it", file=sys.stderr)
 
 
@@ -271,4 +277,8 @@ def reference_of(member: Member, domain: str, variant: str) -> Reference:
     if not path.is_file():
         print(f"remark: no RDT without {path}; evaluate {run} on {source} first", file=sys.stderr)
         return run, None
-    return run, scoring.read_score(path)["miou"]
+    score, mark = scoring.read_score(path), Path(run) / "finished.json"
+    if member.label == "last" and mark.is_file() and json.loads(mark.read_text())["step"] != score.get("step"):
+        print(f"remark: no RDT by {path}, of before {run} was finished; evaluate it again", file=sys.stderr)
+        return run, None
+    return run, score["miou"]

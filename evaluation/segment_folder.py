@@ -1,6 +1,7 @@
 """Segmentation of a folder of micrographs that have no labels."""
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,12 +15,12 @@ from tqdm import tqdm
 
 import models
 from common.errors import InputError, make_folder, require_file_name, shown_name
-from common.files import write_csv, write_image
+from common.files import write_csv, write_file, write_image
 from common.limits import IGNORED
 from common.memory import free_memory
 from common.parallel import ahead
 from data.decoding import SUFFIXES, Page
-from data.domains import read_domains
+from data.domains import AUTO, Domain, read_domains
 from data.images import list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import matched
 from data.pictures import write_classes
@@ -27,7 +28,7 @@ from data.store import TWO_PHASES, differences, reported
 from data.survey import Given, depth_of, settled
 from data.table import FILE
 from evaluation.figures import heat, overlay
-from evaluation.fractions import Fraction, fields_of, of_specimen, sentence
+from evaluation.fractions import FIELD, Fraction, fields_of, of_specimen, sentence
 from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed
@@ -35,12 +36,15 @@ from evaluation.members import Member, agreed
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
 SCALE = ("pixel_size_nm", "information_bar")
+DONE = "segmentation.json"
+_READ = ("invert", "match", "levels")  # how the micrographs of a domain are read
 
 
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
     """Segment every micrograph of a folder, or of a domain: masks at native size, pictures, phase_fractions.csv.
 
     Masks are 0 and 255 of two phases, else numbers with a palette, and IGNORED in an information bar.
+    segmentation.json comes last, and only where no image has failed.
     overlays/ shows what was found, confidence/ where the models are unsure. The table's last row is of the specimen, as
     far as the micrographs are random samples of one. While one micrograph is segmented, the next is read and the one
     before is written. Memory holds these three. Broken files are named at the end, after the good ones are written.
@@ -48,7 +52,12 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     folder, out = Path(options.images), Path(options.out)
     masks, overlays, confidence = (out / name for name in ("masks", "overlays", "confidence"))
     preparation, classes = members[0].preparation, members[0].classes
-    asked = _of_domain(folder, options.images_of) if options.images_of else _of_folder(folder, options, preparation)
+    if options.images_of:
+        domain = _domain(folder, options.images_of)
+        asked = {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domain.micrographs}
+        _refuse_read_otherwise(folder, domain, members[0], options.invert)
+    else:
+        asked = _of_folder(folder, options, preparation)
     files = list(asked)
     for place in {file.parent for file in files}:
         if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
@@ -59,7 +68,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 f"{member.run}: its data was prepared otherwise than that of {members[0].run} ({differing}). Give runs "
                 "whose stores are from one domains.toml."
             )
-        if member.remedy != members[0].remedy:
+        read = [{key: one.preparation["native"].get(key) for key in _READ} for one in (member, members[0])]
+        if member.remedy != members[0].remedy or read[0] != read[1]:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
     native = preparation["native"]
@@ -86,6 +96,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     cut = (preparation["tile"], preparation["overlap"])
     for path in (masks, overlays, confidence):
         make_folder(path)
+    (out / DONE).unlink(missing_ok=True)
     networks = [member.networks(device) for member in members]
     first_of_name = {file.stem: file for file in reversed(files)}
 
@@ -139,6 +150,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     print(f"{len(table.rows)} of {len(files)} images segmented: {out}")
     if failures:
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
+    models_of = [str(member.run / f"{member.label}.pt") for member in members]
+    write_file(out / DONE, json.dumps({"images": len(files), "models": models_of}, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -190,12 +203,32 @@ def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> 
     return dict.fromkeys(files, (options.page or native.get("page"), given))
 
 
-def _of_domain(path: Path, name: str) -> dict[Path, tuple[Page, Given]]:
-    """List the micrographs of a domain of a domains.toml, each with its own page and scale."""
+def _domain(path: Path, name: str) -> Domain:
+    """Find a domain of a domains.toml."""
     _, domains = read_domains(path)
     if name not in domains:
         raise InputError(f"{path}: there is no domain {name} in it, only {', '.join(domains)}")
-    return {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domains[name].micrographs}
+    return domains[name]
+
+
+def _refuse_read_otherwise(path: Path, domain: Domain, member: Member, invert: bool | None) -> None:
+    """Raise InputError where a run of another domain takes that one's polarity or grey levels, against domains.toml.
+
+    Runs of the domain itself, and checkpoints of the judge (they have the source's levels), know better than the file.
+    """
+    if member.levels is not None or domain.name == (member.config.get("target") or member.config["source"]):
+        return
+    native, words = member.preparation["native"], f"{path}: domains.{domain.name}"
+    if invert is None and domain.invert not in (AUTO, native["invert"]):
+        raise InputError(
+            f"{words}.invert = {str(domain.invert).lower()}, which {member.run} does not know of. Give --invert or "
+            "--no-invert, or a run that was adapted to the domain."
+        )
+    if domain.match != native.get("match"):
+        raise InputError(
+            f"{words}.match: {member.run} does not know these grey levels. Give a run that was adapted to the domain, "
+            "or a checkpoint of evaluation.gap."
+        )
 
 
 def _said(values: set[float | str], number: str, name: str) -> str:
@@ -220,7 +253,8 @@ class _Table:
         for end, phase in self.reported.items():
             self.fields[end].append(fields_of(found.classes, phase))
             self.models[end].append(found.fractions[:, phase])
-            row |= _columns(Fraction.of(self.fields[end][-1], self.models[end][-1]), "512 px", end)
+            field = f"{FIELD} px" if len(self.fields[end][-1]) > 1 else "image"
+            row |= _columns(Fraction.of(self.fields[end][-1], self.models[end][-1]), field, end)
             # Not the mean of the fields, which differ by some rows in size.
             row |= {f"phase_fraction{end}": float((found.classes == phase).mean())}
         sure = float(found.confidence.mean() / 255)

@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common import gpus
@@ -48,6 +49,13 @@ class Launch:
             if name not in domains:
                 raise InputError(f"{options.domains}: no domain {name} in it, only {', '.join(domains)}")
         source, target = domains[options.source], domains[options.target]
+        if source is target:
+            raise InputError(f"--target {target.name}: it is the source too; give another domain")
+        if all(one.test for one in target.micrographs):
+            raise InputError(
+                f"{options.domains}: all micrographs of {target.name} are in `test`, so there are none to adapt to. "
+                "Leave some of them out of it."
+            )
         for domain in (source, target):  # a target may have none
             if domain.folds < options.folds and (domain is source or domain.folds):
                 raise InputError(
@@ -59,10 +67,14 @@ class Launch:
         self.folds = range(options.folds)
         self.stores, self.remedied = self.out / "stores", self.out / "remedied"
         self.gap, self.choice = self.out / "gap" / "gap.json", self.out / "choice" / "choice.json"
-        self.segmented = self.out / "segmented" / "phase_fractions.csv"
+        self.segmented = self.out / "segmented" / "segmentation.json"
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps in their order. Those after the gap report depend on what it advises."""
+        for step in self._steps():
+            yield replace(step, noted=self.out / "steps" / f"{step.name}.json")
+
+    def _steps(self) -> Iterator[Step]:
         yield self.prepare()
         yield from map(self.supervised, self.folds)
         yield self.measure()
@@ -151,7 +163,7 @@ class Launch:
         for step in self.steps():
             if step.name in names and not step.done:
                 if step.trains:
-                    record(self.out, step)
+                    record(self.out, step, [one.name for one in self.steps()])
                     command = executable(step.commands[0])
                     os.execvp(command[0], command)
                 run_all(lambda step=step: [step], self.out)

@@ -26,7 +26,7 @@ class Step:
     """Commands, the file that they leave last, and the files that it has to be newer than.
 
     weight: how long it takes beside others, roughly. A step without an outcome is always run: its commands skip what is
-    up to date.
+    up to date. noted: the file in which its commands stand once they were run.
     """
 
     name: str
@@ -35,14 +35,22 @@ class Step:
     outcome: Path | None = None
     needs: Sequence[Path] = ()
     weight: float = 1.0
+    noted: Path | None = None
 
     @property
     def done(self) -> bool:
-        """True where the outcome is there, and newer than what it was made of."""
+        """True where the outcome is there, by these commands, and newer than what it was made of."""
         if self.outcome is None or not self.outcome.exists():
+            return False
+        if self.noted and self.noted.exists() and json.loads(self.noted.read_text())["commands"] != self.lines:
             return False
         made = self.outcome.stat().st_mtime
         return all(need.exists() and need.stat().st_mtime <= made for need in self.needs)
+
+    @property
+    def lines(self) -> list[str]:
+        """Its commands for a shell."""
+        return [shlex.join(command) for command in self.commands]
 
     @property
     def trains(self) -> bool:
@@ -79,7 +87,7 @@ def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
             for number, command in enumerate(step.commands):
                 shown = [spent + step.weight * part / len(step.commands) for part in (number, number + 1)]
                 run(step, command, out, bar, *shown, asked)
-            record(out, step, round(time.monotonic() - began, 1))
+            record(out, step, [one.name for one in plan()], round(time.monotonic() - began, 1))
             over.add(step.name)
             spent += step.weight
         bar.n = bar.total = spent or 1.0
@@ -112,16 +120,23 @@ def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: 
             raise Failed(step, command, child.returncode or 128 + asked[0])
 
 
-def record(out: Path, step: Step, seconds: float | None = None) -> None:
-    """Note a step's commands and seconds, each step in a file of its own: jobs may run at the same time."""
+def record(out: Path, step: Step, plan: Sequence[str], seconds: float | None = None) -> None:
+    """Note a step's commands and seconds, each step in a file of its own: jobs may run at the same time.
+
+    What is noted of steps that are not in the plan any more goes.
+    """
     entry = {
         "step": step.name,
         "title": step.title,
-        "commands": [shlex.join(command) for command in step.commands],
+        "position": plan.index(step.name),
+        "commands": step.lines,
         "seconds": seconds,
         "finished": datetime.now().isoformat(timespec="seconds"),
     }
     write_file(make_folder(out / "steps") / f"{step.name}.json", json.dumps(entry, indent=2) + "\n")
+    for path in (out / "steps").glob("*.json"):
+        if path.stem not in plan:
+            path.unlink(missing_ok=True)
 
 
 def executable(command: list[str]) -> list[str]:

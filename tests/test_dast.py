@@ -236,7 +236,7 @@ def test_it_is_there_where_a_run_is_segmented_scored_exported_and_chosen_with(st
 
     (member,) = members_of([dast], "cpu")
     judge = Judge([member], source)
-    (path,) = export(judge, Store(target.path, labels=False), Remedy(), tmp_path)
+    (path,) = export(judge, [member], Store(target.path, labels=False), Remedy(), tmp_path)
     for written in (path, with_teacher_as_model(member, tmp_path)):
         assert np.array_equal(predicted(written, target), whole)
     fit_to_domain(member, target, False, torch.device("cpu"))

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from common.errors import InputError
-from common.files import write_file
+from common.files import sha256_of, write_file
 from data.tiles import batches, names_of_batch
 from training import checkpoint, distributed
 from training.agreement import refuse_differences, standing
@@ -26,6 +27,7 @@ from training.precision import Precision
 from training.preemption import Interrupted, Preempted, StopRequest
 from training.preparation import preparation
 from training.tracking import Tracker
+from training.weights import file_of
 
 # After how many updates a process looks at what its device has computed. On a GPU it waits for that.
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
@@ -68,6 +70,7 @@ class Run:
         self.facts = facts
         self.measure, self.kind = measure, measure.partition("_")[0]
         self.step, self.best, self.overflows = 0, {"step": 0, self.kind: -1.0}, 0
+        self.start = _start_of(options)
         self._unseen, self._values = [], {}  # tallies that nobody has looked at yet; of the last one, what was seen
         self.folder = Path(options.run_dir)
         on_main_process(self._open, processes)
@@ -236,8 +239,8 @@ class Run:
         raise InputError(f"{self.folder}: another process is training here. Wait for it, or give another --run-dir.")
 
     def _mark_finished(self) -> None:
-        """Write finished.json, by which launchers know that nothing is left to do."""
-        if self.processes.is_main:
+        """Write finished.json, by which launchers know that nothing is left to do, unless it is there."""
+        if self.processes.is_main and not (self.folder / "finished.json").exists():
             write_file(self.folder / "finished.json", json.dumps({"step": self.step, "best": self.best}) + "\n")
 
     def _state(self) -> dict[str, object]:
@@ -256,7 +259,7 @@ class Run:
         def write() -> None:
             self.tracker.flush()
             content = {"config": vars(self.options), "preparation": self.facts}
-            content |= {"step": self.step, "best": self.best, "overflows": self.overflows}
+            content |= {"step": self.step, "best": self.best, "overflows": self.overflows, "start": self.start}
             content |= {key: _state_dict(value) for key, value in state.items()}
             checkpoint.save(self.folder / name, content, keep)
 
@@ -293,6 +296,13 @@ class Run:
                 f"{self.folder}: its checkpoint was trained on other stores ({', '.join(changed)} differ). Restore the "
                 "stores, or give another --run-dir."
             )
+        if (began := saved.get("start", self.start)) != self.start:
+            text = f"{self.folder}: began from other weights than --pretraining {self.options.pretraining} holds now"
+            if saved["step"] >= self.options.iterations:
+                raise InputError(f"{text}. To train from these, remove the folder or give another --run-dir.")
+            if self.processes.is_main:
+                print(f"remark: {text}, and goes on", file=sys.stderr)
+        self.start = began
         for key, network in self.networks.items():
             network.load_state_dict(saved[key])
         # A control without adversary had discriminators once, and an optimizer of theirs: they did not touch the model.
@@ -300,6 +310,13 @@ class Run:
             _restore(optimizer, state)
         self.scaler.load_state_dict(saved["scaler"])
         self.step, self.best, self.overflows = saved["step"], saved["best"], saved["overflows"]
+
+
+def _start_of(options: SimpleNamespace) -> str | None:
+    """SHA-256 of the file of weights that a run starts from; None where it is none."""
+    name = vars(options).get("pretraining_file") or vars(options).get("pretraining") or ""
+    path = file_of(name)
+    return sha256_of(path) if name and path.is_file() else None
 
 
 def _restore(optimizer: Optimizer, state: dict) -> None:

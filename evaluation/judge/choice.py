@@ -74,7 +74,7 @@ class Choice:
     sentence: str
 
     def as_json(self, paths: Sequence[Path | str]) -> str:
-        """Give the content of choice.json. paths: checkpoints or runs of what is chosen."""
+        """Give the content of choice.json. paths: checkpoints or runs of what is chosen, as its folder sees them."""
         ranked = [
             {
                 "name": one.candidate.name,

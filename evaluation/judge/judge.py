@@ -65,7 +65,13 @@ class Judge:
         annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
         self.levels = grey_levels(counted(source.image(index), source.mask(index)) for index in annotated)
         self.phases = source.phases
-        masks = [window for index in annotated for window in windows(source.mask(index), 1)]
+        wholes = (source.mask(index) for index in annotated)
+        masks = [window for whole in wholes for window in windows(whole[labelled_part(whole)], 1)]
+        masks = [mask for mask in masks if np.any(mask != IGNORED)]
+        if not masks:
+            raise InputError(
+                f"{source.path}: no window of a mask with a labelled pixel. Label more of its micrographs."
+            )
         self.masks = [mask for mask in masks if np.mean(mask != IGNORED) > 0.5] or masks
         self.shapes = Shapes.of(self.masks, self.phases)
         others = np.nanmean([phase_fractions(mask, self.phases)[1:] for mask in self.masks], axis=0)
@@ -153,7 +159,9 @@ class Judge:
             disturbance = Disturbance.draw(rng) if number else Disturbance(())
             judged = number % len(self.members)
             chosen = spread(self.held_out[judged], HELD_OUT)
-            pairs = [disturbance.apply(self.source.image(m), self.source.mask(m), rng) for m in chosen]
+            wholes = [(self.source.image(m), self.source.mask(m)) for m in chosen]
+            parts = [(image[part], mask[part]) for image, mask in wholes for part in (labelled_part(mask),)]
+            pairs = [disturbance.apply(image, mask, rng) for image, mask in parts]
             tried = _TRIED[number % len(_TRIED)]
             remedy = Remedy(**tried) if self.adabn else Remedy(match=True)
             for each in (Remedy(), remedy):
@@ -165,7 +173,13 @@ class Judge:
                 confusion = Confusion.none(self.phases)
                 for of_window, label in zip(predictions, labels, strict=True):
                     confusion += Confusion.of(of_window[0], label, self.phases)
-                self._samples.append((found, confusion.miou, number))
+                if np.isfinite(confusion.miou):  # else nothing is labelled there
+                    self._samples.append((found, confusion.miou, number))
+        if not self._samples:
+            raise InputError(
+                f"{self.source.path}: no window of a held-out micrograph with a labelled pixel to judge by. Label more "
+                "of its micrographs."
+            )
 
     def calibration(self, names: Collection[str]) -> Calibration:
         """Fit what was learnt to those criteria of these names that the judge's own models have."""
@@ -186,9 +200,25 @@ def _read(kept: Path, identity: str) -> dict | None:
     """Read a kept calibration; None where there is none, or not of this identity."""
     try:
         known = json.loads(kept.read_text())
-        return known if known["of"] == identity and known["samples"] else None
+        whole = known["samples"] and all(np.isfinite(miou) for _, miou, _ in known["samples"])
+        return known if known["of"] == identity and whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def labelled_part(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of class indices (h, w) outside of which nothing is labelled, up to WINDOW px at least."""
+    return tuple(_span(np.flatnonzero(np.any(mask != IGNORED, axis=axis)), mask.shape[1 - axis]) for axis in (1, 0))
+
+
+def _span(there: np.ndarray, length: int) -> slice:
+    """Positions from the first to the last one that is there, and more around them up to WINDOW."""
+    if not len(there):
+        return slice(0, length)
+    first, last = int(there[0]), int(there[-1]) + 1
+    lacking = max(0, min(WINDOW, length) - (last - first))
+    start = min(max(0, first - lacking // 2), length - (last - first) - lacking)
+    return slice(start, start + (last - first) + lacking)
 
 
 def windows(image: np.ndarray, count: int) -> list[np.ndarray]:
