@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, annotated, domains_toml, run
 
 from data.store import Store
-from evaluation.laboratory import steps_of
-from launch.steps import Step
+from evaluation.laboratory import Outcome, steps_of
+from launch.steps import Step, record
 
 SHORT = ("--batch-size", 4, "--workers", 0, "--log-every", 5, "--wandb", "disabled")
 
@@ -70,6 +70,9 @@ def test_a_remedy_that_suffices_ends_it_after_a_stop_and_a_second_call(laborator
     after = {step["step"]: step["finished"] for step in steps_of(out)}
     assert before.keys() == after.keys()
     assert {step for step in before if before[step] != after[step]} <= {"prepare", "report"}, "what was done is done"
+    names = [step["step"] for step in steps_of(out)]
+    assert names == ["prepare", "supervised 0", "gap", "segment", "report"], "in their order, whatever was done again"
+    assert "another configuration" in adapt(laboratory, out, rest=("--steps", 81), ok=False).stdout
 
 
 def stopped(laboratory, out):
@@ -79,9 +82,9 @@ def stopped(laboratory, out):
     process = subprocess.Popen(
         [os.sys.executable, *map(str, line)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    record = out / "supervised" / "fold0" / "metrics.jsonl"
+    lines = out / "supervised" / "fold0" / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (record.exists() and record.read_text().count("\n") > 2):
+    while not (lines.exists() and lines.read_text().count("\n") > 2):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -110,6 +113,14 @@ def test_an_adaptation_starts_from_what_the_judge_recommends(laboratory, tmp_pat
     assert "up to date" in run(*command, "--gap", out / "gap" / "gap.json").stdout
     if not decided["gap"]["match"]:
         assert "up to date" in run(*command).stdout
+    # Once adaptation is not asked for, the remedy segments, and the report says so.
+    assert Outcome(out).choice and '"taken"' not in (out / "report.html").read_text()
+    adapt(laboratory, out, rest=("--steps", 60))
+    decided = json.loads((out / "gap" / "gap.json").read_text())
+    made = json.loads((out / "segmented" / "segmentation.json").read_text())
+    if decided["advice"] == "remedy":
+        assert made["models"] == [str(out / "gap" / "fold0.pt")] and Outcome(out).choice is None
+        assert decided["sentence"][8:60] in (out / "report.html").read_text()
     assert "not decided yet" in run(*command[:4], tmp_path / "anew", *command[5:]).stdout
     assert Store(tmp_path / "anew" / "negative.h5").metadata["parameters"]["invert"] is False
 
@@ -147,6 +158,7 @@ def test_more_adaptations_start_each_from_the_one_before_and_are_candidates(labo
     ("more", "rest", "words"),
     [
         (("--target", "lom"), (), ["no domain lom", "source, negative"]),
+        (("--target", "source"), (), ["it is the source too"]),
         (("--folds", 4), (), ["source has 3 folds, 4 are to be trained"]),
         (("--experiments", "demo.supervised"), (), ["at least one adaptation"]),
         (("--experiments", "demo.uda", "demo.uda"), (), ["demo.uda", "train_supervised", "S.10"]),
@@ -180,3 +192,15 @@ def test_a_step_is_done_where_its_outcome_is_newer_than_its_needs(tmp_path):
     os.utime(need, (3, 3))
     assert not step.done
     assert not Step("name", "title", []).done, "a step without an outcome is always run"
+
+
+def test_a_step_of_other_commands_is_not_done(tmp_path):
+    made = tmp_path / "made"
+    made.touch()
+    step, other = (Step("name", "t", [["python", word]], made, noted=tmp_path / "steps/name.json") for word in "ab")
+    assert step.done and other.done, "nothing is noted yet"
+    record(tmp_path, step, ["name", "gone"])
+    assert step.done and not other.done
+    record(tmp_path, Step("gone", "t", []), ["name", "gone"])
+    record(tmp_path, other, ["name"])
+    assert [path.stem for path in (tmp_path / "steps").iterdir()] == ["name"], "what is not in the plan goes"

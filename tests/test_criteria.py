@@ -170,7 +170,7 @@ def tried(remedy, miou):
         ({Remedy(): 0.85, Remedy(invert=True): 0.3}, "as it is", "as it is"),
         ({Remedy(): 0.08, Remedy(invert=True): 0.88}, "remedy", "`invert = true` for lom: expected mIoU 8 -> 88"),
         ({Remedy(): 0.30, Remedy(scale=2.0): 0.86}, "remedy", "by 2: check pixel_size_nm"),
-        ({Remedy(): 0.30, Remedy(adabn=True): 0.6}, "adapt", "--adabn"),
+        ({Remedy(): 0.30, Remedy(adabn=True): 0.6}, "adapt", "batch-norm statistics of lom"),
         ({Remedy(): 0.60, Remedy(match=True): 0.61}, "adapt", "no remedy helps"),
         ({Remedy(): 0.30, Remedy(match=True): 0.33}, "label", "label five micrographs"),
     ],

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import draw, draw_domains, run
+from conftest import annotated, domains_toml, draw, draw_domains, run
 from short_runs import supervised_arguments, uda
 
 import evaluate
@@ -21,7 +21,7 @@ from evaluation import tables
 from evaluation.floors import otsu_floor
 from evaluation.inference import by_symmetries, predict, window_batches
 from evaluation.metrics import Confusion, rdt
-from evaluation.segment_folder import SPECIMEN
+from evaluation.segment_folder import DONE, SPECIMEN
 from training import checkpoint
 from training.tracking import method_of
 
@@ -304,6 +304,48 @@ def test_unlabelled_micrographs_get_masks_of_their_own_size(tmp_path, stores):
     assert set(rows) == {"m0.bmp", "m1.png", SPECIMEN}
     assert float(rows["m1.png"]["phase_fraction"]) == pytest.approx((mask[:54] > 0).mean())
     assert (out / "overlays/m1.png").is_file() and not (out / "masks/broken.png").exists()
+    assert not (out / DONE).exists(), "two images are missing"
+    for name in ("m0.bmp", "broken.tif"):
+        (images / name).unlink()
+    run("evaluate.py", supervised, *options)
+    done = json.loads((out / DONE).read_text())
+    assert done == {"images": 2, "models": [str(supervised / "last.pt")]}
+
+
+def test_a_domain_of_a_file_is_not_read_against_what_the_file_says(tmp_path, stores, monkeypatch, capsys):
+    supervised = make_run(tmp_path / "supervised", stores)
+    for name in ("source", "lom"):
+        draw(tmp_path / name, 2, seed=5, contrast=1.0)
+    for key, words in (({"invert": True}, "Give --invert or --no-invert"), ({"match": "source"}, "lom.match")):
+        text = domains_toml(source=annotated("source", folds=2), lom=annotated("lom", **key))
+        (tmp_path / "domains.toml").write_text(text)
+        line = (supervised, "--images", tmp_path / "domains.toml", "--images-of", "lom", "--out", tmp_path / "out")
+        assert call(monkeypatch, *line) == 2
+        assert words in capsys.readouterr().err
+        assert (call(monkeypatch, *line, "--no-invert") == 0) == ("invert" in key)
+
+
+def test_models_that_read_micrographs_otherwise_are_no_ensemble(tmp_path, stores, monkeypatch, capsys):
+    runs = [make_run(tmp_path / name, stores, seed) for seed, name in enumerate("ab")]
+    state = torch.load(runs[1] / "last.pt", weights_only=True)
+    state["preparation"]["native"] = {**state["preparation"]["native"], "invert": True}
+    checkpoint.save(runs[1] / "last.pt", state)
+    draw(tmp_path / "lab", 1, seed=5, contrast=1.0)
+    for order in (runs, runs[::-1]):
+        line = (*order, "--ensemble", "--images", tmp_path / "lab/images", "--out", tmp_path / "out")
+        assert call(monkeypatch, *line) == 2
+        assert "made for other micrographs" in capsys.readouterr().err
+
+
+def test_a_score_of_before_the_end_is_no_reference(tmp_path, stores, monkeypatch, capsys):
+    supervised = make_run(tmp_path / "supervised", stores)
+    options = (supervised, "--data", stores, "--domain")
+    assert call(monkeypatch, *options, "source") == 0
+    for step, known in ((7, True), (60, False)):
+        (supervised / "finished.json").write_text(json.dumps({"step": step}))
+        assert call(monkeypatch, *options, "labelled") == 0
+        assert (score_of(supervised / "evaluation/labelled")["rdt"] is not None) == known
+    assert "of before" in capsys.readouterr().err
 
 
 def test_the_input_folder_is_never_written_to(tmp_path, stores, monkeypatch, capsys):

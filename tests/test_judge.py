@@ -25,6 +25,7 @@ from evaluation.judge.judge import Judge
 from evaluation.judge.remedies import Remedy
 from evaluation.judge.watch import TargetWatch
 from evaluation.members import load_member
+from training import checkpoint
 from training.checkpoint import load_model
 
 
@@ -225,6 +226,59 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     assert (mask == label).mean() > 0.8
+
+
+def test_what_is_chosen_is_what_is_written(micrographs, trained, tmp_path, monkeypatch):
+    """Of a training whose end is worse than a checkpoint on its way, that checkpoint: here one of the right polarity."""
+    source = tmp_path / "source" / "fold0"
+    shutil.copytree(trained[0], source)
+    state = torch.load(source / "last.pt", weights_only=True)
+    turned = {name: -value if "main_head" in name else value for name, value in state["model"].items()}
+    checkpoint.save(source / "step000040.pt", state | {"step": 40, "model": turned})
+    found = chosen(micrographs / "domains", [source], tmp_path / "choice", monkeypatch)
+    assert found["chosen"].endswith("step000040"), found["ranked"]
+    written = load_member(tmp_path / "choice" / found["runs"][0], "last", "cpu").model.state_dict()
+    assert all(torch.equal(value, written[name]) for name, value in turned.items())
+
+
+def test_an_adapted_model_is_not_judged_on_a_store_read_otherwise(micrographs, trained, adapted, tmp_path, monkeypatch):
+    text = domains_toml(source=annotated("source", folds=3), negative=annotated("negative", invert=True))
+    (micrographs / "inverted.toml").write_text(text)
+    run("-m", "data.prepare", micrographs / "inverted.toml", "--out", tmp_path / "stores")
+    with pytest.raises(SystemExit):
+        chosen(tmp_path / "stores", [trained[0], adapted], tmp_path / "choice", monkeypatch)
+    assert not (tmp_path / "choice").exists()
+
+
+def test_the_report_is_there_when_all_of_it_is(micrographs, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "DISTURBANCES", 8)
+    for module, out in ((gap, tmp_path / "gap"), (choosing, tmp_path / "choice")):
+        page = "gap_page" if module is gap else "choice_page"
+        monkeypatch.setattr(module, page, lambda *_: {}["stopped"])
+        line = [str(trained[0]), "--domain", "negative", "--data", str(micrographs / "domains"), "--out", str(out)]
+        with pytest.raises(KeyError, match="stopped"):
+            module.main(line)
+        assert out.is_dir() and not list(out.glob("*.json")), "gap.json and choice.json come last"
+
+
+def test_the_judge_looks_where_something_is_labelled(micrographs, trained, monkeypatch):
+    mask = np.zeros((600, 700), np.uint8)
+    assert judging.labelled_part(mask) == (slice(0, 600), slice(0, 700))
+    mask[280:] = 255
+    assert judging.labelled_part(mask) == (slice(0, 280), slice(0, 700))
+    mask[:, 10:] = 255
+    assert judging.labelled_part(mask) == (slice(0, 280), slice(0, 256)), "of a window at least"
+    mask[:] = 255
+    mask[590:, 690:] = 1
+    assert judging.labelled_part(mask) == (slice(344, 600), slice(444, 700))
+    assert judging.labelled_part(np.full((5, 6), 255, np.uint8)) == (slice(0, 5), slice(0, 6))
+
+    monkeypatch.setattr(judging, "DISTURBANCES", 2)
+    store, blank = Store(micrographs / "domains" / "source.h5"), np.full((100, 90), 255, np.uint8)
+    judge = Judge([load_member(trained[0], "last", "cpu")], store)
+    monkeypatch.setattr(store, "mask", lambda index: blank)
+    with pytest.raises(InputError, match="no window of a held-out micrograph with a labelled pixel"):
+        judge.calibrate()
 
 
 def taken(micrographs, out="domains", *more):

@@ -47,6 +47,20 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(stores, undisturbed
     assert differences(undisturbed, folder) == []
 
 
+def test_a_run_that_began_from_other_weights_is_not_taken_for_done(stores, supervised, tmp_path):
+    start, folder = tmp_path / "start.pt", tmp_path / "run"
+    state = torch.load(supervised / "last.pt", weights_only=True)
+    checkpoint.save(start, state)
+    more = ("--pretraining", start, "--steps", 2)
+    adapt(stores, folder, *more)
+    mark = (folder / "finished.json").stat().st_mtime_ns
+    assert "nothing to do" in adapt(stores, folder, *more).stdout
+    assert (folder / "finished.json").stat().st_mtime_ns == mark, "when it was finished"
+    name = next(iter(state["model"]))
+    checkpoint.save(start, state | {"model": state["model"] | {name: state["model"][name] + 1}})
+    assert "began from other weights" in adapt(stores, folder, *more, ok=False).stderr
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_resumes_exactly(stores, tmp_path, amp):
     adapt(stores, tmp_path / "whole", "--amp", amp)
