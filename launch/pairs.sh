@@ -21,7 +21,9 @@ pair() { # NAME, domains.toml, target, steps of the source's model, a folder tha
         cp -r "$runs/$5"/{supervised,calibration.json} "$out"
     fi
     "${adapt[@]}" --only "supervised 0" -- "${training[@]}" --steps "$4"
-    "${adapt[@]}" -- "${training[@]}" --steps "${STEPS:-400}" --keep-every $((${STEPS:-400} / 2))
+    for step in gap remedied "uda 0" choose; do # each decides about the next
+        "${adapt[@]}" --only "$step" -- "${training[@]}" --steps "${STEPS:-400}" --keep-every $((${STEPS:-400} / 2))
+    done
     python -m benchmarks.judge "$out" --out "$out/row.csv"
 }
 

@@ -229,7 +229,7 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
 
 
 def test_what_is_chosen_is_what_is_written(micrographs, trained, tmp_path, monkeypatch):
-    """Of a training whose end is worse than a checkpoint on its way, that checkpoint: here one of the right polarity."""
+    """Of a training whose end is worse than a checkpoint on its way, that one: here it has the right polarity."""
     source = tmp_path / "source" / "fold0"
     shutil.copytree(trained[0], source)
     state = torch.load(source / "last.pt", weights_only=True)
