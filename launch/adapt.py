@@ -29,9 +29,10 @@ from launch.submit import submit
 from training.experiments import METHODS, read_experiments
 
 ENOUGH = ("as it is", "remedy")  # advice of evaluation.gap that needs no training
-# Experiments: on GPUs the study's, else what two cores can do.
-LARGE, SMALL = ("S.10", "T3.2"), ("demo.supervised", "demo.uda")
-ADAPTING = ("train_uda", "train_selftraining")  # scripts
+# Experiments: on GPUs the study's and self-training after it, else what two cores can do.
+LARGE = ("S.10", "T3.2", "AdaptSegNet-DACS-t3")
+SMALL = ("demo.supervised", "demo.uda", "small.AdaptSegNet-DACS-t3")
+ADAPTING = {"train_uda": "adaptation", "train_selftraining": "self-training"}  # scripts
 FOLDS = 3
 
 
@@ -124,7 +125,7 @@ class Launch:
         more += ["--pretraining", self._run(before, fold)] if before != "supervised" else []
         command = self._train(kind, fold, self.data, *more)
         needs = [self._run(before, fold) / "finished.json", store_path(self.data, self.options.target)]
-        title = f"adaptation, fold {fold}" if kind == self.adapted[0] else f"{kind}, fold {fold}"
+        title = f"{ADAPTING[self.trained[kind][1]]}, fold {fold}"
         return Step(f"{kind} {fold}", title, [command], run / "finished.json", needs, weight=25)
 
     def choose(self) -> Step:
