@@ -150,6 +150,9 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     print(f"{len(table.rows)} of {len(files)} images segmented: {out}")
     if failures:
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
+    older = {path.stem for path in masks.glob("*.png")} - {file.stem for file in files}
+    if older:
+        print(f"remark: {masks} has {len(older)} masks of earlier calls too, such as {min(older)}", file=sys.stderr)
     models_of = [str(member.run / f"{member.label}.pt") for member in members]
     write_file(out / DONE, json.dumps({"images": len(files), "models": models_of}, indent=2) + "\n")
 

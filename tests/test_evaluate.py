@@ -307,7 +307,8 @@ def test_unlabelled_micrographs_get_masks_of_their_own_size(tmp_path, stores):
     assert not (out / DONE).exists(), "two images are missing"
     for name in ("m0.bmp", "broken.tif"):
         (images / name).unlink()
-    run("evaluate.py", supervised, *options)
+    (out / "masks" / "before.png").write_bytes(b"")
+    assert "1 masks of earlier calls too, such as before" in run("evaluate.py", supervised, *options).stderr
     done = json.loads((out / DONE).read_text())
     assert done == {"images": 2, "models": [str(supervised / "last.pt")]}
 
