@@ -17,6 +17,7 @@ from short_runs import adapt_arguments, differences, metrics, uda_arguments, uda
 
 import models
 from benchmarks.published import PublishedStep
+from common.errors import InputError
 from data.looks import Fourier, Looks
 from data.store import Store
 from data.tiles import BatchStream, LabelledTiles, UnlabelledTiles
@@ -184,7 +185,7 @@ def test_two_processes_compute_a_method_as_one_does(stores, supervised, tmp_path
 
 
 def test_without_adversary_there_is_no_discriminator(stores, supervised, tmp_path):
-    """Neither trained nor kept, nor in the log; one weight of the two is enough for both."""
+    """Neither trained nor kept, nor in the log, at both heads or at one of them."""
     kept = {}
     for name, options in (("none", NO_ADVERSARY), ("one", ("--lambda-adv-main", 0))):
         uda_here(stores, tmp_path / name, *adapt_arguments(supervised, "--steps", 2, *options))
@@ -193,8 +194,14 @@ def test_without_adversary_there_is_no_discriminator(stores, supervised, tmp_pat
     assert "discriminators" not in state and len(state["optimizers"]) == 1
     assert not [name for name in logged if name.startswith(("loss_adv", "loss_D", "gradient_norm_D"))]
     state, logged = kept["one"]
-    assert {key.split(".")[1] for key in state["discriminators"]} == {"main", "aux"}
-    assert {"loss_D_main", "loss_D_aux", "gradient_norm_D"} <= logged.keys()
+    assert {key.split(".")[1] for key in state["discriminators"]} == {"aux"}
+    assert {"loss_D_aux", "loss_adv_aux", "gradient_norm_D"} <= logged.keys()
+    assert not {"loss_D_main", "loss_adv_main"} & logged.keys()
+    # A run of before November 2026 had both, and cannot go on.
+    both = state | {"step": 1, "discriminators": state["discriminators"] | {"networks.main.0.weight": torch.zeros(1)}}
+    checkpoint.save(tmp_path / "one" / "last.pt", both)
+    with pytest.raises(InputError, match=r"other discriminators, trained by another version.*--pretraining"):
+        uda_here(stores, tmp_path / "one", *adapt_arguments(supervised, "--steps", 2, "--lambda-adv-main", 0))
 
 
 def test_every_experiment_past_the_study_has_a_twin_for_two_cores(tmp_path):

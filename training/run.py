@@ -304,7 +304,13 @@ class Run:
                 print(f"remark: {text}, and goes on", file=sys.stderr)
         self.start = began
         for key, network in self.networks.items():
-            network.load_state_dict(saved[key])
+            try:
+                network.load_state_dict(saved[key])
+            except RuntimeError as error:
+                raise InputError(
+                    f"{self.folder}: its checkpoint has other {key}, trained by another version. Start in another "
+                    f"--run-dir, with --pretraining {self.folder / 'last.pt'}."
+                ) from error
         # A control without adversary had discriminators once, and an optimizer of theirs: they did not touch the model.
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=False):
             _restore(optimizer, state)
