@@ -143,7 +143,7 @@ class Launch:
         command = ["evaluate.py", *models, "--images", self.toml, "--images-of", self.options.target]
         command += ["--out", self.segmented.parent]
         command += ["--ensemble"] if len(models) > 1 else []
-        needs = [models[0], *self.micrographs]
+        needs = [*models, *self.micrographs]
         return Step("segment", "segmentation", [_python(command)], self.segmented, needs, weight=3)
 
     def report(self) -> Step:
