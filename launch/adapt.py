@@ -32,6 +32,7 @@ ENOUGH = ("as it is", "remedy")  # advice of evaluation.gap that needs no traini
 # Experiments: on GPUs the study's and self-training after it, else what two cores can do.
 LARGE = ("S.10", "T3.2", "AdaptSegNet-DACS-t3")
 SMALL = ("demo.supervised", "demo.uda", "small.AdaptSegNet-DACS-t3")
+SMALL_OF_MANY = ("demo.supervised", "demo.uda.phases", "small.AdaptSegNet-DACS-t3")  # phases
 ADAPTING = {"train_uda": "adaptation", "train_selftraining": "self-training"}  # scripts
 FOLDS = 3
 
@@ -42,10 +43,11 @@ class Launch:
     def __init__(self, options: argparse.Namespace):
         """Read what the folder holds. InputError where source or target are not in domains.toml, or not to be used."""
         self.options, self.out, self.toml = options, options.out, options.domains
+        cutting, domains = read_domains(options.domains)
+        options.experiments = options.experiments or (SMALL if cutting.phases == 2 else SMALL_OF_MANY)
         self.trained = trained(options.experiments)
         self.kinds = list(self.trained)
         self.adapted = self.kinds[1:]
-        _, domains = read_domains(options.domains)
         for name in (options.source, options.target):
             if name not in domains:
                 raise InputError(f"{options.domains}: no domain {name} in it, only {', '.join(domains)}")
@@ -262,7 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experiments", nargs="+", metavar="EXPERIMENT",
         help="what is trained: on the source, then adaptations, each from the one before "
-        f"(default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without)",
+        f"(default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without; of several phases {SMALL_OF_MANY[1]})",
     )  # fmt: skip
     parser.add_argument("--processes", type=positive, help="of a training (default: the number of GPUs, or 1)")
     parser.add_argument("--yes", action="store_true", help="odd sizes of images are meant, as of data.prepare")
@@ -282,7 +284,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.submit and options.processes is None:
         options.processes = int(os.environ.get("PROCESSES", 4))
     options.processes = options.processes or max(1, there)
-    options.experiments = options.experiments or (LARGE if there or options.submit else SMALL)
+    options.experiments = options.experiments or (LARGE if there or options.submit else None)
     options.out = options.out or Path("runs") / f"{options.source}-{options.target}"
     options.given = words[:cut]
     if not there:  # torch takes one thread otherwise

@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 
 SEEDS=${SEEDS:-0}
 PHASES=${PHASES:-2}
-runs=runs/demo
-[[ $PHASES == 2 ]] || runs=runs/demo.${PHASES}phases
+runs=runs/demo uda=demo.uda
+[[ $PHASES == 2 ]] || runs=runs/demo.${PHASES}phases uda=demo.uda.phases
 processes=${PROCESSES:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((processes > 1 ? 1 : 2))}
 
@@ -28,7 +28,7 @@ for seed in $SEEDS; do
 
     training=(--seed "$seed" --workers 0)
     launch/adapt.sh "$domains" --source source --target t3 --out "$folder" --folds 1 --always-adapt \
-        --experiments demo.supervised demo.uda --processes "$processes" -- "${training[@]}"
+        --experiments demo.supervised "$uda" --processes "$processes" -- "${training[@]}"
     began=$SECONDS
 
     score() { python evaluate.py "$folder/$1/fold0" --data "$data_of" --domain "${@:2}"; }
@@ -49,7 +49,7 @@ for seed in $SEEDS; do
     evaluate=$((SECONDS - began))
 
     if [[ ${CONTROL:-0} == 1 ]]; then
-        torchrun --standalone --nproc_per_node="$processes" train_uda.py --experiment demo.uda --target t3 \
+        torchrun --standalone --nproc_per_node="$processes" train_uda.py --experiment "$uda" --target t3 \
             --data "$data_of" "${training[@]}" --reference "$folder/supervised/fold0" \
             --lambda-adv-main 0 --lambda-adv-aux 0 --run-dir "$folder/control/fold0"
         score control t3
