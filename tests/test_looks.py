@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from short_runs import assert_same_weights, metrics, supervised_arguments, uda_here, weights
 
+import losses.segmentation
 import train_uda
 from losses import segmentation_loss
 from training import distributed
@@ -40,7 +41,7 @@ def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_
     stores, tmp_path, monkeypatch, amp
 ):
     monkeypatch.setitem(LOOK_EVERY, "cpu", 4)
-    own_loss, own_build, calls, models = train_uda.segmentation_loss, train_uda.build_model, [], []
+    own_loss, own_build, calls, models = segmentation_loss, train_uda.build_model, [], []
 
     def loss(*given):
         calls.append(given)
@@ -50,7 +51,7 @@ def test_a_value_that_is_not_finite_is_found_at_the_next_look_and_is_not_in_the_
         models.append(own_build(*arguments))
         return models[0]
 
-    monkeypatch.setattr(train_uda, "segmentation_loss", loss)
+    monkeypatch.setattr(losses.segmentation, "segmentation_loss", loss)
     monkeypatch.setattr(train_uda, "build_model", build)
     with pytest.raises(NonFiniteLoss, match=r"loss_seg_main, .*gradient_norm is not finite in step 6,"):
         uda_here(stores, tmp_path / "run", *RARELY, "--amp", amp)

@@ -259,7 +259,8 @@ class Run:
         def write() -> None:
             self.tracker.flush()
             content = {"config": vars(self.options), "preparation": self.facts}
-            content |= {"step": self.step, "best": self.best, "overflows": self.overflows, "start": self.start}
+            content |= {"step": self.step, "best": self.best, "overflows": self.overflows}
+            content |= {"start": self.start} if self.start else {}
             content |= {key: _state_dict(value) for key, value in state.items()}
             checkpoint.save(self.folder / name, content, keep)
 
