@@ -1,7 +1,7 @@
 """How right the judge was, on pairs whose targets have labels: a row for each folder of launch/adapt.sh.
 
-    launch/adapt.sh docs/examples/ebc.toml --source source --target target --always-adapt --out runs/pairs/ebc
-    python -m benchmarks.judge runs/pairs/* --out docs/judge_pairs.csv
+    launch/pairs.sh                                                   # makes such folders, and this table
+    python -m benchmarks.judge runs/pairs/*.? --out docs/judge_pairs.csv
 
 Every remedy that evaluation.gap has tried is scored on the target's labelled micrographs, and beside it what
 evaluation.choose had to choose from; truth.json in each folder has the remedies, which are not scored again then.

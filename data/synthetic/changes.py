@@ -1,7 +1,4 @@
-"""Three more drawn targets: other fields of the source's steel, each changed in one way that etching has no part in.
-
-Nothing in this project was set by looking at them: benchmarks and methods are tried on them (docs/judge.md).
-"""
+"""Three more drawn targets: other fields of the source's steel, each changed in one way that etching has no part in."""
 
 from collections.abc import Callable
 

@@ -212,7 +212,6 @@ def write_domains(out: Path | str, size: str, seed: int, workers: int, phases: i
     """Draw all domains of a `size` into the folder `out` with `workers` processes; write its domains.toml.
 
     With `changed` CHANGES are three domains more.
-
     InputError if `out` has a domains.toml already: nothing is overwritten.
     """
     out, plan = Path(out), SIZES[size]
