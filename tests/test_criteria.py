@@ -11,14 +11,17 @@ import models
 from benchmarks.judge import summary
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
-from evaluation.judge import judge as judging
 from evaluation.judge.advice import Tried, advise
-from evaluation.judge.calibration import Calibration, Expected
+from evaluation.judge.calibration import Alone, Calibration, Expected
 from evaluation.judge.choice import Candidate, choose
-from evaluation.judge.criteria import CRITERIA, Shapes, criteria, shape_of
+from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
+from evaluation.judge.judge import Look
 from evaluation.judge.remedies import Remedy
+from evaluation.judge.vote import dissent
+from evaluation.judge.windows import places, scaled_places, windows
 from evaluation.members import Member
+from evaluation.metrics import Confusion
 
 
 def test_what_gains_too_little_is_left_for_the_safer_model():
@@ -30,44 +33,55 @@ def test_what_gains_too_little_is_left_for_the_safer_model():
         assert ("cannot tell" in found.sentence) == (gain == 0.02)
 
 
+def drawn_votes(seed, count):
+    """Votes of four: a criterion that says how good the vote is, and how far each voter is from it."""
+    rng, found = np.random.default_rng(seed), []
+    for group in range(count):
+        quality = rng.uniform(0.3, 0.95)
+        for _ in range(4):
+            agreement = rng.uniform(0.4, 1)
+            miou = np.clip(quality * agreement + 0.03 * rng.standard_normal(), 0.02, 0.98)
+            found.append(({"a": 1 - miou + 0.05 * rng.standard_normal(), VOTE: 1 - agreement}, miou, group))
+    return list(zip(*found, strict=True))
+
+
+def test_what_is_expected_of_voters_is_what_they_are_worth():
+    samples, miou, groups = drawn_votes(0, 40)
+    fitted = Calibration.fit(samples, miou, groups, [False] * len(groups))
+    assert fitted.mae < 0.07 and fitted.spearman > 0.9 and fitted.power == pytest.approx(1, abs=0.15)
+    others, truth, _ = drawn_votes(1, 400)
+    votes = [slice(first, first + 4) for first in range(0, 1600, 4)]
+    expected = [one for vote in votes for one in fitted.expected(others[vote])]
+    assert np.mean([one.low <= true <= one.high for one, true in zip(expected, truth, strict=True)]) > 0.85
+    alone = fitted.expected(others[:4])
+    assert fitted.expected(others[:4], [1.0] * 4) == alone
+    assert fitted.expected(others[:4], [1.0, 1e9, 1.0, 1.0]) != alone, "whose voice counts says how good the vote is"
+
+
 def test_more_of_any_criterion_never_lets_expect_more():
     rng = np.random.default_rng(0)
     samples = [dict(zip("abc", rng.random(3), strict=True)) for _ in range(80)]
     truth = [1 / (1 + np.exp(4 * each["a"] + 2 * each["b"] - 3)) for each in samples]
-    fitted = Calibration.fit(samples, truth, range(80))
-    assert fitted.mae < 0.1 and fitted.spearman > 0.9 and fitted.weights[0] > fitted.weights[1] > fitted.weights[2]
+    alone = Alone.fit(samples, truth)
+    assert alone.weights[0] > alone.weights[1] > alone.weights[2] >= 0
     for name in "abc":
-        values = [fitted.expected(samples[0] | {name: value}).miou for value in np.linspace(-1, 3, 20)]
+        values = [alone.logit(samples[0] | {name: value}) for value in np.linspace(-1, 3, 20)]
         assert (np.diff(values) <= 0).all()
-
-
-def test_the_interval_holds_nine_of_ten():
-    rng = np.random.default_rng(1)
-
-    def draw(count):
-        samples = [{"a": value} for value in rng.random(count)]
-        return samples, [1 / (1 + np.exp(3 * each["a"] - 1 + 0.4 * rng.standard_normal())) for each in samples]
-
-    fitted = Calibration.fit(*draw(128), range(128))
-    expected = [(fitted.expected(sample), miou) for sample, miou in zip(*draw(2000), strict=True)]
-    assert np.mean([one.low <= miou <= one.high for one, miou in expected]) == pytest.approx(0.9, abs=0.04)
+    samples, miou, groups = drawn_votes(2, 24)
+    fitted = Calibration.fit(samples, miou, groups, [False] * len(groups))
+    for name in ("a", VOTE):
+        values = [fitted.expected([samples[0] | {name: away}, *samples[1:4]])[0].miou for away in np.linspace(0, 1, 20)]
+        assert name == "a" or (np.diff(values) <= 0).all()
 
 
 def test_gains_are_trusted_from_where_they_were_real():
-    """Of gains below one logit three of four are overestimated here, those above are real."""
-    rng = np.random.default_rng(2)
-    samples, truth, groups = [], [], []
-    for group in range(120):
-        before, gain = rng.uniform(1, 3), rng.uniform(0, 2)
-        real = gain if gain > 1 else rng.uniform(-1, 0.5)
-        samples += [{"a": before}, {"a": before - gain}]
-        truth += [1 / (1 + np.exp(before)), 1 / (1 + np.exp(before - real))]
-        groups += [group, group]
-    fitted = Calibration.fit(samples, truth, groups)
-    assert 0.4 < fitted.trusted_gain < 1.3
-    backwards = Calibration.fit(samples, truth[::-1], groups)
-    assert backwards.trusted_gain > 0 or backwards.weights[0] == 0
-    assert Calibration.fit(samples[::2], truth[::2], groups[::2]).trusted_gain == np.inf, "nothing was tried"
+    """Voters of one kind promise more than they hold: those that keep the polarity, or the others, or none."""
+    for wrong in (None, 1, 3):
+        samples, miou, groups = drawn_votes(4, 60)
+        worse = [each / 2 if k % 4 == wrong else each for k, each in enumerate(miou)]
+        found = Calibration.fit(samples, worse, groups, [False, False, False, True] * 60)
+        assert (found.trusted_gain > 0.3) == (wrong == 1) and (found.trusted_turn > 0.3) == (wrong == 3), wrong
+    assert Calibration.fit(samples, miou, groups, [False] * 240).trusted_turn == np.inf, "nothing was tried"
 
 
 def test_a_gain_that_is_not_trusted_is_left():
@@ -120,7 +134,7 @@ def test_looking_at_a_model_leaves_it_as_it_was():
     shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
     found, (predicted,) = criteria([model], image, shapes)
     again, _ = criteria([model], image, shapes)
-    assert found == again and set(found) == set(CRITERIA) - {"models"} and predicted.shape == image.shape
+    assert found == again and set(found) == set(CRITERIA) - {"models", VOTE} and predicted.shape == image.shape
     assert all(np.isfinite(value) and value >= 0 for value in found.values())
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
@@ -140,28 +154,25 @@ def test_disturbances_keep_mask_and_image_together(number):
 
 def choice_of(expected):
     """The choice between a source model and an adapted one, of which so much is expected."""
-    criteria = {name: {"known": miou} for name, miou in expected.items()}
     members = {
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
         "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
     }
     order = list(expected)
-    looks = iter(order)
     image = np.zeros((32, 32), np.uint8)
+    found = [({}, Expected(miou, miou - 0.1, miou + 0.1)) for miou in expected.values()]
     judge = SimpleNamespace(
+        adabn=True,
         images_of=lambda target: [image],
-        look=lambda images, remedy, networks: (criteria[next(looks)], [image], [[image]]),
-        calibration=lambda names: SimpleNamespace(
-            trusted_gain=0.15,
-            expected=lambda found: Expected(found["known"], found["known"] - 0.1, found["known"] + 0.1),
-        ),
+        look=lambda images, remedy, networks=None: Look({}, [image], [[image]], [image[None]]),
+        expected=lambda looks, voices: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
     )
     candidates = [Candidate(name, (members[name],)) for name in order]
     return choose(judge, candidates, SimpleNamespace(domain="t", classes=TWO_PHASES))
 
 
 def tried(remedy, miou):
-    return Tried(remedy, Expected(miou, miou - 0.05, miou + 0.05), {}, [])
+    return Tried(remedy, {}, Expected(miou, miou - 0.05, miou + 0.05), [])
 
 
 @pytest.mark.parametrize(
@@ -184,7 +195,7 @@ def test_a_polarity_has_to_gain_over_all_that_keeps_it():
     """Phases that change places may look as plausible."""
     mious = {Remedy(): 0.3, Remedy(match=True): 0.8, Remedy(True): 0.83}
     for gain, kept in ((0.1, False), (0.5, True)):
-        found = advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, trusted_gain=gain)
+        found = advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, 0.1, trusted_turn=gain)
         assert found.recommended.remedy == (Remedy(match=True) if kept else Remedy(True))
 
 
@@ -195,10 +206,47 @@ def test_the_simplest_of_remedies_that_are_as_good_is_recommended():
 
 def test_windows_lie_in_the_micrograph_and_show_its_bottom():
     image = np.arange(400 * 500, dtype=np.int32).reshape(400, 500)
-    one, *_ = judging.windows(image, 3)
+    one, *_ = windows(image, 3)
     assert one.shape == (256, 256) and one[-1, 0] == image[-1, 0]
-    assert {window.shape for window in judging.windows(image, 3)} == {(256, 256)}
-    assert judging.windows(image[:30, :40], 1)[0].shape == (30, 40)
+    assert {window.shape for window in windows(image, 3)} == {(256, 256)}
+    assert windows(image[:30, :40], 1)[0].shape == (30, 40)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.71, 1.0, 1.41, 2.0])
+def test_windows_of_all_scales_are_compared_at_the_same_places(factor):
+    """Each pixel says where it is: what a scaled window sees is what is there in the micrograph as it is."""
+    shape = (400, 500)
+    rows, columns = np.mgrid[:400, :500] // 2
+    for along in (rows, columns):
+        image = along.astype(np.uint8)
+        for scaled, place in zip(scaled_places([shape], factor, 3), places(shape, 3), strict=True):
+            assert scaled.original_place == place
+            seen = scaled.unscaled(Remedy(scale=factor).apply(image, grey_levels([image]))[scaled.place])
+            there = seen != 255
+            assert np.abs(seen[there].astype(int) - image[place][there]).max() <= 1
+            assert there.mean() == pytest.approx(1 if factor <= 1 else 1 / factor**2, abs=0.02)
+
+
+def test_who_is_wrong_alone_is_far_from_the_vote():
+    """Three voters err in places of their own; their vote is the truth, and their distance is their error."""
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 2, (2, 60, 60), np.uint8)
+    ballots, errors = [], []
+    for share in (0.02, 0.05, 0.1):
+        wrong = rng.random(truth.shape) < share
+        ballots.append([(truth ^ wrong)[k][None] for k in range(2)])
+        errors.append(1 - Confusion.of(truth ^ wrong, truth).miou)
+    right = [window[None] for window in truth]
+    found = dissent([right, right, *ballots], [1.0] * 5, 2)
+    assert found[:2] == pytest.approx([0, 0], abs=0.01) and found[2:] == pytest.approx(errors, abs=0.01)
+    assert dissent([right, ballots[2]], [1.0, 3.0], 2)[1] == 0, "the weight decides where voices are equal"
+    blind = [window.copy() for window in right]
+    blind[0][:, 10:] = 255
+    blind[0][:, :10] ^= 1
+    seen = dissent([right, right, blind], [1.0, 1.0, 1.0], 2)[2]
+    assert seen == pytest.approx(
+        1 - Confusion.of(np.r_[truth[0][:10] ^ 1, truth[1]], np.r_[truth[0][:10], truth[1]]).miou
+    )
 
 
 def test_the_benchmark_sums_up_how_right_the_judge_was():

@@ -21,9 +21,10 @@ from evaluation.judge import judge as judging
 from evaluation.judge.choice import Candidate
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
-from evaluation.judge.judge import Judge
+from evaluation.judge.judge import Judge, Look
 from evaluation.judge.remedies import Remedy
 from evaluation.judge.watch import TargetWatch
+from evaluation.judge.windows import labelled_part
 from evaluation.members import load_member
 from training import checkpoint
 from training.checkpoint import load_model
@@ -68,7 +69,7 @@ def trained(micrographs, tmp_path_factory):
 
 def judged(stores, runs, out, monkeypatch):
     """Run the command here, with few disturbances; return the content of gap.json."""
-    monkeypatch.setattr(judging, "DISTURBANCES", 16)
+    monkeypatch.setattr(judging, "DISTURBANCES", 6)
     gap.main([*map(str, runs), "--domain", "negative", "--data", str(stores), "--out", str(out), "--device", "cpu"])
     return json.loads((out / "gap.json").read_text())
 
@@ -95,7 +96,7 @@ def test_the_remedy_is_a_checkpoint_that_every_command_takes(micrographs, traine
     after = run("evaluate.py", files[0], *stores, "--domain", "negative").stdout
     miou = [float(value) for value in re.findall(r"mIoU ([\d.]+)", before + after)]
     assert miou[1] < 50 < 80 < miou[2] and miou[2] == pytest.approx(miou[0], abs=10)
-    assert found["recommended"]["expected"]["miou"] == pytest.approx(miou[2] / 100, abs=0.12)
+    assert found["recommended"]["expected"]["miou"] == pytest.approx(miou[2] / 100, abs=0.2)  # by six disturbances
 
     options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
     run("evaluate.py", *files, "--ensemble", *options)
@@ -192,7 +193,7 @@ def adapted(micrographs, trained, tmp_path_factory):
 
 def chosen(stores, candidates, out, monkeypatch, *more):
     """Run the command here, with few disturbances; return the content of choice.json."""
-    monkeypatch.setattr(judging, "DISTURBANCES", 16)
+    monkeypatch.setattr(judging, "DISTURBANCES", 6)
     options = ("--domain", "negative", "--data", stores, "--out", out, "--device", "cpu", *more)
     choosing.main(list(map(str, (*candidates, *options))))
     return json.loads((out / "choice.json").read_text())
@@ -251,7 +252,7 @@ def test_an_adapted_model_is_not_judged_on_a_store_read_otherwise(micrographs, t
 
 
 def test_the_report_is_there_when_all_of_it_is(micrographs, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "DISTURBANCES", 8)
+    monkeypatch.setattr(judging, "DISTURBANCES", 4)
     for module, out in ((gap, tmp_path / "gap"), (choosing, tmp_path / "choice")):
         page = "gap_page" if module is gap else "choice_page"
         monkeypatch.setattr(module, page, lambda *_: {}["stopped"])
@@ -263,15 +264,15 @@ def test_the_report_is_there_when_all_of_it_is(micrographs, trained, tmp_path, m
 
 def test_the_judge_looks_where_something_is_labelled(micrographs, trained, monkeypatch):
     mask = np.zeros((600, 700), np.uint8)
-    assert judging.labelled_part(mask) == (slice(0, 600), slice(0, 700))
+    assert labelled_part(mask) == (slice(0, 600), slice(0, 700))
     mask[280:] = 255
-    assert judging.labelled_part(mask) == (slice(0, 280), slice(0, 700))
+    assert labelled_part(mask) == (slice(0, 280), slice(0, 700))
     mask[:, 10:] = 255
-    assert judging.labelled_part(mask) == (slice(0, 280), slice(0, 256)), "of a window at least"
+    assert labelled_part(mask) == (slice(0, 280), slice(0, 256)), "of a window at least"
     mask[:] = 255
     mask[590:, 690:] = 1
-    assert judging.labelled_part(mask) == (slice(344, 600), slice(444, 700))
-    assert judging.labelled_part(np.full((5, 6), 255, np.uint8)) == (slice(0, 5), slice(0, 6))
+    assert labelled_part(mask) == (slice(344, 600), slice(444, 700))
+    assert labelled_part(np.full((5, 6), 255, np.uint8)) == (slice(0, 5), slice(0, 6))
 
     monkeypatch.setattr(judging, "DISTURBANCES", 2)
     store, blank = Store(micrographs / "domains" / "source.h5"), np.full((100, 90), 255, np.uint8)
@@ -331,18 +332,19 @@ def test_runs_of_one_name_have_checkpoints_of_their_own(micrographs, trained, tm
 
 
 def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "DISTURBANCES", 8)
+    monkeypatch.setattr(judging, "DISTURBANCES", 4)
     source, kept = Store(micrographs / "domains" / "source.h5"), tmp_path / "of" / "calibration.json"
     judges = [Judge([load_member(trained[fold], "last", "cpu")], source) for fold in (0, 0, 1)]
     judges[0].calibrate(kept)
     before = kept.read_bytes()
     monkeypatch.setattr(Judge, "_learn", lambda self: pytest.fail("learnt again"))
     judges[1].calibrate(kept)
-    first, again = (judge.calibration(CRITERIA) for judge in judges[:2])
-    assert first.trusted_gain == again.trusted_gain and (first.weights == again.weights).all()
+    looks = [Look({name: 0.0 for name in ("entropy", "views", "shape")}, [], [], [])]
+    first, again = (judge.calibration(looks) for judge in judges[:2])
+    assert first.trusted_gain == again.trusted_gain and first.weights == again.weights
     assert judges[1].source_miou == judges[0].source_miou
     monkeypatch.undo()
-    monkeypatch.setattr(judging, "DISTURBANCES", 8)
+    monkeypatch.setattr(judging, "DISTURBANCES", 4)
     judges[2].calibrate(kept)
     assert kept.read_bytes() != before, "another model learns for itself"
 
@@ -354,7 +356,7 @@ def test_a_training_logs_the_criteria_and_warns_where_the_target_gets_worse(micr
     lines = [json.loads(line) for line in (tmp_path / "2" / "metrics.jsonl").read_text().splitlines()]
     looks = [line for line in lines if "judge_entropy" in line]
     assert [line["step"] for line in looks] == [2, 4]
-    assert {f"judge_{name}".replace(" ", "_") for name in CRITERIA} - {"judge_models"} <= set(looks[0])
+    assert {f"judge_{name}".replace(" ", "_") for name in CRITERIA} - {"judge_models", "judge_vote"} <= set(looks[0])
     with_2, with_3 = (load_model(tmp_path / name, "last")[0].state_dict() for name in ("2", "3"))
     assert all(torch.equal(value, with_3[name]) for name, value in with_2.items()), "a look changes nothing"
 

@@ -18,8 +18,8 @@ class Tried:
     """A remedy with what is expected of it, the criteria behind that, and some windows with their predictions."""
 
     remedy: Remedy
-    expected: Expected
     criteria: dict[str, float]
+    expected: Expected
     pictures: list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -44,21 +44,24 @@ def advise(
     source_miou: float,
     floor: float,
     trusted_gain: float = 0.0,
+    trusted_turn: float = 0.0,
     inverted: bool = False,
 ) -> Advice:
     """Choose the simplest remedy that is as good as the best, and say whether it is enough.
 
     source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1. trusted_gain: what
-    a remedy has to be expected to gain, as of Calibration; what gains less is left. inverted: if the store already is.
+    a remedy has to be expected to gain over the model as it is; what gains less is left. trusted_turn: what the other
+    polarity has to gain over all that keeps it. Both as of Calibration. inverted: if the store already is.
     """
     before = as_it_is(tried)
     kept = max((each for each in tried if not each.remedy.invert), key=lambda each: each.expected.miou)
     # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right one.
-    trusted = [
-        each
-        for each in tried
-        if each is before or each.expected.gain_over((kept if each.remedy.invert else before).expected) >= trusted_gain
-    ]
+    over = {False: (before, trusted_gain), True: (kept, trusted_turn)}
+    trusted = [before]
+    for each in tried:
+        safer, gain = over[each.remedy.invert]
+        if each is not before and each.expected.gain_over(safer.expected) >= gain:
+            trusted.append(each)
     best = max(each.expected.miou for each in trusted)
     good = [each for each in trusted if each.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))

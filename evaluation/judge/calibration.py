@@ -1,18 +1,23 @@
 """From criteria to the mIoU that they let expect, learnt where the truth is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
+from evaluation.judge.criteria import VOTE
+
 _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does not count for more
 _EQUAL = 100  # samples that equal weights count as: of a hundred real ones a criterion may look useless by chance
 _PARTS = 8  # of the cross-validation
 _LEVEL = 0.9  # share of the samples that the interval holds
-_TRUSTED = 0.8  # share of the gains that were overestimated by less than the gain that is trusted
+_REAL = 0.8  # share of the trusted gains that were gains
+_NO_LOSS = 0.05  # logits: a point of mIoU in the middle
+_LEAST = 0.1  # logits: a smaller gain is not trusted
+_FEW = 4  # gains, and fewer have no share
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,10 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Monotone model: logit(mIoU) = intercept - sum of weight * (standardised criterion), all weights 0 or more.
+class Alone:
+    """Monotone model of one prediction: logit(mIoU) = intercept - sum of weight * (standardised criterion).
 
-    The weights are fitted by least squares, and drawn towards the one weight that fits best for all criteria.
-
-    error: what the logit was wrong by, in nine of ten samples that the fit had not seen. mae, spearman: of their mIoU.
-    trusted_gain: what four of five gains were overestimated by no more than, in logits. What is expected to gain more
-    is taken to gain.
+    The weights are 0 or more, fitted by least squares, and drawn towards the one weight that fits best for all.
     """
 
     names: tuple[str, ...]
@@ -47,61 +48,144 @@ class Calibration:
     std: np.ndarray
     weights: np.ndarray
     intercept: float
+
+    @classmethod
+    def fit(cls, samples: Sequence[dict[str, float]], miou: Sequence[float]) -> Self:
+        """Fit to the criteria of predictions with their true mIoU. The vote is none of these criteria."""
+        names = tuple(name for name in samples[0] if name != VOTE)
+        values = np.array([[sample[name] for name in names] for sample in samples])
+        mean, std = values.mean(0), values.std(0) + 1e-9
+        away, logit = np.clip((values - mean) / std, *_LIMITS), _logit(np.asarray(miou))
+        good, centred = away.mean(0) - away, logit - logit.mean()
+        together = good.sum(1)
+        equal = np.full(len(names), max(0.0, together @ centred / (together @ together + 1e-9)))
+        pulled = np.sqrt(_EQUAL) * np.eye(len(names))
+        weights = nnls(np.vstack([good, pulled]), np.concatenate([centred, pulled @ equal]))[0]
+        return cls(names, mean, std, weights, float(logit.mean() + away.mean(0) @ weights))
+
+    def logit(self, criteria: dict[str, float]) -> float:
+        """Logit of the mIoU that a prediction with these criteria lets expect."""
+        values = np.array([criteria[name] for name in self.names])
+        return float(self.intercept - np.clip((values - self.mean) / self.std, *_LIMITS) @ self.weights)
+
+    def weight(self, criteria: dict[str, float]) -> float:
+        """Weight of such a prediction in the vote of several: the odds of its mIoU."""
+        return float(np.exp(self.logit(criteria)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Model of predictions that have voted: mIoU = quality of the vote * (agreement with it) ** power.
+
+    alone: of each prediction by itself, which gives the weights in the vote. quality: intercept and slope of the logit
+    of the vote's mIoU, over the weighted mean of the voters' logits. error: what the logit was wrong by, in nine of ten
+    samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: in logits; four of five gains that
+    were expected to be at least as large were gains. trusted_turn: the same of another polarity, against the best that
+    keeps it.
+    """
+
+    alone: Alone
+    power: float
+    quality: tuple[float, float]
     error: float = float("nan")
     mae: float = float("nan")
     spearman: float = float("nan")
     trusted_gain: float = float("inf")
+    trusted_turn: float = float("inf")
 
     @classmethod
-    def fit(cls, samples: Sequence[dict[str, float]], miou: Sequence[float], groups: Sequence[int]) -> Self:
-        """Fit to samples of criteria with their true mIoU.
+    def fit(
+        cls,
+        samples: Sequence[dict[str, float]],
+        miou: Sequence[float],
+        groups: Sequence[int],
+        turned: Sequence[bool],
+    ) -> Self:
+        """Fit to samples of criteria, the vote among them, with their true mIoU.
 
-        Samples of one group are left out together to test it; the first of them is the one that the others are to gain
-        over.
+        Samples of one group have voted together. They are left out together to test it; the first of them is the one
+        that the others are to gain over. turned: if a sample is of the other polarity.
         """
-        names = tuple(samples[0])
-        values = np.array([[sample[name] for name in names] for sample in samples])
-        truth, parts = np.asarray(miou), np.asarray(groups) % _PARTS
+        truth, groups = np.asarray(miou), np.asarray(groups)
+        votes = [np.flatnonzero(groups == group) for group in np.unique(groups)]
         found = np.empty(len(truth))
-        for part in np.unique(parts):
-            out = parts == part
-            found[out] = _fit(names, values[~out], truth[~out])._logit(values[out])
-        error = float(np.quantile(np.abs(found - _logit(truth)), _LEVEL))
-        fitted = _fit(names, values, truth)
-        of_test = {"mae": float(np.abs(_share(found) - truth).mean()), "spearman": float(spearmanr(found, truth)[0])}
-        gain = _trusted_gain(found, truth, np.asarray(groups))
-        return cls(
-            names, fitted.mean, fitted.std, fitted.weights, fitted.intercept, error, **of_test, trusted_gain=gain
+        for part in range(min(_PARTS, len(votes))):
+            learnt = np.concatenate([vote for k, vote in enumerate(votes) if k % _PARTS != part] or votes)
+            of_others = _fit([samples[k] for k in learnt], truth[learnt], groups[learnt])
+            for vote in votes[part::_PARTS]:
+                found[vote] = of_others._logits([samples[k] for k in vote])
+        both = np.array([found, _logit(truth)])
+        gains, turns = [], []
+        for vote in votes:
+            kept = [k for k in vote if not turned[k]]
+            gains.append(both[:, kept[1:]] - both[:, kept[:1]])
+            best = kept[int(np.argmax(found[kept]))]
+            turns.append(both[:, [k for k in vote if turned[k]]] - both[:, [best]])
+        gains, turns = (np.concatenate(of, axis=1) for of in (gains, turns))
+        return replace(
+            _fit(samples, truth, groups),
+            error=float(np.quantile(np.abs(found - _logit(truth)), _LEVEL)),
+            mae=float(np.abs(_share(found) - truth).mean()),
+            spearman=float(spearmanr(found, truth)[0]),
+            trusted_gain=_trusted(*gains),
+            trusted_turn=_trusted(*turns),
         )
 
-    def expected(self, criteria: dict[str, float]) -> Expected:
-        """Expected mIoU of predictions with these criteria."""
-        logit = float(self._logit(np.array([criteria[name] for name in self.names])))
-        return Expected(*(float(_share(logit + away)) for away in (0, -self.error, self.error)))
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the criteria by name; that of the vote is its power."""
+        return dict(zip(self.alone.names, self.alone.weights.tolist(), strict=True)) | {VOTE: self.power}
 
-    def _logit(self, values: np.ndarray) -> np.ndarray:
-        return self.intercept - np.clip((values - self.mean) / self.std, *_LIMITS) @ self.weights
+    def expected(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> list[Expected]:
+        """Expected mIoU of predictions that have voted together, by their criteria, the vote among them.
+
+        voices: factors that their weights in the vote had; all 1 by default.
+        """
+        return [
+            Expected(*(float(_share(logit + away)) for away in (0, -self.error, self.error)))
+            for logit in self._logits(voters, voices)
+        ]
+
+    def _logits(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> np.ndarray:
+        quality = _share(self.quality[0] + self.quality[1] * _of_vote(self.alone, voters, voices))
+        return _logit(quality * np.exp(self.power * _agreement(voters)))
 
 
-def _trusted_gain(found: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> float:
-    """Gain, in logits, that _TRUSTED of all gains were overestimated by no more than; infinite where none was tried."""
-    first = np.array([np.flatnonzero(groups == group)[0] for group in groups])
-    others = np.flatnonzero(first != np.arange(len(groups)))
-    if not len(others):
-        return float("inf")
-    expected, real = (values[others] - values[first[others]] for values in (found, _logit(truth)))
-    return max(0.0, float(np.quantile(expected - real, _TRUSTED)))
+def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndarray) -> Calibration:
+    alone, votes = Alone.fit(samples, truth), [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    agreed = [_agreement([samples[k] for k in vote]) for vote in votes]
+    real = [np.log(np.clip(truth[vote], 0.02, 1)) for vote in votes]
+    along, up = (np.concatenate([each - each.mean() for each in of]) for of in (agreed, real))
+    power = float(np.clip(along @ up / (along @ along + 1e-9), 0, 1))
+    expected, quality = [], []
+    for vote, agreement, log_miou in zip(votes, agreed, real, strict=True):
+        voters = [samples[k] for k in vote]
+        weights = [alone.weight(voter) for voter in voters]
+        expected.append(_of_vote(alone, voters))
+        quality.append(_logit(np.exp(np.average(log_miou - power * agreement, weights=weights))))
+    expected, quality = np.array(expected), np.array(quality)
+    away = expected - expected.mean()
+    slope = float(max(0.0, away @ quality / (away @ away + 1e-9)))
+    return Calibration(alone, power, (float(quality.mean() - slope * expected.mean()), slope))
 
 
-def _fit(names: tuple[str, ...], values: np.ndarray, truth: np.ndarray) -> Calibration:
-    mean, std = values.mean(0), values.std(0) + 1e-9
-    away, logit = np.clip((values - mean) / std, *_LIMITS), _logit(truth)
-    good, centred = away.mean(0) - away, logit - logit.mean()
-    together = good.sum(1)
-    equal = np.full(len(names), max(0.0, together @ centred / (together @ together + 1e-9)))
-    pulled = np.sqrt(_EQUAL) * np.eye(len(names))
-    weights = nnls(np.vstack([good, pulled]), np.concatenate([centred, pulled @ equal]))[0]
-    return Calibration(names, mean, std, weights, float(logit.mean() + away.mean(0) @ weights))
+def _of_vote(alone: Alone, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> float:
+    """Mean of what voters let expect alone, as logit, by their weight in the vote."""
+    logits = np.array([alone.logit(voter) for voter in voters])
+    return float(np.average(logits, weights=np.exp(logits) * (1 if voices is None else np.asarray(voices))))
+
+
+def _agreement(voters: Sequence[dict[str, float]]) -> np.ndarray:
+    """Logarithms of the mIoU between predictions and the vote."""
+    return np.log(np.clip([1 - voter[VOTE] for voter in voters], 0.02, 1))
+
+
+def _trusted(expected: np.ndarray, real: np.ndarray) -> float:
+    """Least gain, in logits, from which on _REAL of the expected gains were gains; infinite where there is none."""
+    order, count = np.argsort(-expected), np.arange(1, len(expected) + 1)
+    expected, gained = expected[order], real[order] > -_NO_LOSS
+    good = np.flatnonzero((expected > 0) & (np.cumsum(gained) >= _REAL * count) & (count >= _FEW))
+    return max(_LEAST, float(expected[good[-1]])) if len(good) else float("inf")
 
 
 def _logit(share: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The choice among trained models for an unlabelled target. It is never below generalization knowingly."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,9 +12,8 @@ import models
 from common.errors import InputError
 from data.store import Store
 from evaluation.judge.calibration import Expected
-from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.judge import WINDOWS, Judge
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import Remedy, remedies
 from evaluation.members import Member
 from evaluation.scoring import spread
 
@@ -48,6 +48,11 @@ class Candidate:
         return self.is_adapted, self.remedy.changes, -self.members[0].step
 
     @property
+    def origin(self) -> tuple[Path, Remedy]:
+        """Training that it is a checkpoint of, and its remedy: what is of one origin errs alike."""
+        return self.members[0].run, self.remedy
+
+    @property
     def paths(self) -> list[str]:
         """Files or folders that evaluate.py takes; a teacher's with --network teacher."""
         return [str(m.run if m.label == "last" else m.run / f"{m.label}.pt") for m in self.members]
@@ -58,8 +63,8 @@ class Ranked:
     """A candidate with what is expected of it, and windows that it saw with its predictions."""
 
     candidate: Candidate
-    expected: Expected
     criteria: dict[str, float]
+    expected: Expected
     pictures: list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -112,23 +117,34 @@ def grouped(members: Sequence[Member]) -> list[Candidate]:
 def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choice:
     """Rank candidates for a target, whose store is opened without labels. InputError without generalization."""
     images = spread(judge.images_of(target), WINDOWS)
-    ranked = []
+    looks = []
     for candidate in candidates:
         for member in candidate.members:
             models.set_domain(member.model, "target" if member.config.get("target") == target.domain else "source")
         networks = [member.model.eval() for member in candidate.members]
         shown = replace(candidate.remedy, adabn=False)  # the checkpoint has these statistics already
-        criteria, seen, predictions = judge.look(images, shown, networks=networks)
-        expected = judge.calibration(set(criteria) & set(CRITERIA)).expected(criteria)
-        ranked.append(
-            Ranked(candidate, expected, criteria, [(s, p[0]) for s, p in zip(seen, predictions, strict=True)])
-        )
+        looks.append(judge.look(images, shown, networks=networks))
+    free = {candidate.remedy for candidate in candidates if not candidate.is_adapted}
+    scales, voters = {remedy.scale for remedy in free} - {1.0}, remedies(judge.adabn)
+    voters += [replace(one, scale=scale) for scale in sorted(scales) for one in voters if not one.invert]
+    remedied = [judge.look(images, remedy) for remedy in voters if remedy not in free]  # only to vote
+    runs = Counter(candidate.origin for candidate in candidates)
+    voices = [1 / runs[candidate.origin] for candidate in candidates] + [1.0] * len(remedied)
+    expected, calibration = judge.expected(looks + remedied, voices)
+    ranked = [
+        Ranked(candidate, *of_look, look.pictures(len(look.windows)))
+        for candidate, of_look, look in zip(candidates, expected, looks, strict=False)
+    ]
     ranked.sort(key=lambda one: -one.expected.miou)
     safe = next((one for one in ranked if one.candidate.is_generalization), None)
     if safe is None:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
-    trusted = judge.calibration(CRITERIA).trusted_gain
-    taken = [one for one in ranked if one is safe or one.expected.gain_over(safe.expected) >= trusted]
+    trusted = {False: calibration.trusted_gain, True: calibration.trusted_turn}
+    taken = [
+        one
+        for one in ranked
+        if one is safe or one.expected.gain_over(safe.expected) >= trusted[one.candidate.remedy.invert]
+    ]
     best = taken[0].expected.miou
     good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))

@@ -6,7 +6,8 @@ It never reads a label of a target. What it knows of right and wrong it learns o
 import copy
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,20 +24,39 @@ from data.levels import grey_levels
 from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation import scoring
-from evaluation.judge.calibration import Calibration
-from evaluation.judge.criteria import CRITERIA, Shapes, criteria
+from evaluation.judge.calibration import Alone, Calibration, Expected
+from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import Remedy, remedies
+from evaluation.judge.vote import dissent
+from evaluation.judge.windows import labelled_part, scaled_places, windows
 from evaluation.members import Member, refuse_trained_on
 from evaluation.metrics import Confusion
 from evaluation.scoring import spread
 
-WINDOW = 256  # px of a side at working scale
 WINDOWS = 8  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
 HELD_OUT = 4  # source micrographs, and windows of them, that are disturbed at once
-DISTURBANCES = 48
-_TRIED = ({"match": True}, {"adabn": True}, {"match": True, "adabn": True})
+DISTURBANCES = 24
+
+
+@dataclass(frozen=True)
+class Look:
+    """What models predict of windows of micrographs, as a remedy shows them.
+
+    criteria: by name, the mean over windows and models. windows: uint8 (h, w), as the models saw them. predictions: by
+    window and model, class indices uint8 (h, w). ballots: the same where the windows of the micrographs as they are
+    lie, uint8 (models, h, w) by window.
+    """
+
+    criteria: dict[str, float]
+    windows: list[np.ndarray]
+    predictions: list[list[np.ndarray]]
+    ballots: list[np.ndarray]
+
+    def pictures(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Windows, spread evenly, with what the first model predicts of them."""
+        return [(self.windows[k], self.predictions[k][0]) for k in spread(range(len(self.windows)), count)]
 
 
 class Judge:
@@ -76,7 +96,7 @@ class Judge:
         self.shapes = Shapes.of(self.masks, self.phases)
         others = np.nanmean([phase_fractions(mask, self.phases)[1:] for mask in self.masks], axis=0)
         self.floor = float(max(*others, 1 - others.sum())) / self.phases
-        self._samples: list[tuple[dict[str, float], float, int]] = []
+        self._samples: list[tuple[dict[str, float], float, int, bool]] = []
 
     def look(
         self,
@@ -86,18 +106,23 @@ class Judge:
         shapes: Shapes | None = None,
         networks: Sequence[nn.Module] | None = None,
         count: int = WINDOWS,
-    ) -> tuple[dict[str, float], list[np.ndarray], list[list[np.ndarray]]]:
-        """Criteria of the models' predictions of micrographs uint8 (h, w) under a remedy, the mean over windows.
+    ) -> Look:
+        """Look at the models' predictions of micrographs uint8 (h, w) under a remedy.
 
         judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. networks: other models
-        than the judge's own. count: of windows, as of `windows`. Returns the windows that the models saw and the
-        predictions of each, by judged model, too.
+        than the judge's own. count: of windows, as of `windows`.
         """
         seen, networks = self.windows(images, remedy, count), networks or self.networks
         networks = [with_statistics_of(one, seen, self.device) for one in networks] if remedy.adabn else networks
         found = [criteria(networks, window, shapes or self.shapes, self.device, judged) for window in seen]
         means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
-        return means, seen, [predicted for _, predicted in found]
+        predictions = [predicted for _, predicted in found]
+        where = scaled_places([image.shape for image in images], remedy.scale, len(seen) // len(images))
+        ballots = [
+            np.array([place.unscaled(of_model) for of_model in each])
+            for place, each in zip(where, predictions, strict=True)
+        ]
+        return Look(means, seen, predictions, ballots)
 
     @cached_property
     def source_miou(self) -> float:
@@ -151,41 +176,70 @@ class Judge:
     def _learn(self) -> None:
         """Disturb held-out source micrographs, and compare predictions with the truth.
 
-        Of each disturbance the micrographs are judged as they are and under one remedy, against the shapes of some
-        labels only: other specimens have other shapes too.
+        Of each disturbance the micrographs are judged under all remedies but scales, each time against the shapes of
+        some labels only: other specimens have other shapes too.
         """
+        found: list[tuple[int, Look, float]] = []
         for number in tqdm(range(DISTURBANCES), desc="calibration", unit="disturbance"):
-            rng = np.random.default_rng([number, 13])
-            disturbance = Disturbance.draw(rng) if number else Disturbance(())
-            judged = number % len(self.members)
-            chosen = spread(self.held_out[judged], HELD_OUT)
-            wholes = [(self.source.image(m), self.source.mask(m)) for m in chosen]
-            parts = [(image[part], mask[part]) for image, mask in wholes for part in (labelled_part(mask),)]
-            pairs = [disturbance.apply(image, mask, rng) for image, mask in parts]
-            tried = _TRIED[number % len(_TRIED)]
-            remedy = Remedy(**tried) if self.adabn else Remedy(match=True)
-            for each in (Remedy(), remedy):
-                shapes = Shapes.of(self._some_masks(rng), self.phases)
-                images = [image for image, _ in pairs]
-                found, seen, predictions = self.look(images, each, [judged], shapes, count=HELD_OUT)
-                count = len(seen) // len(pairs)
-                labels = [window for _, mask in pairs for window in windows(mask, count)]
-                confusion = Confusion.none(self.phases)
-                for of_window, label in zip(predictions, labels, strict=True):
-                    confusion += Confusion.of(of_window[0], label, self.phases)
-                if np.isfinite(confusion.miou):  # else nothing is labelled there
-                    self._samples.append((found, confusion.miou, number))
-        if not self._samples:
+            found += [(number, look, miou) for look, miou in self._disturbed(number)]
+        known = [(look.criteria, miou) for _, look, miou in found if np.isfinite(miou)]
+        if not known:
             raise InputError(
                 f"{self.source.path}: no window of a held-out micrograph with a labelled pixel to judge by. Label more "
                 "of its micrographs."
             )
+        alone = Alone.fit(*zip(*known, strict=True))
+        for number in range(DISTURBANCES):
+            looks, truth = zip(*((look, miou) for group, look, miou in found if group == number), strict=True)
+            voted = zip(self._vote(looks, alone), truth, remedies(self.adabn), strict=True)
+            self._samples += [(of, miou, number, remedy.invert) for of, miou, remedy in voted if np.isfinite(miou)]
 
-    def calibration(self, names: Collection[str]) -> Calibration:
-        """Fit what was learnt to those criteria of these names that the judge's own models have."""
-        samples, truth, groups = zip(*self._samples, strict=True)
-        known = [{name: value for name, value in sample.items() if name in names} for sample in samples]
-        return Calibration.fit(known, truth, groups)
+    def _disturbed(self, number: int) -> list[tuple[Look, float]]:
+        """Look at a disturbance under each remedy, with the true mIoU; nan where nothing is labelled."""
+        rng = np.random.default_rng([number, 13])
+        disturbance = Disturbance.draw(rng) if number else Disturbance(())
+        judged = number % len(self.members)
+        chosen = spread(self.held_out[judged], HELD_OUT)
+        wholes = [(self.source.image(m), self.source.mask(m)) for m in chosen]
+        parts = [(image[part], mask[part]) for image, mask in wholes for part in (labelled_part(mask),)]
+        pairs = [disturbance.apply(image, mask, rng) for image, mask in parts]
+        found = []
+        for remedy in remedies(self.adabn):
+            shapes = Shapes.of(self._some_masks(rng), self.phases)
+            look = self.look([image for image, _ in pairs], remedy, [judged], shapes, count=HELD_OUT)
+            labels = [window for _, mask in pairs for window in windows(mask, len(look.windows) // len(pairs))]
+            confusion = Confusion.none(self.phases)
+            for of_window, label in zip(look.predictions, labels, strict=True):
+                confusion += Confusion.of(of_window[0], label, self.phases)
+            found.append((look, confusion.miou))
+        return found
+
+    def calibration(self, looks: Sequence[Look]) -> Calibration:
+        """Fit what was learnt to those criteria that all these looks have."""
+        samples, *known_of_them = zip(*self._samples, strict=True)
+        names = {VOTE}.union(set.intersection(*(set(look.criteria) for look in looks)))
+        common = [{name: value for name, value in sample.items() if name in names} for sample in samples]
+        return Calibration.fit(common, *known_of_them)
+
+    def expected(
+        self, looks: Sequence[Look], voices: Sequence[float] | None = None
+    ) -> tuple[list[tuple[dict[str, float], Expected]], Calibration]:
+        """Let several looks at the same micrographs vote, and expect the mIoU of each.
+
+        voices: a factor for the weight of each in the vote. Returns the criteria of each look, the vote among them,
+        with the expectation; and the calibration that this is from.
+        """
+        calibration = self.calibration(looks)
+        voters = self._vote(looks, calibration.alone, voices)
+        return list(zip(voters, calibration.expected(voters, voices), strict=True)), calibration
+
+    def _vote(
+        self, looks: Sequence[Look], alone: Alone, voices: Sequence[float] | None = None
+    ) -> list[dict[str, float]]:
+        """Give the criteria of looks, and how far each is from the vote of all."""
+        weights = np.array([alone.weight(look.criteria) for look in looks]) * (1 if voices is None else voices)
+        apart = dissent([look.ballots for look in looks], weights, self.phases)
+        return [look.criteria | {VOTE: away} for look, away in zip(looks, apart, strict=True)]
 
     def _some_masks(self, rng: np.random.Generator) -> list[np.ndarray]:
         """A third of the labels that are neighbours in the fraction that is not the first phase, at least three."""
@@ -200,37 +254,10 @@ def _read(kept: Path, identity: str) -> dict | None:
     """Read a kept calibration; None where there is none, or not of this identity."""
     try:
         known = json.loads(kept.read_text())
-        whole = known["samples"] and all(np.isfinite(miou) for _, miou, _ in known["samples"])
+        whole = known["samples"] and all(np.isfinite(miou) for _, miou, *_ in known["samples"])
         return known if known["of"] == identity and whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def labelled_part(mask: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of class indices (h, w) outside of which nothing is labelled, up to WINDOW px at least."""
-    return tuple(_span(np.flatnonzero(np.any(mask != IGNORED, axis=axis)), mask.shape[1 - axis]) for axis in (1, 0))
-
-
-def _span(there: np.ndarray, length: int) -> slice:
-    """Positions from the first to the last one that is there, and more around them up to WINDOW."""
-    if not len(there):
-        return slice(0, length)
-    first, last = int(there[0]), int(there[-1]) + 1
-    lacking = max(0, min(WINDOW, length) - (last - first))
-    start = min(max(0, first - lacking // 2), length - (last - first) - lacking)
-    return slice(start, start + (last - first) + lacking)
-
-
-def windows(image: np.ndarray, count: int) -> list[np.ndarray]:
-    """Windows of up to WINDOW px a side of an array (h, w), the first at the bottom, where information bars are."""
-    height, width = (min(WINDOW, side) for side in image.shape)
-    places = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
-    columns = np.rint(places * (image.shape[1] - width)).astype(int)
-    rows = np.rint((1 - (places if count > 1 else 0 * places)) * (image.shape[0] - height)).astype(int)
-    return [
-        np.ascontiguousarray(image[row : row + height, column : column + width])
-        for row, column in zip(rows, columns, strict=True)
-    ]
 
 
 def with_statistics_of(network: nn.Module, seen: list[np.ndarray], device: torch.device | str) -> nn.Module:

@@ -1,6 +1,7 @@
 """Remedies that need no training: polarity, scale, grey levels of the source, statistics of the target."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -38,9 +39,19 @@ class Remedy:
         return scaled(image, self.scale)
 
 
+def remedies(adabn: bool) -> list[Remedy]:
+    """Remedies but scales, the first of which changes nothing. adabn: if the models have batch-norm statistics."""
+    return [Remedy(*parts) for parts in product((False, True), (False, True), (1.0,), (False, True)[: 1 + adabn])]
+
+
 def scaled(image: np.ndarray, factor: float) -> np.ndarray:
     """Micrograph uint8 (h, w), resized by a factor."""
     if factor == 1:
         return image
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=how)
+    return cv2.resize(image, scaled_shape(image.shape, factor)[::-1], interpolation=how)
+
+
+def scaled_shape(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    """Rows and columns of a micrograph that is resized by a factor, 1 at least."""
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))

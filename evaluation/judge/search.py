@@ -1,17 +1,15 @@
 """The search for a remedy on an unlabelled target, and what is made of it."""
 
 import json
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import asdict, dataclass, replace
 
 from tqdm import tqdm
 
 from data.store import Store
 from evaluation.judge.advice import Advice, Tried, advise, as_it_is
 from evaluation.judge.calibration import Calibration
-from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.judge import WINDOWS, Judge
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import Remedy, remedies
 from evaluation.scoring import spread
 
 SCALES = (0.5, 0.71, 1.41, 2.0)
@@ -50,10 +48,7 @@ class Gap:
             "as_it_is": _described(as_it_is(self.tried)),
             "tried": [_described(each) for each in self.tried],
             "calibration": {
-                "weights": {
-                    name: round(float(weight), 4)
-                    for name, weight in zip(self.calibration.names, self.calibration.weights, strict=True)
-                },
+                "weights": {name: round(weight, 4) for name, weight in self.calibration.weights.items()},
                 "mean_absolute_error": round(self.calibration.mae, 4),
                 "spearman": round(self.calibration.spearman, 4),
             },
@@ -63,24 +58,26 @@ class Gap:
 
 def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     """Try the remedies on a target, whose store is opened without labels. InputError without training micrographs."""
-    images, calibration = spread(judge.images_of(target), WINDOWS), judge.calibration(CRITERIA)
+    images, looks = spread(judge.images_of(target), WINDOWS), {}
 
-    def tried(remedies: list[Remedy]) -> list[Tried]:
-        found = []
-        for remedy in tqdm(remedies, desc=progress, unit="remedy", disable=progress is None, leave=False):
-            criteria, windows, predictions = judge.look(images, remedy)
-            pictures = [(windows[k], predictions[k][0]) for k in spread(range(len(windows)), PICTURES)]
-            found.append(Tried(remedy, calibration.expected(criteria), criteria, pictures))
-        return sorted(found, key=lambda each: -each.expected.miou)
+    def look(some: list[Remedy]) -> None:
+        for remedy in tqdm(some, desc=progress, unit="remedy", disable=progress is None, leave=False):
+            looks[remedy] = judge.look(images, remedy)
 
-    switches = product((False, True), (False, True), (False, True) if judge.adabn else (False,))
-    found = tried([Remedy(invert, match, 1.0, adabn) for invert, match, adabn in switches])
-    best = [each.remedy for each in found[:_SCALED]]
-    found += tried([Remedy(one.invert, one.match, scale, one.adabn) for one in best for scale in SCALES])
-    found.sort(key=lambda each: -each.expected.miou)
+    def ranked() -> tuple[list[Tried], Calibration]:
+        """Rank what was tried until now, the best first. With what else was tried, the vote changes."""
+        found, calibration = judge.expected(list(looks.values()))
+        voted = zip(looks.items(), found, strict=True)
+        tried = [Tried(remedy, *of_look, look.pictures(PICTURES)) for (remedy, look), of_look in voted]
+        return sorted(tried, key=lambda each: -each.expected.miou), calibration
+
+    look(remedies(judge.adabn))
+    look([replace(best.remedy, scale=scale) for best in ranked()[0][:_SCALED] for scale in SCALES])
+    found, calibration = ranked()
     names = target.domain, judge.source.domain
     inverted = _prepared(target)["invert"]
-    advice = advise(found, *names, judge.source_miou, judge.floor, calibration.trusted_gain, inverted)
+    trusted = calibration.trusted_gain, calibration.trusted_turn
+    advice = advise(found, *names, judge.source_miou, judge.floor, *trusted, inverted)
     runs, source = [str(member.run) for member in judge.members], judge.source
     found_of = (_prepared(target), judge.source_miou, found, advice, calibration, source.classes)
     return Gap(source.domain, target.domain, runs, *found_of)

@@ -3,7 +3,7 @@
 import models
 from data.store import Store
 from evaluation.judge.criteria import Shapes, criteria
-from evaluation.judge.judge import windows
+from evaluation.judge.windows import windows
 from evaluation.scoring import spread
 from training.distributed import Processes
 
