@@ -37,7 +37,7 @@ from evaluation.scoring import spread
 WINDOWS = 8  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
 HELD_OUT = 4  # source micrographs, and windows of them, that are disturbed at once
-DISTURBANCES = 24
+DISTURBANCES = 16
 
 
 @dataclass(frozen=True)
