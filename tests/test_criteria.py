@@ -11,6 +11,7 @@ import models
 from benchmarks.judge import summary
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
+from evaluation.inference import predict
 from evaluation.judge.advice import Tried, advise
 from evaluation.judge.calibration import Alone, Calibration, Expected
 from evaluation.judge.choice import Candidate, choose
@@ -19,7 +20,7 @@ from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.judge import Look
 from evaluation.judge.remedies import Remedy
 from evaluation.judge.vote import dissent
-from evaluation.judge.windows import places, scaled_places, windows
+from evaluation.judge.windows import places, scaled_places, side_of, windows
 from evaluation.members import Member
 from evaluation.metrics import Confusion
 
@@ -132,8 +133,8 @@ def test_looking_at_a_model_leaves_it_as_it_was():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     image = np.random.default_rng(4).integers(0, 256, (64, 64), np.uint8)
     shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
-    found, (predicted,) = criteria([model], image, shapes)
-    again, _ = criteria([model], image, shapes)
+    found, (predicted,) = criteria([model], image, shapes, (48, 8))
+    again, _ = criteria([model], image, shapes, (48, 8))
     assert found == again and set(found) == set(CRITERIA) - {"models", VOTE} and predicted.shape == image.shape
     assert all(np.isfinite(value) and value >= 0 for value in found.values())
     for name, value in model.state_dict().items():
@@ -204,12 +205,25 @@ def test_the_simplest_of_remedies_that_are_as_good_is_recommended():
     assert advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3).recommended.remedy == Remedy(True)
 
 
+def test_windows_have_whole_tiles():
+    assert [side_of(tile) for tile in (64, 96, 128, 512)] == [256, 288, 256, 512]
+
+
+def test_the_judge_sees_what_is_segmented():
+    """It cuts a window as evaluate.py does, so that it judges the prediction that a person gets."""
+    model = models.build("deeplabv2_small").eval()
+    image = np.random.default_rng(6).integers(0, 256, (192, 192), np.uint8)
+    shapes = Shapes.of([(image > 100).astype(np.uint8)] * 2, 2)
+    _, (predicted,) = criteria([model], image, shapes, (64, 16))
+    assert np.array_equal(predicted, models.classes(predict(model, image, 64, 16)))
+
+
 def test_windows_lie_in_the_micrograph_and_show_its_bottom():
     image = np.arange(400 * 500, dtype=np.int32).reshape(400, 500)
-    one, *_ = windows(image, 3)
+    one, *_ = windows(image, 3, 256)
     assert one.shape == (256, 256) and one[-1, 0] == image[-1, 0]
-    assert {window.shape for window in windows(image, 3)} == {(256, 256)}
-    assert windows(image[:30, :40], 1)[0].shape == (30, 40)
+    assert {window.shape for window in windows(image, 3, 256)} == {(256, 256)}
+    assert windows(image[:30, :40], 1, 256)[0].shape == (30, 40)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.71, 1.0, 1.41, 2.0])
@@ -219,7 +233,7 @@ def test_windows_of_all_scales_are_compared_at_the_same_places(factor):
     rows, columns = np.mgrid[:400, :500] // 2
     for along in (rows, columns):
         image = along.astype(np.uint8)
-        for scaled, place in zip(scaled_places([shape], factor, 3), places(shape, 3), strict=True):
+        for scaled, place in zip(scaled_places([shape], factor, 3, 256), places(shape, 3, 256), strict=True):
             assert scaled.original_place == place
             seen = scaled.unscaled(Remedy(scale=factor).apply(image, grey_levels([image]))[scaled.place])
             there = seen != 255

@@ -128,7 +128,7 @@ def test_statistics_of_the_target_are_in_the_file(micrographs, trained, tmp_path
     images, remedy = judge.images_of(target), Remedy(adabn=True, scale=1.5)
     (path,) = export(judge, [member], target, remedy, tmp_path)
     written = load_member(path, "last", "cpu")
-    expected = judging.with_statistics_of(judge.networks[0], judge.windows(images, remedy), "cpu")
+    expected = judging.with_statistics_of(judge.networks[0], judge.windows(images, remedy), judge.cut, "cpu")
     for name, value in written.model.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[name], rtol=0, atol=0)
     image = images[0]
@@ -147,7 +147,7 @@ def test_each_model_gets_statistics_of_its_own_fold(micrographs, trained, tmp_pa
         fold = member.config["fold"]
         own = [store.image(index) for index in range(6) if index not in store.evaluation_micrographs(fold)]
         assert len(own) == 4
-        network = judging.with_statistics_of(member.model, judge.windows(own, remedy), "cpu")
+        network = judging.with_statistics_of(member.model, judge.windows(own, remedy), judge.cut, "cpu")
         written = load_member(path, "last", "cpu").model.state_dict()
         assert all(torch.equal(value, written[name]) for name, value in network.state_dict().items())
 
@@ -264,15 +264,15 @@ def test_the_report_is_there_when_all_of_it_is(micrographs, trained, tmp_path, m
 
 def test_the_judge_looks_where_something_is_labelled(micrographs, trained, monkeypatch):
     mask = np.zeros((600, 700), np.uint8)
-    assert labelled_part(mask) == (slice(0, 600), slice(0, 700))
+    assert labelled_part(mask, 256) == (slice(0, 600), slice(0, 700))
     mask[280:] = 255
-    assert labelled_part(mask) == (slice(0, 280), slice(0, 700))
+    assert labelled_part(mask, 256) == (slice(0, 280), slice(0, 700))
     mask[:, 10:] = 255
-    assert labelled_part(mask) == (slice(0, 280), slice(0, 256)), "of a window at least"
+    assert labelled_part(mask, 256) == (slice(0, 280), slice(0, 256)), "of a window at least"
     mask[:] = 255
     mask[590:, 690:] = 1
-    assert labelled_part(mask) == (slice(344, 600), slice(444, 700))
-    assert labelled_part(np.full((5, 6), 255, np.uint8)) == (slice(0, 5), slice(0, 6))
+    assert labelled_part(mask, 256) == (slice(344, 600), slice(444, 700))
+    assert labelled_part(np.full((5, 6), 255, np.uint8), 256) == (slice(0, 5), slice(0, 6))
 
     monkeypatch.setattr(judging, "DISTURBANCES", 2)
     store, blank = Store(micrographs / "domains" / "source.h5"), np.full((100, 90), 255, np.uint8)

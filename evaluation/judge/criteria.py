@@ -11,15 +11,17 @@ from typing import Self
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from evaluation.inference import Network, predict
 from evaluation.metrics import Confusion
-from models import classes, probabilities
+from models import classes
+
+Cut = tuple[int, int]  # tile and overlap, px
 
 VOTE = "vote"
 CRITERIA = {
     "entropy": "entropy of the prediction",
-    "views": "disagreement between turned, flipped and darker views",
+    "views": "disagreement with a view that is turned, flipped and darker",
     "models": "disagreement of the folds' models",
     "shape": "size and chords of regions, and length of boundaries, from the labels'",
     VOTE: "disagreement with the vote of all that was tried",
@@ -51,56 +53,47 @@ class Shapes:
         return float(np.minimum(away, _MOST).mean())
 
 
-@torch.inference_mode()
 def criteria(
-    models: Sequence[nn.Module],
+    models: Sequence[Network],
     image: np.ndarray,
     shapes: Shapes,
+    cut: Cut,
     device: torch.device | str = "cpu",
     judged: Sequence[int] | None = None,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Criteria of models' predictions of a window uint8 (h, w), the mean over the models; and what each predicts.
 
-    judged: positions of the models that count; the others are only there to disagree with. By default all.
-    Returns criteria by name ('models' of several models only), and class indices uint8 (h, w) by judged model.
+    cut: how micrographs are cut when they are segmented; so is the window. judged: positions of the models that count;
+    the others are only there to disagree with. By default all. Returns criteria by name ('models' of several models
+    only), and class indices uint8 (h, w) by judged model.
     """
     judged = range(len(models)) if judged is None else judged
-    each = [_probabilities(model, image, device, position in judged) for position, model in enumerate(models)]
+    each = [_views(model, image, cut, device, position in judged) for position, model in enumerate(models)]
     found, predictions = [], []
     for position in judged:
-        views = each[position]
-        phases = views.shape[1]
-        predicted = classes(views)
+        probabilities, other = each[position]
+        phases, predicted = len(probabilities), classes(probabilities)
         of_model = {
-            "entropy": float(-(views[0] * np.log(np.maximum(views[0], 1e-6))).sum(0).mean() / np.log(len(views[0]))),
-            "views": float(np.mean([_disagreement(predicted[0], other, phases) for other in predicted[1:]])),
+            "entropy": float(-(probabilities * np.log(np.maximum(probabilities, 1e-6))).sum(0).mean() / np.log(phases)),
+            "views": _disagreement(predicted, classes(other), phases),
         }
         if len(models) > 1:
-            others = np.mean([of_other[0] for other, of_other in enumerate(each) if other != position], axis=0)
-            of_model["models"] = _disagreement(predicted[0], classes(others), phases)
-        of_model["shape"] = shapes.distance(predicted[0])
+            of_others = np.mean([of[0] for other, of in enumerate(each) if other != position], axis=0)
+            of_model["models"] = _disagreement(predicted, classes(of_others), phases)
+        of_model["shape"] = shapes.distance(predicted)
         found.append(of_model)
-        predictions.append(predicted[0])
+        predictions.append(predicted)
     return {name: float(np.mean([of[name] for of in found])) for name in found[0]}, predictions
 
 
-def _probabilities(model: nn.Module, image: np.ndarray, device: torch.device | str, all_views: bool) -> np.ndarray:
-    """Probabilities (views, C, h, w): of the window, and of its other views turned back."""
-    levels = 255 * (np.arange(256) / 255) ** _GAMMA
-    views = [image]
-    if all_views:
-        views += [np.rint(levels).astype(np.uint8)[image][:, ::-1], np.rot90(image)]
-
-    def found(*some: np.ndarray) -> Tensor:
-        batch = torch.from_numpy(np.stack(some))[:, None].to(device)
-        return probabilities(model(batch)["main"])
-
-    turned = views.pop() if all_views and image.shape[0] != image.shape[1] else None
-    seen = list(found(*views))
-    seen += [] if turned is None else list(found(turned))
-    if all_views:
-        seen = [seen[0], seen[1].flip(-1), seen[2].rot90(-1, (-2, -1))]
-    return torch.stack(seen).cpu().numpy()
+def _views(model: Network, image: np.ndarray, cut: Cut, device: torch.device | str, both: bool) -> list[np.ndarray]:
+    """Probabilities (C, h, w) of a window, and of it turned, flipped and a little darker, turned back."""
+    seen = [predict(model, image, *cut, device=device)]
+    if both:
+        darker = np.rint(255 * (np.arange(256) / 255) ** _GAMMA).astype(np.uint8)[image]
+        other = predict(model, np.ascontiguousarray(np.rot90(darker)[:, ::-1]), *cut, device=device)
+        seen.append(np.rot90(other[:, :, ::-1], -1, (1, 2)))
+    return seen
 
 
 def _disagreement(one: np.ndarray, other: np.ndarray, phases: int) -> float:

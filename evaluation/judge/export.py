@@ -23,7 +23,9 @@ def export(judge: Judge, members: Sequence[Member], target: Store, remedy: Remed
     for member in members:
         own = member.model
         if remedy.adabn:
-            own = with_statistics_of(own, judge.windows(judge.images_of(target, member), remedy), judge.device)
+            own = with_statistics_of(
+                own, judge.windows(judge.images_of(target, member), remedy), judge.cut, judge.device
+            )
         state = {
             "config": member.config,
             "preparation": member.preparation | {"native": native_of(target)},

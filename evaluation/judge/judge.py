@@ -24,19 +24,21 @@ from data.levels import grey_levels
 from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation import scoring
+from evaluation.inference import for_inference, window_batches
 from evaluation.judge.calibration import Alone, Calibration, Expected
-from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria
+from evaluation.judge.criteria import CRITERIA, VOTE, Cut, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy, remedies
 from evaluation.judge.vote import dissent
-from evaluation.judge.windows import labelled_part, scaled_places, windows
+from evaluation.judge.windows import labelled_part, scaled_places, side_of, windows
 from evaluation.members import Member, refuse_trained_on
 from evaluation.metrics import Confusion
 from evaluation.scoring import spread
 
-WINDOWS = 8  # at least, that a target is judged by
+WINDOWS = 6  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
-HELD_OUT = 4  # source micrographs, and windows of them, that are disturbed at once
+SCORED = 4  # held-out source micrographs that a model is scored on
+HELD_OUT = 3  # of them, and windows, that are disturbed at once
 DISTURBANCES = 16
 
 
@@ -85,8 +87,10 @@ class Judge:
         annotated = [micrograph.index for micrograph in source.micrographs if micrograph.labelled]
         self.levels = grey_levels(counted(source.image(index), source.mask(index)) for index in annotated)
         self.phases = source.phases
+        self.cut = tuple(self.members[0].preparation[key] for key in ("tile", "overlap"))
+        self.side = side_of(self.cut[0])
         wholes = (source.mask(index) for index in annotated)
-        masks = [window for whole in wholes for window in windows(whole[labelled_part(whole)], 1)]
+        masks = [window for whole in wholes for window in windows(whole[labelled_part(whole, self.side)], 1, self.side)]
         masks = [mask for mask in masks if np.any(mask != IGNORED)]
         if not masks:
             raise InputError(
@@ -113,11 +117,13 @@ class Judge:
         than the judge's own. count: of windows, as of `windows`.
         """
         seen, networks = self.windows(images, remedy, count), networks or self.networks
-        networks = [with_statistics_of(one, seen, self.device) for one in networks] if remedy.adabn else networks
-        found = [criteria(networks, window, shapes or self.shapes, self.device, judged) for window in seen]
+        if remedy.adabn:
+            networks = [with_statistics_of(one, seen, self.cut, self.device) for one in networks]
+        segmenting = [for_inference(one) for one in networks]
+        found = [criteria(segmenting, window, shapes or self.shapes, self.cut, self.device, judged) for window in seen]
         means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
         predictions = [predicted for _, predicted in found]
-        where = scaled_places([image.shape for image in images], remedy.scale, len(seen) // len(images))
+        where = scaled_places([image.shape for image in images], remedy.scale, len(seen) // len(images), self.side)
         ballots = [
             np.array([place.unscaled(of_model) for of_model in each])
             for place, each in zip(where, predictions, strict=True)
@@ -126,11 +132,11 @@ class Judge:
 
     @cached_property
     def source_miou(self) -> float:
-        """Give the mIoU of held-out source micrographs, up to HELD_OUT of each model, the mean over the models."""
+        """Give the mIoU of held-out source micrographs, up to SCORED of each model, the mean over the models."""
         found = []
         for member, held_out in zip(self.members, self.held_out, strict=True):
             predictor, name = member.predictor(self.device), f"{self.source.domain}, {member.run.name}"
-            found.append(scoring.score(predictor, self.source, spread(held_out, HELD_OUT), name)[0].miou)
+            found.append(scoring.score(predictor, self.source, spread(held_out, SCORED), name)[0].miou)
         return float(np.mean(found))
 
     def images_of(self, target: Store, member: Member | None = None) -> list[np.ndarray]:
@@ -151,7 +157,7 @@ class Judge:
     def windows(self, images: Sequence[np.ndarray], remedy: Remedy, count: int = WINDOWS) -> list[np.ndarray]:
         """Windows of micrographs, as a remedy shows them to the network: at least `count`, as many of each."""
         each = -(-count // len(images))
-        return [window for image in images for window in windows(remedy.apply(image, self.levels), each)]
+        return [window for image in images for window in windows(remedy.apply(image, self.levels), each, self.side)]
 
     def calibrate(self, kept: Path | None = None) -> None:
         """Learn what criteria mean, or take that up from the file `kept`, which is written otherwise."""
@@ -201,13 +207,15 @@ class Judge:
         judged = number % len(self.members)
         chosen = spread(self.held_out[judged], HELD_OUT)
         wholes = [(self.source.image(m), self.source.mask(m)) for m in chosen]
-        parts = [(image[part], mask[part]) for image, mask in wholes for part in (labelled_part(mask),)]
+        parts = [(image[part], mask[part]) for image, mask in wholes for part in (labelled_part(mask, self.side),)]
         pairs = [disturbance.apply(image, mask, rng) for image, mask in parts]
         found = []
         for remedy in remedies(self.adabn):
             shapes = Shapes.of(self._some_masks(rng), self.phases)
             look = self.look([image for image, _ in pairs], remedy, [judged], shapes, count=HELD_OUT)
-            labels = [window for _, mask in pairs for window in windows(mask, len(look.windows) // len(pairs))]
+            labels = [
+                window for _, mask in pairs for window in windows(mask, len(look.windows) // len(pairs), self.side)
+            ]
             confusion = Confusion.none(self.phases)
             for of_window, label in zip(look.predictions, labels, strict=True):
                 confusion += Confusion.of(of_window[0], label, self.phases)
@@ -260,8 +268,10 @@ def _read(kept: Path, identity: str) -> dict | None:
         return None
 
 
-def with_statistics_of(network: nn.Module, seen: list[np.ndarray], device: torch.device | str) -> nn.Module:
-    """Copy a model, with batch-norm statistics of windows uint8 (h, w) in place of its own."""
+def with_statistics_of(
+    network: nn.Module, seen: Sequence[np.ndarray], cut: Cut, device: torch.device | str
+) -> nn.Module:
+    """Copy a model, with batch-norm statistics of windows uint8 (h, w) in place of its own, cut as it segments them."""
     model: nn.Module = copy.deepcopy(network)
-    models.reestimate_statistics(model, (torch.from_numpy(window)[None, None].to(device) for window in seen))
+    models.reestimate_statistics(model, (batch for window in seen for batch in window_batches(window, *cut, device)))
     return model

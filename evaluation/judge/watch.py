@@ -3,7 +3,7 @@
 import models
 from data.store import Store
 from evaluation.judge.criteria import Shapes, criteria
-from evaluation.judge.windows import windows
+from evaluation.judge.windows import side_of, windows
 from evaluation.scoring import spread
 from training.distributed import Processes
 
@@ -22,9 +22,11 @@ class TargetWatch:
         if not processes.is_main:
             return
         there = sorted(set(target.tile_micrograph[target.training_tiles(fold, labelled=False)].tolist()))
-        self.windows = [windows(target.image(micrograph), 1)[0] for micrograph in spread(there, _WINDOWS)]
+        self.cut = source.tile, source.overlap
+        side = side_of(source.tile)
+        self.windows = [windows(target.image(micrograph), 1, side)[0] for micrograph in spread(there, _WINDOWS)]
         labelled = sorted(set(source.tile_micrograph[source.training_tiles(fold, labelled=True)].tolist()))
-        masks = [windows(source.mask(micrograph), 1)[0] for micrograph in spread(labelled, _SPECIMENS)]
+        masks = [windows(source.mask(micrograph), 1, side)[0] for micrograph in spread(labelled, _SPECIMENS)]
         self.shapes = Shapes.of(masks, source.phases)
 
     def look(self, model: models.Segmenter) -> dict[str, float]:
@@ -38,7 +40,9 @@ class TargetWatch:
         models.set_domain(model, "target")
         try:
             model.eval()
-            found = [criteria([model], window, self.shapes, self.processes.device)[0] for window in self.windows]
+            found = [
+                criteria([model], window, self.shapes, self.cut, self.processes.device)[0] for window in self.windows
+            ]
         finally:
             model.train(training)
             models.set_domain(model, domain)

@@ -8,18 +8,23 @@ import numpy as np
 from common.limits import IGNORED
 from evaluation.judge.remedies import scaled_shape
 
-WINDOW = 256  # px of a side at working scale
+_LEAST = 256  # px of a side at working scale
 Place = tuple[slice, slice]  # rows and columns
 
 
-def windows(image: np.ndarray, count: int) -> list[np.ndarray]:
-    """Windows of up to WINDOW px a side of an array (h, w), the first at the bottom, where information bars are."""
-    return [np.ascontiguousarray(image[place]) for place in places(image.shape, count)]
+def side_of(tile: int) -> int:
+    """Side of a window in px: whole tiles, and 256 px at least."""
+    return tile * -(-_LEAST // tile)
 
 
-def places(shape: tuple[int, ...], count: int) -> list[Place]:
+def windows(image: np.ndarray, count: int, side: int) -> list[np.ndarray]:
+    """Windows of up to `side` px a side of an array (h, w), the first at the bottom, where information bars are."""
+    return [np.ascontiguousarray(image[place]) for place in places(image.shape, count, side)]
+
+
+def places(shape: tuple[int, ...], count: int, side: int) -> list[Place]:
     """Places of the windows of an array (h, w)."""
-    height, width = (min(WINDOW, side) for side in shape)
+    height, width = (min(side, length) for length in shape)
     along = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
     columns = np.rint(along * (shape[1] - width)).astype(int).tolist()
     rows = np.rint((1 - (along if count > 1 else 0 * along)) * (shape[0] - height)).astype(int).tolist()
@@ -57,26 +62,27 @@ class Scaled:
         return there - self.place[axis].start
 
 
-def scaled_places(shapes: Sequence[tuple[int, int]], factor: float, count: int) -> list[Scaled]:
+def scaled_places(shapes: Sequence[tuple[int, int]], factor: float, count: int, side: int) -> list[Scaled]:
     """Places of the windows of micrographs of these shapes, `count` of each, that are scaled by a factor."""
     found = []
     for shape in shapes:
         after = scaled_shape(shape, factor)
-        both = zip(places(after, count), places(shape, count), strict=True)
+        both = zip(places(after, count, side), places(shape, count, side), strict=True)
         found += [Scaled(place, after, original, shape) for place, original in both]
     return found
 
 
-def labelled_part(mask: np.ndarray) -> Place:
-    """Rows and columns of class indices (h, w) outside of which nothing is labelled, up to WINDOW px at least."""
-    return tuple(_span(np.flatnonzero(np.any(mask != IGNORED, axis=axis)), mask.shape[1 - axis]) for axis in (1, 0))
+def labelled_part(mask: np.ndarray, side: int) -> Place:
+    """Rows and columns of class indices (h, w) outside of which nothing is labelled, up to `side` px at least."""
+    there = (np.flatnonzero(np.any(mask != IGNORED, axis=axis)) for axis in (1, 0))
+    return tuple(_span(labelled, length, side) for labelled, length in zip(there, mask.shape, strict=True))
 
 
-def _span(there: np.ndarray, length: int) -> slice:
-    """Positions from the first to the last one that is there, and more around them up to WINDOW."""
+def _span(there: np.ndarray, length: int, side: int) -> slice:
+    """Positions from the first to the last one that is there, and more around them up to `side`."""
     if not len(there):
         return slice(0, length)
     first, last = int(there[0]), int(there[-1]) + 1
-    lacking = max(0, min(WINDOW, length) - (last - first))
+    lacking = max(0, min(side, length) - (last - first))
     start = min(max(0, first - lacking // 2), length - (last - first) - lacking)
     return slice(start, start + (last - first) + lacking)
