@@ -16,8 +16,8 @@ from data.annotations import SUFFIXES as OUTLINES
 from data.decoding import Page
 from data.entries import SLASHES, Table
 from data.files import cut
+from data.mask_readings import Values
 from data.mask_values import OF_MASKS, classes_of, values_of
-from data.masks import Values
 from data.pairs import files_of
 from data.survey import Given, middle, settled
 from data.table import FILE, composed, page_of, pixel_size_of, read_table

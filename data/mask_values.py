@@ -10,7 +10,7 @@ from data.annotations import SUFFIXES as OUTLINES
 from data.annotations.outlines import of_image
 from data.annotations.shapes import Annotated
 from data.entries import Table
-from data.masks import MaskValue, Values
+from data.mask_readings import MaskValue, Values
 from data.store import MOST_CLASSES, are_names
 
 _OF_TWO = ("foreground", "background", "threshold", "instances")  # keys that are of two phases only

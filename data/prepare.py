@@ -29,7 +29,8 @@ from data.decision import Decision, read_decision, recorded, undecided
 from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
 from data.images import prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import grey_levels, matched
-from data.masks import MaskValue, UnknownValues, Values, counted, read_mask
+from data.mask_readings import MaskValue, Values
+from data.masks import UnknownValues, counted, read_mask
 from data.sizes import confirm, fields_of_view, odd_sizes
 from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
