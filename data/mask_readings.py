@@ -18,6 +18,7 @@ SOFT = 8  # values in between
 _UNKNOWN = 254  # in place of a class
 _SOFT_SHARE = 0.8  # of pixels that have values in between; a photograph has more
 _RARE, _EVEN = 0.01, 0.3  # of the pixels: less than a phase has; of the rare ones: fewer than in any area are alike
+_BEGINNING = 0.5  # of the pixels of an area: fewer are its upper left corners, unless it is of one or two
 _CORNERS = np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, :-1]
 
 
@@ -87,8 +88,10 @@ class Judged:
     def __init__(self, reading: np.ndarray, values: Values):
         self.reading, self.colours = reading, reading.ndim == 3
         self.codes, self.counts = self._count()
-        of = [np.isin(self.codes, self._wanted(listed)) for listed in values.of_phases]
+        wanted = [self._wanted(listed) for listed in values.of_phases]
+        of = [np.isin(self.codes, listed) for listed in wanted]
         ignored = np.isin(self.codes, self._wanted(values.ignore))
+        self.wanted = sorted(sum(wanted, []))
         self.is_listed = np.any([*of, ignored], axis=0)
         self.listed = np.count_nonzero(self.is_listed)
         self.two = not values.more
@@ -106,12 +109,15 @@ class Judged:
 
     @property
     def is_instance_map(self) -> bool:
-        """Many values in even areas, of which few pixels are listed: neither soft borders nor a photograph."""
+        """Many values in even areas, of which few pixels are listed: neither soft borders nor a photograph.
+
+        Soft lines on an even background are none either: a grain is one area, and a grey level is scattered along them.
+        """
         if not self.two or self.colours or len(self.codes) <= INSTANCES or self.codes[0] < 0:
             return False
         pixels = {kind: self.counts[self.classes == kind].sum() for kind in (1, _UNKNOWN)}
         even = np.mean(self.reading[:, 1:] == self.reading[:, :-1])
-        return pixels[_UNKNOWN] > pixels[1] and even > 0.5
+        return bool(pixels[_UNKNOWN] > pixels[1] and even > 0.5 and not self._scattered)
 
     @property
     def is_soft(self) -> bool:
@@ -124,8 +130,18 @@ class Judged:
             return False
         if self.colours and (codes % 0x010101).any():
             return bool(self.counts[unknown & (codes % 0x010101 > 0)].sum() > self.counts[unknown].sum() / 2)
-        listed, between = codes[~unknown], codes[unknown]
-        return len(listed) > 1 and bool(between.min() > listed.min() and between.max() < listed.max())
+        between, listed = codes[unknown], codes[~unknown]
+        # The core of a thin line may be softened too, so that its own value is nowhere.
+        listed = self.wanted if len(listed) < 2 and self._scattered else listed
+        return len(listed) > 1 and bool(between.min() > min(listed) and between.max() < max(listed))
+
+    @property
+    def _scattered(self) -> bool:
+        """Most pixels of unknown values differ from those left of them and above: few belong to an even area."""
+        unknown = self._of_each(self.classes)[1:, 1:] == _UNKNOWN
+        here, left, above = self.reading[1:, 1:], self.reading[1:, :-1], self.reading[:-1, 1:]
+        begins = (here != left)[unknown] & (here != above)[unknown]
+        return begins.size > 0 and bool(begins.mean() > _BEGINNING)
 
     @property
     def smooth(self) -> bool:

@@ -177,6 +177,29 @@ def test_a_photograph_is_no_instance_map(tmp_path):
         read_mask(tmp_path / "a.png", Values((255,), (0,)))
 
 
+def test_soft_lines_and_pictures_are_no_instance_maps_and_small_grains_are(tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    lines, fine = np.zeros((2, 256, 256), np.uint8)
+    for ends in rng.integers(0, 256, (14, 2, 2)).tolist():
+        cv2.line(lines, *ends, 255, 2)
+        cv2.line(fine, *ends, 255, 1, cv2.LINE_AA)
+    grey = cv2.resize(rng.integers(20, 235, (32, 32)).astype(np.uint8), (256, 256), interpolation=cv2.INTER_CUBIC)
+    grey[:150] = 0
+    thin = cv2.GaussianBlur(lines, (0, 0), 1.5)
+    assert thin.max() < 255
+    for pixels in (cv2.GaussianBlur(lines, (0, 0), 1), thin, fine, grey):
+        cv2.imwrite(str(tmp_path / "soft.png"), pixels)
+        with pytest.raises(InputError, match="borders are smooth.*threshold = 128") as caught:
+            read_mask(tmp_path / "soft.png", Values((255,), (0,)))
+        assert "instances" not in str(caught.value)
+    for side in (2, 3, 5):
+        grains = rng.permutation(255).reshape(15, 17) + 1  # 8-bit numbers up to the listed 255, touching
+        even = np.kron(np.pad(grains, ((0, 30), (0, 0))), np.ones((side, side))).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "grains.png"), even)
+        np.testing.assert_array_equal(read_mask(tmp_path / "grains.png", Values((255,), (0,))), even > 0)
+        assert "all above 0 are foreground" in capsys.readouterr().err
+
+
 def test_values_in_the_bar_do_not_count_and_a_mask_may_lack_it(tmp_path):
     numbers = (NUMBERS > 0).astype(np.uint8)
     with_bar = np.vstack([numbers, np.full((9, 60), 77, np.uint8)])
