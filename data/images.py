@@ -51,8 +51,11 @@ def read_picture(path: Path | str) -> np.ndarray:
 
 
 def colours_of(palette: np.ndarray) -> np.ndarray:
-    """Palette of 8 or 16 bit as uint8 (values, 3); there are writers of TIFF that put 8 bit into 16."""
-    return to_uint8(palette, (8, 16)) if palette.max() < 256 else to_uint8(palette, (16,))
+    """Palette of 8 or 16 bit as uint8 (values, 3); there are writers of TIFF that put 8 bit into 16 as they are.
+
+    Of 16 bit the upper 8 count: some write v * 256, others v * 257.
+    """
+    return (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
 
 
 class Brightest(NamedTuple):

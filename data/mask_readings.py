@@ -91,7 +91,7 @@ class Judged:
         wanted = [self._wanted(listed) for listed in values.of_phases]
         of = [np.isin(self.codes, listed) for listed in wanted]
         ignored = np.isin(self.codes, self._wanted(values.ignore))
-        self.wanted = sorted(sum(wanted, []))
+        self.wanted = sorted(code for listed in wanted for code in listed)
         self.is_listed = np.any([*of, ignored], axis=0)
         self.listed = np.count_nonzero(self.is_listed)
         self.two = not values.more

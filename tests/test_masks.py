@@ -189,7 +189,7 @@ def test_soft_lines_and_pictures_are_no_instance_maps_and_small_grains_are(tmp_p
     assert thin.max() < 255
     for pixels in (cv2.GaussianBlur(lines, (0, 0), 1), thin, fine, grey):
         cv2.imwrite(str(tmp_path / "soft.png"), pixels)
-        with pytest.raises(InputError, match="borders are smooth.*threshold = 128") as caught:
+        with pytest.raises(InputError, match=r"borders are smooth.*threshold = 128") as caught:
             read_mask(tmp_path / "soft.png", Values((255,), (0,)))
         assert "instances" not in str(caught.value)
     for side in (2, 3, 5):
