@@ -1,7 +1,7 @@
 """Readings of a mask's pixels as numbers or colours, and the classes that a domain's values give them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,8 +206,7 @@ class Judged:
             listed = [value for value in values or () if not isinstance(value, str)]
             triples = [(value,) * 3 if isinstance(value, int) else value for value in listed]
             return [red << 16 | green << 8 | blue for red, green, blue in triples if 0 <= red <= 255]
-        numbers = [value if isinstance(value, int) else value[0] for value in values or () if is_grey(value)]
-        return [number for number in numbers if -(1 << 63) <= number < 1 << 63]
+        return [number for number in greys_of(values or ()) if -(1 << 63) <= number < 1 << 63]
 
     def _shown(self, code: int) -> str:
         return f'"#{code:06x}"' if self.colours and code % 0x010101 else str(code & 0xFF if self.colours else code)
@@ -215,3 +214,8 @@ class Judged:
 
 def is_grey(value: MaskValue) -> bool:
     return isinstance(value, int) or (isinstance(value, tuple) and len(set(value)) == 1)
+
+
+def greys_of(values: Sequence[MaskValue]) -> list[int]:
+    """Numbers among mask values; a colour that is grey is one too."""
+    return [value if isinstance(value, int) else value[0] for value in values if is_grey(value)]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from data.annotations.outlines import of_image
 from data.annotations.shapes import draw
 from data.decoding import Decoded, Facts, decode
 from data.images import colours_of, crop_information_bar, to_grey, to_uint8
-from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, is_grey, readings, shown
+from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, greys_of, is_grey, readings, shown
 
+_TINT, _COLOURED = 32, 1e-3  # difference of channels that JPEG leaves in grey; share of pixels that make a colour mask
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message
 
 
@@ -69,12 +71,17 @@ def read_mask(
         decoded = Decoded(labels, None, Facts(*labels.shape))
     else:
         decoded = decode(path, numbers=values.threshold is None)
-    pixels = decoded.pixels
     if shape is not None:
-        pixels = _scanned(path, pixels, shape, information_bar)
-    if values.threshold is not None:
-        return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
-    judged = [Judged(reading, values) for reading in readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
+        decoded = replace(decoded, pixels=_scanned(path, decoded.pixels, shape, information_bar))
+    mask = (_by_value if values.threshold is None else _by_threshold)(path, decoded, values)
+    if decoded.hidden is not None:
+        _warn_of_hidden(path, mask[decoded.hidden[: len(mask)]], values)
+    return mask
+
+
+def _by_value(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
+    """Mask by the listed values. UnknownValues for others."""
+    judged = [Judged(reading, values) for reading in readings(path, decoded)]
     known = [one for one in judged if one.known]
     if known:
         return _likeliest(path, known, decoded.facts.lossy, values)
@@ -101,6 +108,17 @@ def _likeliest(path: Path, known: list["Judged"], lossy: bool, values: Values) -
             takes = 'and "rest" takes them all' if values.rest is not None else "all of them above 0"
             print(f"warning: {path}: {why}, {takes}: {_exported(values)}", file=sys.stderr)
     return mask
+
+
+def _warn_of_hidden(path: Path, classes: np.ndarray, values: Values) -> None:
+    """Print a warning where transparent pixels, with `classes` (n,), are of a phase that is not what surrounds it."""
+    around = [0, IGNORED] + [values.rest] * bool(values.more and values.rest)
+    if count := np.count_nonzero(~np.isin(classes, around)):
+        print(
+            f"warning: {path}: {count} transparent pixels are of a phase by the colour that they hide. Flatten the "
+            "mask on the background's colour, and save it without alpha.",
+            file=sys.stderr,
+        )
 
 
 def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -184,6 +202,7 @@ def _as_label(value: MaskValue) -> str:
 
 
 def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
+    """Mask by the grey level. InputError for colours that are neither dark nor light, unless they are ignored."""
     pixels = decoded.pixels
     if decoded.palette is not None:
         pixels = colours_of(decoded.palette)[pixels]
@@ -197,8 +216,29 @@ def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
             "of 65535. Save it with 8 bit if that is white.",
             file=sys.stderr,
         )
-    ignored = np.isin(grey, [value for value in values.ignore if isinstance(value, int)])
+    ignored = np.isin(grey, greys_of(values.ignore))
+    if pixels.ndim == 3:
+        colours = to_uint8(pixels, (8, 16))
+        for colour in values.ignore:
+            ignored |= (colours == colour).all(axis=2) if isinstance(colour, tuple) else False
+        _refuse_coloured(path, colours[~ignored], values.threshold)
     return np.where(ignored, IGNORED, grey >= values.threshold).astype(np.uint8)
+
+
+def _refuse_coloured(path: Path, colours: np.ndarray, threshold: int) -> None:
+    """Raise InputError where colours uint8 (n, 3) are on either side of a threshold, by the channel that is looked at.
+
+    A grey picture that was saved as a colour JPEG has a tint, and no such colours.
+    """
+    low, high = colours.min(axis=1), colours.max(axis=1)
+    odd = (high - low > _TINT) & (low < threshold) & (high >= threshold)
+    if np.count_nonzero(odd) > _COLOURED * len(odd):
+        found, counts = np.unique(colours[odd], axis=0, return_counts=True)
+        raise InputError(
+            f'{path}: {odd.sum()} px have colours such as "#{bytes(found[counts.argmax()]).hex()}", and threshold = '
+            f"{threshold} is of grey levels; export it as PNG, and list its colours in `foreground` in place of "
+            "threshold, or in `ignore`"
+        )
 
 
 def _shortened(names: list[str], most: int) -> list[str]:
@@ -233,7 +273,5 @@ def _half_way(values: Values) -> int | None:
     listed = [*(values.foreground or ()), *(values.background or ())]
     if values.more or not values.foreground or not all(map(is_grey, listed)):
         return None
-    bright, dark = (
-        [v if isinstance(v, int) else v[0] for v in of or (0,)] for of in (values.foreground, values.background)
-    )
+    bright, dark = (greys_of(of or (0,)) for of in (values.foreground, values.background))
     return (min(bright) + max(dark) + 1) // 2 if max(dark) < min(bright) <= 255 else None
