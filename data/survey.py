@@ -14,6 +14,7 @@ from data.headers import TOLERANCE, Header, read_header
 from data.images import DEPTHS, DEPTHS_BEFORE, Brightest, brightest
 from data.table import FILE
 
+_DARK = 8  # times darker than white
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -86,9 +87,9 @@ def depth_of(
     """Depth in bits of a domain's camera: the smallest of DEPTHS that holds all its micrographs of 16-bit samples.
 
     pictures: files with their page and the rows of their bar, which do not count, as lone pixels do not; of these it
-    prints a warning. None where there are no such micrographs. And whether each by itself would have been read so, as
-    before there was a common depth. broken: files that cannot be read are passed over, where InputError would be
-    raised. least: a depth that is known already.
+    prints a warning, and of files that are nearly black at that depth. None where there are no such micrographs. And
+    whether each by itself would have been read so, as before there was a common depth. broken: files that cannot be
+    read are passed over, where InputError would be raised. least: a depth that is known already.
     """
     pictures = list(pictures)
     found = all_of(partial(_brightest, broken=broken), pictures, workers)
@@ -103,6 +104,14 @@ def depth_of(
         print(
             f"warning: {odd[0]}: {found[odd[0]].lone} pixels{others} are far brighter than all others, which "
             f"{depth} bits hold. They are taken for defects or a text, and shown white.",
+            file=sys.stderr,
+        )
+    dark = [path for path, one in found.items() if one.scanned < 2**depth / _DARK]
+    if dark:
+        others = f" (and {len(dark) - 1} other files)" if len(dark) > 1 else ""
+        print(
+            f"warning: {dark[0]}{others}: its brightest grey level is {found[dark[0]].scanned}, of {2**depth - 1} that "
+            f"{depth} bits have, by which all are read: nearly black. Keep files of another camera apart.",
             file=sys.stderr,
         )
     each = {next(bits for bits in DEPTHS_BEFORE if one.level < 2**bits) for one in found.values()}
