@@ -12,8 +12,8 @@ from common.limits import IGNORED
 from data import annotations
 from data.annotations.labels import read_labels
 from data.annotations.outlines import of_image
-from data.annotations.shapes import draw
-from data.decoding import Decoded, Facts, decode
+from data.annotations.shapes import draw, misfit, of_page
+from data.decoding import Decoded, Facts, Page, decode
 from data.images import colours_of, crop_information_bar, to_grey, to_uint8
 from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, greys_of, is_grey, readings, shown
 
@@ -50,7 +50,12 @@ class UnknownValues(InputError):
 
 
 def read_mask(
-    path: Path | str, values: Values, shape: tuple[int, int] | None = None, information_bar: int = 0, name: str = ""
+    path: Path | str,
+    values: Values,
+    shape: tuple[int, int] | None = None,
+    information_bar: int = 0,
+    name: str = "",
+    page: Page = None,
 ) -> np.ndarray:
     """Read one annotation as class indices uint8 (h, w): 0 background, 1 foreground, IGNORED what counts nowhere.
 
@@ -61,11 +66,11 @@ def read_mask(
     UnknownValues for a value that is not listed.
 
     A file with outlines, or with an HDF5 array of labels, is a mask too: of outlines, those of the image `name`, and
-    their labels are the values.
+    of its `page` where they lie on slices of a stack; their labels are the values. InputError where they do not fit.
     """
     path = Path(path)
     if path.suffix.lower() in annotations.SUFFIXES:
-        return _drawn(path, values, shape, information_bar, name or path.stem)
+        return _drawn(path, values, shape, information_bar, name or path.stem, page)
     if path.suffix.lower() in annotations.LABEL_SUFFIXES:
         labels = read_labels(path)
         decoded = Decoded(labels, None, Facts(*labels.shape))
@@ -156,7 +161,9 @@ def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information
     )
 
 
-def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, information_bar: int, name: str) -> np.ndarray:
+def _drawn(
+    path: Path, values: Values, shape: tuple[int, int] | None, information_bar: int, name: str, page: Page
+) -> np.ndarray:
     """Mask of the outlines of an image, uint8 (h, w); the later ones cover the earlier, what has none is background."""
     annotated = of_image(path, name)
     if annotated is None:
@@ -169,13 +176,19 @@ def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, informatio
             f"{path}: was drawn on an image of {size[1]} x {size[0]} px, but '{name[:200]}' has {shape[1]} x "
             f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself"
         )
+    try:
+        shapes = of_page(annotated.shapes, page)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    if wrong := misfit(shapes, size):
+        raise InputError(f"{path}: image '{name[:200]}': {wrong}")
     if annotated.lines:
         print(
             f"warning: {path}: {annotated.lines} points or lines of '{name[:200]}' have no area and are left out",
             file=sys.stderr,
         )
     mask, unknown = np.full(size, (values.rest or 0) if values.more else 0, np.uint8), {}
-    for one in annotated.shapes:
+    for one in shapes:
         kind = _class_of_label(one.label, values)
         part, inside = draw(one, size)
         if kind is None:

@@ -179,7 +179,7 @@ def read_native(
         raise InputError(f"{native.image}: {error}") from error
     if native.mask is None:
         return image, None
-    mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name)
+    mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name, native.page)
     return image, prepare_mask(mask, described.factor, phases)
 
 
@@ -194,7 +194,8 @@ def _result(
         for one in described:
             if one.native.mask and one.native is not native:
                 try:
-                    read_mask(one.native.mask, domain.values, one.shape, one.information_bar, one.native.name)
+                    of = one.native
+                    read_mask(of.mask, domain.values, one.shape, one.information_bar, of.name, of.page)
                 except UnknownValues as other:
                     others.append(other)
                 except InputError:

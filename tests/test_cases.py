@@ -109,7 +109,7 @@ def test_many_fields(tmp_path):
 
 def test_outlines_and_real_files_become_a_store(tmp_path):
     (tmp_path / "via").mkdir()
-    cv2.imwrite(str(tmp_path / "via" / "Sc1Tile_001-001-000_0-000.png"), np.full((768, 1024), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "via" / "Sc1Tile_001-001-000_0-000.png"), np.full((1024, 1536), 90, np.uint8))
     shutil.copy(CASES / "files" / "zeiss_111.6nm_rgb_crop.tif", tmp_path)
     shutil.copy(CASES / "files" / "via_one_image.json", tmp_path)
     (tmp_path / "domains.toml").write_text(
