@@ -39,14 +39,27 @@ def settled(path: Path, page: Page, given: Given, quiet: bool = False) -> tuple[
     for value, key, named in ((size, "pixel_size_nm", given.named_size), (bar, "information_bar", given.named_bar)):
         if value == FILE and (header is None or getattr(header, key) is None):
             look(path, page)  # which says what is wrong with the file, if anything is
-            said = f"its {header.maker} header does not say it" if header else "it has no microscope's header"
             raise InputError(
-                f'{path}: {named} = "{FILE}", but {said}; give a number, for this one in a table (`micrographs`)'
+                f'{path}: {named} = "{FILE}", but {_lacking(header, key)}; give a number, for this one in a table '
+                "(`micrographs`)"
             )
     if header and not quiet:
         for warning in _contradictions(path, page, header, given):
             print(f"warning: {warning}", file=sys.stderr)
     return (header.pixel_size_nm if size == FILE else size), (header.information_bar if bar == FILE else bar)
+
+
+def _lacking(header: Header | None, key: str) -> str:
+    """Say why a file does not say its pixel size or its bar."""
+    if header is None:
+        return "it has no microscope's header"
+    if key == "information_bar" and header.turned:
+        return (
+            f"it is turned by its orientation, so the bar of its {header.bar_maker or header.maker} header is not below"
+        )
+    if key == "pixel_size_nm" and header.unread:
+        return f"its {header.maker} header says '{header.unread[:100]}', which is no pixel size"
+    return f"its {header.maker} header does not say it"
 
 
 def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:

@@ -90,7 +90,7 @@ def test_ignored_values(tmp_path):
 
 def test_numbers_in_headers(tmp_path):
     _, printed = prepared(tmp_path, "pixel_size_in_header")
-    (warning,) = [line for line in printed.splitlines() if "header says" in line]
+    (warning,) = [line for line in printed.splitlines() if "pixel_size_nm = 50" in line]
     assert "b0.tif" in warning and "5 nm" in warning and "domains.lom.pixel_size_nm = 50" in warning
     lom = '[domains.lom]\nimages = "lom/images"\npixel_size_nm = '
     store = prepared(tmp_path / "asked", "pixel_size_in_header", (f"{lom}50", f'{lom}"file"'))[0]["lom"]
