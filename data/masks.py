@@ -155,10 +155,16 @@ def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information
     remedy = "export the mask at the micrograph's size"
     if width == shape[1] and height < shape[0]:
         remedy += f", or give information_bar = {shape[0] - height} if it lacks the bar's rows"
+    remedy += _lying(pixels.shape[:2], shape)
     raise InputError(
         f"{path}: {width} x {height} px, but its micrograph has {shape[1]} x {shape[0]} (information bar "
         f"{information_bar}); {remedy}"
     )
+
+
+def _lying(size: tuple[int, int], shape: tuple[int, int]) -> str:
+    """Say what may be wrong where a mask (h, w) has the sides of its micrograph the other way round."""
+    return ". It lies on its side: one of the files is turned by its orientation (EXIF, TIFF)" * (size == shape[::-1])
 
 
 def _drawn(
@@ -174,7 +180,7 @@ def _drawn(
     if shape is not None and size != shape and size != (shape[0] - information_bar, shape[1]):
         raise InputError(
             f"{path}: was drawn on an image of {size[1]} x {size[0]} px, but '{name[:200]}' has {shape[1]} x "
-            f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself"
+            f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself{_lying(size, shape)}"
         )
     try:
         shapes = of_page(annotated.shapes, page)
