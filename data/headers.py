@@ -205,7 +205,7 @@ def _ome(text: str | None, page: tifffile.TiffPage) -> Header:
         texts = [f"{one.get(key)} {one.get(f'{key}Unit', 'µm')}" for one in images if key in one.attrib]
         lengths = {*map(_length_of, texts)}
         sides.append(lengths.pop() if len(lengths) == 1 else None)
-        said = said or ", ".join(texts[:1])
+        said = said or ", ".join(dict.fromkeys(texts))
     return Header("OME-XML", sides[0], pixel_height_nm=sides[1], unread=said)
 
 

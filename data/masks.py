@@ -116,7 +116,7 @@ def _likeliest(path: Path, known: list["Judged"], lossy: bool, values: Values) -
 
 
 def _warn_of_hidden(path: Path, classes: np.ndarray, values: Values) -> None:
-    """Print a warning where transparent pixels, with `classes` (n,), are of a phase that is not what surrounds it."""
+    """Print a warning where transparent pixels, with `classes` (n,), are of another phase than the background."""
     around = [0, IGNORED] + [values.rest] * bool(values.more and values.rest)
     if count := np.count_nonzero(~np.isin(classes, around)):
         print(

@@ -90,9 +90,9 @@ def _table_of(table: Table) -> Path:
 def _warn_of_masks(table: Table, images: dict[str, Path], masks: dict[str, Path]) -> None:
     """Print a warning of a mask that a table gives to two images, and of outlines that name another image."""
     used = {}
-    for stem, file in masks.items():
+    for stem, file in masks.items() if "micrographs" in table.entries else ():
         other = used.setdefault(file.resolve(), stem)
-        if other != stem and file.suffix.lower() not in OUTLINES and "micrographs" in table.entries:
+        if other != stem and file.suffix.lower() not in OUTLINES:
             print(f"warning: {_table_of(table)}: {file} is the mask of '{other}' and of '{stem}'", file=sys.stderr)
     names = {composed(stem): stem for stem in images}
     for stem, file in masks.items():
