@@ -89,16 +89,18 @@ def _by_name(table: Table, classes: Sequence[str], drawn: bool, only_drawn: bool
 
 def _only_label(table: Table, drawn: dict[str, Path], others: tuple[MaskValue, ...]) -> tuple[MaskValue, ...]:
     """Label that all outlines have but `others`. InputError where they have several, or differ in what else is said."""
-    shapes = [one for stem, file in drawn.items() for one in (of_image(file, stem) or Annotated()).shapes]
-    shapes = [one for one in shapes if one.label not in set(map(str, others))]
-    labels = sorted({one.label for one in shapes})
+    left, traits = set(map(str, others)), {}
+    for stem, file in drawn.items():
+        for one in (of_image(file, stem) or Annotated()).shapes:
+            if one.label not in left:
+                of_label = traits.setdefault(one.label, defaultdict(set))
+                for name, value in one.traits:
+                    of_label[name].add(value)
+    labels = sorted(traits)
     if len(labels) > 1:
         named = ", ".join(f'"{label[:100]}"' for label in labels[:20])
         raise InputError(f"{table.path}: {table.where} lacks the key 'foreground'; labels are {named}; or \"rest\"")
-    traits = defaultdict(set)
-    for name, value in (trait for one in shapes for trait in one.traits):
-        traits[name].add(value)
-    for name, found in traits.items():
+    for name, found in traits[labels[0]].items() if labels else ():
         if len(found) > 1:
             named = ", ".join(sorted(found)[:8]) + ", ..." * (len(found) > 8)
             raise InputError(

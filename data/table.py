@@ -65,11 +65,7 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
             try:
                 found[name][column] = _value(column, cell.replace(",", ".") if divider != "," else cell, cell)
             except ValueError as error:
-                point = (
-                    "; commas divide the columns here, so decimals have a point"
-                    if "," in cell and divider == ","
-                    else ""
-                )
+                point = "; decimals have a point where commas divide columns" * (divider == "," and "," in cell)
                 raise InputError(f"{path}: line {line}: {column} = '{cell[:200]}': it must be {error}{point}") from None
     return found
 
