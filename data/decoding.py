@@ -73,12 +73,14 @@ class Facts:
 class Decoded:
     """A file's pixels, turned as its orientation says: (h, w), or (h, w, 3) RGB, in the file's own numbers.
 
-    palette: colours (values, 3) of what the pixels are the numbers of; None for other images.
+    palette: colours (values, 3) of what the pixels are the numbers of; None for other images. hidden: bool (h, w) of
+    wholly transparent pixels; None where all pixels have the same alpha.
     """
 
     pixels: np.ndarray
     palette: np.ndarray | None
     facts: Facts
+    hidden: np.ndarray | None = None
 
 
 def decode(path: Path | str, page: Page = None, numbers: bool = False) -> Decoded:
@@ -102,18 +104,22 @@ def decode(path: Path | str, page: Page = None, numbers: bool = False) -> Decode
         if facts.bits < 8:  # OpenCV has spread them over 8 bit
             pixels = pixels // (255 // (2**facts.bits - 1)) if numbers else pixels
             facts = facts if numbers else replace(facts, bits=8)
+    hidden = None
     if pixels.ndim == 3:
         *colours, alpha = (pixels[..., channel] for channel in range(pixels.shape[2]))
-        if len(colours) in (1, 3) and alpha.min() < alpha.max() and all(one.min() == one.max() for one in colours):
-            raise InputError(
-                f"{path}: its picture is in the alpha channel alone; flatten it, and save it without alpha"
-            )
+        if len(colours) in (1, 3) and alpha.min() < alpha.max():
+            if all(one.min() == one.max() for one in colours):
+                raise InputError(
+                    f"{path}: its picture is in the alpha channel alone; flatten it, and save it without alpha"
+                )
+            hidden = alpha == 0
         pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
     if (pixels.ndim != 2 and pixels.shape[2:] != (3,)) or 0 in pixels.shape:
         raise InputError(f"{path}: shape {pixels.shape} is not one image; export a single grey or RGB image")
     if facts.orientation in _TURNED:
         pixels = np.ascontiguousarray(_TURNED[facts.orientation](pixels))
-    return Decoded(pixels, palette, facts)
+        hidden = None if hidden is None else _TURNED[facts.orientation](hidden)
+    return Decoded(pixels, palette, facts, hidden)
 
 
 def look(path: Path | str, page: Page = None) -> Facts:

@@ -1,7 +1,6 @@
 """domains.toml: which folders make up a domain and how its micrographs are cut (docs/data_format.md)."""
 
 import re
-import sys
 import tomllib
 import zlib
 from collections.abc import Callable, Iterable
@@ -12,15 +11,14 @@ from typing import TypeVar
 import numpy as np
 
 from common.errors import InputError
-from data.annotations import SUFFIXES as OUTLINES
 from data.decoding import Page
 from data.entries import SLASHES, Table
 from data.files import cut
+from data.mask_readings import Values
 from data.mask_values import OF_MASKS, classes_of, values_of
-from data.masks import Values
 from data.pairs import files_of
 from data.survey import Given, middle, settled
-from data.table import FILE, composed, page_of, pixel_size_of, read_table
+from data.table import FILE, composed, page_of, pixel_size_of
 
 T = TypeVar("T")
 
@@ -133,8 +131,11 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
 
 
 def split_in_folds(names: Iterable[str], folds: int, seed: int | list[int]) -> dict[str, int]:
-    """Assign every name a fold 0 .. folds - 1 at random, by the seed; sizes differ by one at most."""
-    order = np.random.default_rng(seed).permutation(sorted(names))
+    """Assign every name a fold 0 .. folds - 1 at random, by the seed; sizes differ by one at most.
+
+    The same names in another Unicode form have the same folds.
+    """
+    order = np.random.default_rng(seed).permutation(sorted(names, key=composed))
     return {str(name): position % folds for position, name in enumerate(order)}
 
 
@@ -178,8 +179,7 @@ def _checked(table: Table, key: str, remedy: str, check: Callable[[object], T]) 
 
 
 def _domain(name: str, table: Table, seed: int, classes: tuple[str, ...]) -> Domain:
-    images, masks = files_of(table)
-    rows = _rows(table, images, masks)
+    images, masks, rows = files_of(table)
     values = None
     if masks:
         values = values_of(table, masks, classes)
@@ -264,26 +264,3 @@ def _given(table: Table, row: dict, size: float | str | None, bar: int | str) ->
         for key in ("pixel_size_nm", "information_bar")
     }
     return Given(row.get("pixel_size_nm", size), row.get("information_bar", bar), *named.values())
-
-
-def _rows(table: Table, images: dict[str, Path], masks: dict[str, Path]) -> dict[str, dict]:
-    """Read the table of micrographs, where there is one, and add the masks that it names to `masks`."""
-    if "micrographs" not in table.entries:
-        return {}
-    name = table.take("micrographs", str, "a table (CSV) relative to this file")
-    rows = read_table(table.path.parent / name, images)
-    for stem, row in rows.items():
-        if mask := row.get("mask"):
-            places = [table.path.parent / mask, *(file.parent / mask for file in list(masks.values())[:1])]
-            if not any(place.is_file() for place in places):
-                remedy = f"no such file, relative to {table.path.name} or to the other masks; correct it"
-                raise InputError(f"{table.path.parent / name}: mask = '{mask[:200]}': {remedy}")
-            masks[stem] = next(place for place in places if place.is_file())
-    used = {}
-    for stem, file in masks.items():
-        other = used.setdefault(file.resolve(), stem)
-        if other != stem and file.suffix.lower() not in OUTLINES:
-            print(
-                f"warning: {table.path.parent / name}: {file} is the mask of '{other}' and of '{stem}'", file=sys.stderr
-            )
-    return rows

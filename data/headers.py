@@ -23,7 +23,9 @@ _NANOMETRES = {
     "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "m": 1e9,
 }  # fmt: skip
 TOLERANCE = 0.02  # of a pixel size
+_MIRRORED = 2  # orientation of TIFF and EXIF that leaves each row where it is, as 1 does; larger ones do not
 _COARSEST = 50_000  # nm; above it stand the 72 dots an inch of a screen, taken for a calibration
+_INCH, _MOST_DOTS, _ROUND = 25.4e6, 5000, 2e-4  # nm; a scanner's or a printer's dots an inch are hundreds; their share
 _PAGES = 8  # that are looked into
 _TEXT = 1 << 20  # bytes of a text beside an image; a longer one is no microscope's
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -34,7 +36,8 @@ class Header:
     """Facts that a file states of itself: its maker, nm a pixel, rows of the bar, width in px when it was written.
 
     None is what it does not say. pixel_height_nm: from row to row. bar_maker: who says the bar, where it is another.
-    doubts: in what its facts contradict each other, a sentence each.
+    doubts: in what its facts contradict each other, a sentence each. unread: text of a pixel size that cannot be used.
+    turned: its orientation moves the bar away from the bottom, so that information_bar is None.
     """
 
     maker: str
@@ -44,6 +47,8 @@ class Header:
     pixel_height_nm: float | None = None
     bar_maker: str | None = None
     doubts: tuple[str, ...] = ()
+    unread: str = ""
+    turned: bool = False
 
 
 def read_header(path: Path, page: Page = None) -> Header | None:
@@ -66,8 +71,10 @@ def read_header(path: Path, page: Page = None) -> Header | None:
     sized = next((one for one in told if one.pixel_size_nm), told[0])
     barred = next((one for one in told if one.information_bar is not None), sized)
     bar_maker = barred.maker if barred.maker != sized.maker else None
-    doubts = tuple(_doubts(sized, barred, told))
-    return replace(sized, information_bar=barred.information_bar, bar_maker=bar_maker, doubts=doubts)
+    doubts, bar = tuple(_doubts(sized, barred, told)), barred.information_bar
+    turned = bool(bar) and look(path, page).orientation > _MIRRORED
+    bar = None if turned else bar
+    return replace(sized, information_bar=bar, bar_maker=bar_maker, doubts=doubts, turned=turned)
 
 
 def _doubts(sized: Header, barred: Header, told: list[Header]) -> Iterator[str]:
@@ -100,15 +107,16 @@ def texts_beside(path: Path) -> list[Path]:
 
 
 def _checked(header: Header) -> Header | None:
-    """A header of possible numbers only; None where none is left."""
+    """A header of possible numbers only; None where none is left, and no text that might be one."""
     size, height = (
         float(side) if side is not None and math.isfinite(side) and 0 < side <= _COARSEST else None
         for side in (header.pixel_size_nm, header.pixel_height_nm)
     )
     bar = header.information_bar if (header.information_bar or 0) >= 0 else None
-    if size is None and bar is None:
+    if size is None and bar is None and not header.unread:
         return None
-    return replace(header, pixel_size_nm=size, information_bar=bar, pixel_height_nm=height)
+    unread = "" if size else header.unread
+    return replace(header, pixel_size_nm=size, information_bar=bar, pixel_height_nm=height, unread=unread)
 
 
 def _of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Header]:
@@ -120,16 +128,15 @@ def _of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Heade
         if of_page:
             break
     if tiff.is_ome:
-        yield Header(
-            "OME-XML", pixel_size_nm=_ome(tiff.ome_metadata, "X"), pixel_height_nm=_ome(tiff.ome_metadata, "Y")
-        )
+        yield _ome(tiff.ome_metadata, page)
     if tiff.is_imagej:
-        yield Header("ImageJ", pixel_size_nm=_imagej(tiff, page, 282), pixel_height_nm=_imagej(tiff, page, 283))
+        (size, said), (height, _) = (_imagej(tiff, page, tag) for tag in (282, 283))
+        yield Header("ImageJ", pixel_size_nm=size, pixel_height_nm=height, unread=said)
 
 
 def _of_tags(tags: tifffile.TiffTags, page: tifffile.TiffPage) -> Iterator[Header]:
     if isinstance(zeiss := tags.valueof(_ZEISS), dict):
-        yield _zeiss(zeiss, page)
+        yield from _zeiss(zeiss, page)
     for tag in _FEI:
         if isinstance(fei := tags.valueof(tag), dict):
             yield _fei(fei, page)
@@ -142,21 +149,24 @@ def _of_tags(tags: tifffile.TiffTags, page: tifffile.TiffPage) -> Iterator[Heade
             yield Header("Olympus SIS", pixel_size_nm=sides[0], pixel_height_nm=sides[1])
 
 
-def _zeiss(values: dict, page: tifffile.TiffPage) -> Header:
+def _zeiss(values: dict, page: tifffile.TiffPage) -> Iterator[Header]:
     """Read SmartSEM's values; `ap_pixel_size` is none of them, because it is of another raster in many files."""
     stored = values.get("dp_image_store")
     sides = re.findall(r"\d+", str(stored[1])) if isinstance(stored, tuple) and len(stored) > 1 else []
     width = int(sides[0]) if len(sides) == 2 else None
-    size = _length(values.get("ap_image_pixel_size"))
-    if not size and (whole := _length(values.get("ap_width"))):
-        size = whole / (width or page.imagewidth)
-    return Header("Zeiss", size, None, width)
+    said, whole = (_text_of(values.get(key)) for key in ("ap_image_pixel_size", "ap_width"))
+    size, by_width = _length_of(said), (_length_of(whole) or math.nan) / (width or page.imagewidth)
+    if size and math.isfinite(size):
+        yield Header("Zeiss", size, None, width)
+        yield Header("Zeiss AP_WIDTH", by_width)
+    else:
+        yield Header("Zeiss", by_width, None, width, unread=said)
 
 
-def _length(entry: object) -> float | None:
-    """Nanometres of SmartSEM's (name, value, unit); (name, text) where a comma parts the decimals."""
+def _text_of(entry: object) -> str:
+    """A length with its unit, of SmartSEM's (name, value, unit); of (name, text) where a comma parts the decimals."""
     text = " ".join(map(str, entry[1:])) if isinstance(entry, tuple) else ""
-    return _length_of(text) if " " in text else None
+    return text if " " in text else ""
 
 
 def _fei(values: dict, page: tifffile.TiffPage) -> Header:
@@ -164,12 +174,13 @@ def _fei(values: dict, page: tifffile.TiffPage) -> Header:
     named = _section(values, "Beam").get("Scan")
     sections = [_section(values, name) for name in (named, "Scan", "EScan", "IScan")]
     sides = [[one.get(key) for key in ("PixelWidth", "PixelHeight")] for one in sections]
+    said = next((width for width, _ in sides if isinstance(width, str)), "")
     sides = [[side * 1e9 if isinstance(side, int | float) else None for side in one] for one in sides]
     size, below = next((one for one in sides if one[0]), (None, None))
     image = _section(values, "Image")
     rows, width = image.get("ResolutionY"), image.get("ResolutionX")
     same = isinstance(rows, int) and width == page.imagewidth
-    return Header("FEI", size, page.imagelength - rows if same else None, width, below)
+    return Header("FEI", size, page.imagelength - rows if same else None, width, below, unread=said)
 
 
 def _section(values: dict, name: object) -> dict:
@@ -181,27 +192,52 @@ def _tescan(text: str) -> Header:
     lines = _lines(text)
     size, below = (_length_of(lines.get(key), "m") for key in ("pixelsizex", "pixelsizey"))
     strip = _number(lines.get("imagestripsize"))
-    return Header("Tescan", size, None if strip is None else round(strip), pixel_height_nm=below)
+    said = lines.get("pixelsizex", "")
+    return Header("Tescan", size, None if strip is None else round(strip), pixel_height_nm=below, unread=said)
 
 
-def _ome(text: str | None, axis: str) -> float | None:
-    """Nanometres a pixel along X or Y of an OME-XML, where all its images have the same."""
-    found = set()
-    for element in ElementTree.fromstring(text or "<none/>").iter():
-        if element.tag.rpartition("}")[2] == "Pixels" and f"PhysicalSize{axis}" in element.attrib:
-            unit = element.get(f"PhysicalSize{axis}Unit", "µm")
-            found.add(float(element.get(f"PhysicalSize{axis}")) * _nanometres(unit))
-    return found.pop() if len(found) == 1 else None
+def _ome(text: str | None, page: tifffile.TiffPage) -> Header:
+    """Read an OME-XML: sizes of the image that a page belongs to, or that all images have where it says no pages."""
+    images = [one for one in ElementTree.fromstring(text or "<none/>").iter() if _kind(one) == "Pixels"]
+    images = [one for one in images if _has_page(one, page.index)] or images
+    sides, said = [], ""
+    for key in ("PhysicalSizeX", "PhysicalSizeY"):
+        texts = [f"{one.get(key)} {one.get(f'{key}Unit', 'µm')}" for one in images if key in one.attrib]
+        lengths = {*map(_length_of, texts)}
+        sides.append(lengths.pop() if len(lengths) == 1 else None)
+        said = said or ", ".join(dict.fromkeys(texts))
+    return Header("OME-XML", sides[0], pixel_height_nm=sides[1], unread=said)
 
 
-def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage, tag: int) -> float | None:
-    """Nanometres a pixel of ImageJ's calibration in a tag: pixels a unit, where there is a unit, and no printer's."""
+def _has_page(pixels: ElementTree.Element, index: int) -> bool:
+    """Tell if the pixels of an image are said to be in a page, counted from 0."""
+    for data in pixels:
+        if _kind(data) == "TiffData":
+            first = int(data.get("IFD", 0))
+            count = int(data.get("PlaneCount", 0)) or (1 if "IFD" in data.attrib else math.inf)
+            if first <= index < first + count:
+                return True
+    return False
+
+
+def _kind(element: ElementTree.Element) -> str:
+    """Name of an element without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage, tag: int) -> tuple[float | None, str]:
+    """Nanometres a pixel of ImageJ's calibration in a tag, where there is a unit, and no printer's; and its text."""
     values = tiff.imagej_metadata or {}
     unit = values.get("yunit" if tag == 283 else "unit") or values.get("unit", "")
     resolution = page.tags.valueof(tag)
     if not isinstance(resolution, tuple) or not all(resolution):
-        return None
-    return _nanometres(str(unit).replace("\\u00B5", "µ")) * resolution[1] / resolution[0]
+        return None, ""
+    unit = str(unit).replace("\\u00B5", "µ")
+    size = _nanometres(unit) * resolution[1] / resolution[0]
+    said = f"{resolution[0] / resolution[1]:.6g} pixels a {unit}" if unit.strip() not in ("", "pixel") else ""
+    dots = _INCH / size  # nan for an unknown unit
+    printed = dots < _MOST_DOTS and abs(dots / 100 - round(dots / 100)) < _ROUND * dots / 100
+    return (math.nan if unit.strip().lower() == "cm" and printed else size), said
 
 
 def _beside(path: Path, size: tuple[int, int] | None) -> Iterator[Header]:
@@ -221,14 +257,16 @@ def _beside(path: Path, size: tuple[int, int] | None) -> Iterator[Header]:
         elif "pixelsize" in lines and "[semimagefile]" in text.lower():
             # A picture of that size may have its bar inside.
             bar, width = _below(lines.get("datasize", ""), *size)
-            yield Header("Hitachi", _length_of(lines["pixelsize"], "nm"), bar or None, width)
+            said = lines["pixelsize"]
+            yield Header("Hitachi", _length_of(said, "nm"), bar or None, width, unread=said)
 
 
 def _jeol(lines: dict[str, str], height: int, width: int) -> Header:
     """Read JEOL's text: a scale bar of so many pixels, and the length that stands beside it."""
-    pixels, length = _number(lines.get("sm_micron_bar")), _length_of(lines["sm_micron_marker"])
+    said = lines["sm_micron_marker"]
+    pixels, length = _number(lines.get("sm_micron_bar")), _length_of(said)
     size = length / pixels if length and pixels else None
-    return Header("JEOL", size, *_below(lines.get("cm_full_size", ""), height, width))
+    return Header("JEOL", size, *_below(lines.get("cm_full_size", ""), height, width), unread=said)
 
 
 def _below(scanned: str, height: int, width: int) -> tuple[int | None, int | None]:
@@ -258,7 +296,9 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.replace(b"\x83\xca", b"\xb5").decode("latin-1")  # the mu of Shift-JIS
+        for mu in (b"\x83\xca", b"\xa6\xcc"):  # of Shift-JIS and of GBK
+            content = content.replace(mu, b"\xb5")
+        return content.decode("latin-1")
 
 
 def _number(text: str | None) -> float | None:

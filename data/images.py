@@ -51,8 +51,11 @@ def read_picture(path: Path | str) -> np.ndarray:
 
 
 def colours_of(palette: np.ndarray) -> np.ndarray:
-    """Palette of 8 or 16 bit as uint8 (values, 3); there are writers of TIFF that put 8 bit into 16."""
-    return to_uint8(palette, (8, 16)) if palette.max() < 256 else to_uint8(palette, (16,))
+    """Palette of 8 or 16 bit as uint8 (values, 3); there are writers of TIFF that put 8 bit into 16 as they are.
+
+    Of 16 bit the upper 8 count: some write v * 256, others v * 257.
+    """
+    return (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
 
 
 class Brightest(NamedTuple):
@@ -66,8 +69,8 @@ class Brightest(NamedTuple):
 def brightest(path: Path | str, page: Page = None, information_bar: int = 0) -> Brightest:
     """Look for the brightest pixels of a micrograph of 16-bit samples. InputError as of read_image.
 
-    Lone pixels are few, and at least twice as bright as the depth of DEPTHS that holds all others: hot pixels, a scale
-    bar that was drawn in.
+    Lone pixels are at least twice as bright as the depth of DEPTHS that holds all others: a few hot ones, or any number
+    of 65535 each, as a scale bar is drawn in.
     """
     grey = to_grey(_read_pixels(path, page).pixels)
     scanned = grey[: max(1, len(grey) - information_bar)]
@@ -75,7 +78,8 @@ def brightest(path: Path | str, page: Page = None, information_bar: int = 0) -> 
     from_level = counts[::-1].cumsum()[::-1]  # pixels of this level or a brighter one
     for depth in DEPTHS[:-1]:
         lone = from_level[1 << depth]
-        if 0 < lone <= _LONE * scanned.size and lone == from_level[2 << depth]:
+        few, drawn_in = lone <= _LONE * scanned.size, lone == counts[-1] and counts[1 : 1 << depth].any()
+        if lone and (few or drawn_in) and lone == from_level[2 << depth]:
             return Brightest(int(grey.max()), int(counts[: 1 << depth].nonzero()[0].max()), int(lone))
     return Brightest(int(grey.max()), int(scanned.max()), 0)
 

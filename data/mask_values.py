@@ -1,6 +1,7 @@
 """Values of a domain's masks, as its entry lists them."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,7 @@ from data.annotations import SUFFIXES as OUTLINES
 from data.annotations.outlines import of_image
 from data.annotations.shapes import Annotated
 from data.entries import Table
-from data.masks import MaskValue, Values
+from data.mask_readings import MaskValue, Values
 from data.store import MOST_CLASSES, are_names
 
 _OF_TWO = ("foreground", "background", "threshold", "instances")  # keys that are of two phases only
@@ -87,12 +88,26 @@ def _by_name(table: Table, classes: Sequence[str], drawn: bool, only_drawn: bool
 
 
 def _only_label(table: Table, drawn: dict[str, Path], others: tuple[MaskValue, ...]) -> tuple[MaskValue, ...]:
-    """Label that all outlines have but `others`. InputError where they have several."""
-    labels = {one.label for stem, file in drawn.items() for one in (of_image(file, stem) or Annotated()).shapes}
-    labels = sorted(labels - set(map(str, others)))
+    """Label that all outlines have but `others`. InputError where they have several, or differ in what else is said."""
+    left, traits = set(map(str, others)), {}
+    for stem, file in drawn.items():
+        for one in (of_image(file, stem) or Annotated()).shapes:
+            if one.label not in left:
+                of_label = traits.setdefault(one.label, defaultdict(set))
+                for name, value in one.traits:
+                    of_label[name].add(value)
+    labels = sorted(traits)
     if len(labels) > 1:
         named = ", ".join(f'"{label[:100]}"' for label in labels[:20])
         raise InputError(f"{table.path}: {table.where} lacks the key 'foreground'; labels are {named}; or \"rest\"")
+    for name, found in traits[labels[0]].items() if labels else ():
+        if len(found) > 1:
+            named = ", ".join(sorted(found)[:8]) + ", ..." * (len(found) > 8)
+            raise InputError(
+                f'{table.path}: {table.where}.masks: outlines of label "{labels[0][:100]}" differ in "{name[:100]}": '
+                f"{named[:400]}. Only labels can be phases: make labels of them, or give foreground = "
+                f'["{labels[0][:100]}"] if all are the phase'
+            )
     return tuple(labels)
 
 

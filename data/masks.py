@@ -1,9 +1,8 @@
 """Annotation files to masks: which values are which phase, and which count nowhere."""
 
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +12,13 @@ from common.limits import IGNORED
 from data import annotations
 from data.annotations.labels import read_labels
 from data.annotations.outlines import of_image
-from data.annotations.shapes import draw
-from data.decoding import Decoded, Facts, decode
-from data.images import bands, colours_of, crop_information_bar, in_bands, to_grey, to_uint8
+from data.annotations.shapes import draw, misfit, of_page
+from data.decoding import Decoded, Facts, Page, decode
+from data.images import colours_of, crop_information_bar, to_grey, to_uint8
+from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, greys_of, is_grey, readings, shown
 
-MaskValue = int | str | tuple[int, int, int]  # a number, the label of an outline, or (r, g, b) of 8 bit
-_UNKNOWN = 254  # in place of a class
-_INSTANCES = 64  # more values than phases
-_SOFT, _SOFT_SHARE = 8, 0.8  # values in between, and share of pixels that have them; a photograph has more
-_RARE, _EVEN = 0.01, 0.3  # of the pixels: less than a phase has; of the rare ones: fewer than in any area are alike
-_CORNERS = np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, :-1]
+_TINT, _COLOURED = 32, 1e-3  # difference of channels that JPEG leaves in grey; share of pixels that make a colour mask
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message
-
-
-@dataclass(frozen=True)
-class Values:
-    """Values of a domain's masks. Those of one phase may be None, "rest": all that are not listed.
-
-    background is the first phase, foreground the second, more are the others. ignore: those that count in no loss,
-    score or fraction. Of two phases only: threshold, the grey level from which a pixel is foreground, whatever is
-    listed; instances: every value above 0 is foreground.
-    """
-
-    foreground: tuple[MaskValue, ...] | None
-    background: tuple[MaskValue, ...] | None
-    ignore: tuple[MaskValue, ...] = ()
-    threshold: int | None = None
-    instances: bool = False
-    more: tuple[tuple[MaskValue, ...] | None, ...] = ()
-
-    @property
-    def of_phases(self) -> tuple[tuple[MaskValue, ...] | None, ...]:
-        """Values of each phase, in the order of the classes."""
-        return (self.background, self.foreground, *self.more)
-
-    @property
-    def rest(self) -> int | None:
-        """Class of all values that are not listed; None where these are unknown."""
-        return next((phase for phase, values in enumerate(self.of_phases) if values is None), None)
 
 
 class UnknownValues(InputError):
@@ -82,7 +50,12 @@ class UnknownValues(InputError):
 
 
 def read_mask(
-    path: Path | str, values: Values, shape: tuple[int, int] | None = None, information_bar: int = 0, name: str = ""
+    path: Path | str,
+    values: Values,
+    shape: tuple[int, int] | None = None,
+    information_bar: int = 0,
+    name: str = "",
+    page: Page = None,
 ) -> np.ndarray:
     """Read one annotation as class indices uint8 (h, w): 0 background, 1 foreground, IGNORED what counts nowhere.
 
@@ -93,33 +66,38 @@ def read_mask(
     UnknownValues for a value that is not listed.
 
     A file with outlines, or with an HDF5 array of labels, is a mask too: of outlines, those of the image `name`, and
-    their labels are the values.
+    of its `page` where they lie on slices of a stack; their labels are the values. InputError where they do not fit.
     """
     path = Path(path)
     if path.suffix.lower() in annotations.SUFFIXES:
-        return _drawn(path, values, shape, information_bar, name or path.stem)
+        return _drawn(path, values, shape, information_bar, name or path.stem, page)
     if path.suffix.lower() in annotations.LABEL_SUFFIXES:
         labels = read_labels(path)
         decoded = Decoded(labels, None, Facts(*labels.shape))
     else:
         decoded = decode(path, numbers=values.threshold is None)
-    pixels = decoded.pixels
     if shape is not None:
-        pixels = _scanned(path, pixels, shape, information_bar)
-    if values.threshold is not None:
-        return _by_threshold(path, Decoded(pixels, decoded.palette, decoded.facts), values)
-    judged = [_Judged(reading, values) for reading in _readings(path, Decoded(pixels, decoded.palette, decoded.facts))]
+        decoded = replace(decoded, pixels=_scanned(path, decoded.pixels, shape, information_bar))
+    mask = (_by_value if values.threshold is None else _by_threshold)(path, decoded, values)
+    if decoded.hidden is not None:
+        _warn_of_hidden(path, mask[decoded.hidden[: len(mask)]], values)
+    return mask
+
+
+def _by_value(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
+    """Mask by the listed values. UnknownValues for others."""
+    judged = [Judged(reading, values) for reading in readings(path, decoded)]
     known = [one for one in judged if one.known]
     if known:
         return _likeliest(path, known, decoded.facts.lossy, values)
     first = judged[0]
     if first.is_instance_map and not decoded.facts.lossy:
-        print(f"warning: {path}: more than {_INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
-        return _Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
+        print(f"warning: {path}: more than {INSTANCES} values, so all above 0 are foreground", file=sys.stderr)
+        return Judged(first.reading, Values(None, (0,), values.ignore, instances=True)).mask()
     raise UnknownValues(path, first.unknown(), values, _remedy(decoded.facts.lossy, first, values))
 
 
-def _likeliest(path: Path, known: list["_Judged"], lossy: bool, values: Values) -> np.ndarray:
+def _likeliest(path: Path, known: list["Judged"], lossy: bool, values: Values) -> np.ndarray:
     """Mask of that reading in which most of the listed values occur. InputError where several with as many differ."""
     most = max(one.listed for one in known)
     chosen, *others = (one for one in known if one.listed == most)
@@ -135,6 +113,17 @@ def _likeliest(path: Path, known: list["_Judged"], lossy: bool, values: Values) 
             takes = 'and "rest" takes them all' if values.rest is not None else "all of them above 0"
             print(f"warning: {path}: {why}, {takes}: {_exported(values)}", file=sys.stderr)
     return mask
+
+
+def _warn_of_hidden(path: Path, classes: np.ndarray, values: Values) -> None:
+    """Print a warning where transparent pixels, with `classes` (n,), are of another phase than the background."""
+    around = [0, IGNORED] + [values.rest] * bool(values.more and values.rest)
+    if count := np.count_nonzero(~np.isin(classes, around)):
+        print(
+            f"warning: {path}: {count} transparent pixels are of a phase by the colour that they hide. Flatten the "
+            "mask on the background's colour, and save it without alpha.",
+            file=sys.stderr,
+        )
 
 
 def counted(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -166,13 +155,21 @@ def _scanned(path: Path, pixels: np.ndarray, shape: tuple[int, int], information
     remedy = "export the mask at the micrograph's size"
     if width == shape[1] and height < shape[0]:
         remedy += f", or give information_bar = {shape[0] - height} if it lacks the bar's rows"
+    remedy += _lying(pixels.shape[:2], shape)
     raise InputError(
         f"{path}: {width} x {height} px, but its micrograph has {shape[1]} x {shape[0]} (information bar "
         f"{information_bar}); {remedy}"
     )
 
 
-def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, information_bar: int, name: str) -> np.ndarray:
+def _lying(size: tuple[int, int], shape: tuple[int, int]) -> str:
+    """Say what may be wrong where a mask (h, w) has the sides of its micrograph the other way round."""
+    return ". It lies on its side: one of the files is turned by its orientation (EXIF, TIFF)" * (size == shape[::-1])
+
+
+def _drawn(
+    path: Path, values: Values, shape: tuple[int, int] | None, information_bar: int, name: str, page: Page
+) -> np.ndarray:
     """Mask of the outlines of an image, uint8 (h, w); the later ones cover the earlier, what has none is background."""
     annotated = of_image(path, name)
     if annotated is None:
@@ -183,15 +180,21 @@ def _drawn(path: Path, values: Values, shape: tuple[int, int] | None, informatio
     if shape is not None and size != shape and size != (shape[0] - information_bar, shape[1]):
         raise InputError(
             f"{path}: was drawn on an image of {size[1]} x {size[0]} px, but '{name[:200]}' has {shape[1]} x "
-            f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself"
+            f"{shape[0]} (information bar {information_bar}); annotate the micrograph itself{_lying(size, shape)}"
         )
+    try:
+        shapes = of_page(annotated.shapes, page)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    if wrong := misfit(shapes, size):
+        raise InputError(f"{path}: image '{name[:200]}': {wrong}")
     if annotated.lines:
         print(
             f"warning: {path}: {annotated.lines} points or lines of '{name[:200]}' have no area and are left out",
             file=sys.stderr,
         )
     mask, unknown = np.full(size, (values.rest or 0) if values.more else 0, np.uint8), {}
-    for one in annotated.shapes:
+    for one in shapes:
         kind = _class_of_label(one.label, values)
         part, inside = draw(one, size)
         if kind is None:
@@ -217,164 +220,12 @@ def _as_label(value: MaskValue) -> str:
     return "#{:02x}{:02x}{:02x}".format(*value) if isinstance(value, tuple) else str(value)
 
 
-def _readings(path: Path, decoded: Decoded) -> Iterator[np.ndarray]:
-    """Yield what the pixels may be meant as: numbers (h, w), colours (h, w, 3); the likeliest first."""
-    pixels, palette = decoded.pixels, decoded.palette
-    if pixels.dtype == np.bool_:
-        pixels = _shown(decoded)
-        yield pixels.astype(np.uint8) * 255
-        yield pixels.astype(np.uint8)
-        return
-    if pixels.dtype.kind not in "ui":
-        raise InputError(f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel")
-    if palette is not None:
-        colours = colours_of(palette)
-        yield from (colours[pixels], pixels) if palette.dtype == np.uint8 else (pixels, colours[pixels])
-    elif pixels.ndim == 3:
-        if pixels.dtype.kind == "i" or pixels.dtype.itemsize > 2:
-            if pixels.min() < 0 or pixels.max() > 255:
-                raise InputError(f"{path}: colours of type {pixels.dtype} beyond 0 .. 255; save them with 8 bit")
-            pixels = pixels.astype(np.uint8)
-        yield to_uint8(pixels, (8, 16))
-    else:
-        bits = decoded.facts.bits
-        if bits < 8:
-            yield (pixels.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-        elif pixels.dtype == np.uint16 and pixels.max() > 255 and not (pixels % 257).any():
-            yield (pixels // 257).astype(np.uint8)
-        yield pixels
-
-
-def _shown(decoded: Decoded) -> np.ndarray:
-    """Pixels of one bit, only here as a viewer shows them: nobody thinks of white-is-zero at one bit."""
-    return ~decoded.pixels if decoded.facts.white_is_zero else decoded.pixels
-
-
-class _Judged:
-    """A reading of a mask: each of its values, as an index into `codes`, with the class that the domain gives it."""
-
-    def __init__(self, reading: np.ndarray, values: Values):
-        self.reading, self.colours = reading, reading.ndim == 3
-        self.codes, self.counts = self._count()
-        of = [np.isin(self.codes, self._wanted(listed)) for listed in values.of_phases]
-        ignored = np.isin(self.codes, self._wanted(values.ignore))
-        self.is_listed = np.any([*of, ignored], axis=0)
-        self.listed = np.count_nonzero(self.is_listed)
-        self.two = not values.more
-        self.classes = np.full(len(self.codes), _UNKNOWN if values.rest is None else values.rest, np.uint8)
-        if values.instances:
-            of[1] = self.codes > 0
-            self.classes[self.codes < 0] = _UNKNOWN
-        for phase, found in enumerate(of):
-            self.classes[found] = phase
-        self.classes[ignored] = IGNORED
-
-    @property
-    def known(self) -> bool:
-        return not (self.classes == _UNKNOWN).any()
-
-    @property
-    def is_instance_map(self) -> bool:
-        """Many values in even areas, of which few pixels are listed: neither soft borders nor a photograph."""
-        if not self.two or self.colours or len(self.codes) <= _INSTANCES or self.codes[0] < 0:
-            return False
-        pixels = {kind: self.counts[self.classes == kind].sum() for kind in (1, _UNKNOWN)}
-        even = np.mean(self.reading[:, 1:] == self.reading[:, :-1])
-        return pixels[_UNKNOWN] > pixels[1] and even > 0.5
-
-    @property
-    def is_soft(self) -> bool:
-        """Values between those that are listed, on few pixels: borders that were smoothed.
-
-        Of colours, unknown ones that are no grey: a micrograph under an annotation is grey.
-        """
-        codes, unknown = self.codes, self.classes == _UNKNOWN
-        if unknown.sum() <= _SOFT or self.counts[unknown].sum() > _SOFT_SHARE * self.counts.sum():
-            return False
-        if self.colours and (codes % 0x010101).any():
-            return bool(self.counts[unknown & (codes % 0x010101 > 0)].sum() > self.counts[unknown].sum() / 2)
-        listed, between = codes[~unknown], codes[unknown]
-        return len(listed) > 1 and bool(between.min() > listed.min() and between.max() < listed.max())
-
-    @property
-    def smooth(self) -> bool:
-        """Many values that are not listed, each on few pixels and nowhere an area: borders that were smoothed.
-
-        Of colours, such that are no grey, as above.
-        """
-        rare = ~self.is_listed & (self.counts < _RARE * self.counts.sum())
-        if self.colours:
-            rare &= self.codes % 0x010101 > 0
-        if rare.sum() <= _SOFT:
-            return False
-        here, right, below = (self._of_each(np.arange(len(rare), dtype=np.int32))[part] for part in _CORNERS)
-        odd = rare[here]
-        return bool(np.mean((here == right)[odd] & (here == below)[odd]) < _EVEN)
-
-    def mask(self) -> np.ndarray:
-        """Classes uint8 (h, w)."""
-        return self._of_each(self.classes)
-
-    def _of_each(self, of_code: np.ndarray) -> np.ndarray:
-        """Values of the codes (n,) at each pixel (h, w)."""
-        if self.small:
-            table = np.zeros(np.iinfo(self.reading.dtype).max + 1, of_code.dtype)
-            table[self.codes] = of_code
-            return in_bands(lambda band: table[band], self.reading)
-        return in_bands(lambda band: of_code[np.searchsorted(self.codes, self._codes(band))], self.reading)
-
-    def unknown(self) -> dict[str, int]:
-        """Number of pixels of each value that is not listed, the most frequent first."""
-        found = np.flatnonzero(self.classes == _UNKNOWN)
-        order = found[np.argsort(-self.counts[found], kind="stable")]
-        return {self._shown(int(self.codes[one])): int(self.counts[one]) for one in order}
-
-    @property
-    def small(self) -> bool:
-        """Numbers few enough for a table."""
-        return not self.colours and self.reading.dtype in (np.uint8, np.uint16)
-
-    def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        """The values that occur, int64 (n,), ascending, and the number of pixels of each."""
-        if self.small:
-            most = np.iinfo(self.reading.dtype).max + 1
-            counts = sum(np.bincount(band.ravel(), minlength=most) for band in bands(self.reading))
-            codes = np.flatnonzero(counts)
-            return codes, counts[codes]
-        found = Counter()
-        for band in bands(self.reading):
-            codes, counts = np.unique(self._codes(band), return_counts=True)
-            found.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
-        codes = np.array(sorted(found), np.int64)
-        return codes, np.array([found[code] for code in codes.tolist()], np.int64)
-
-    def _codes(self, band: np.ndarray) -> np.ndarray:
-        if not self.colours:
-            return band
-        return band.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-
-    def _wanted(self, values: tuple[MaskValue, ...] | None) -> list[int]:
-        """Codes of values; grey is a colour too."""
-        if self.colours:
-            listed = [value for value in values or () if not isinstance(value, str)]
-            triples = [(value,) * 3 if isinstance(value, int) else value for value in listed]
-            return [red << 16 | green << 8 | blue for red, green, blue in triples if 0 <= red <= 255]
-        numbers = [value if isinstance(value, int) else value[0] for value in values or () if _is_grey(value)]
-        return [number for number in numbers if -(1 << 63) <= number < 1 << 63]
-
-    def _shown(self, code: int) -> str:
-        return f'"#{code:06x}"' if self.colours and code % 0x010101 else str(code & 0xFF if self.colours else code)
-
-
-def _is_grey(value: MaskValue) -> bool:
-    return isinstance(value, int) or (isinstance(value, tuple) and len(set(value)) == 1)
-
-
 def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
+    """Mask by the grey level. InputError for colours that are neither dark nor light, unless they are ignored."""
     pixels = decoded.pixels
     if decoded.palette is not None:
         pixels = colours_of(decoded.palette)[pixels]
-    pixels = _shown(decoded).astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
+    pixels = shown(decoded).astype(np.uint8) * 255 if pixels.dtype == np.bool_ else pixels
     if pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path}: a mask of type {pixels.dtype} has no threshold; save it with 8 or 16 bit a channel")
     grey = to_uint8(to_grey(pixels), (min(8, decoded.facts.bits), decoded.facts.bits))
@@ -384,21 +235,42 @@ def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
             "of 65535. Save it with 8 bit if that is white.",
             file=sys.stderr,
         )
-    ignored = np.isin(grey, [value for value in values.ignore if isinstance(value, int)])
+    ignored = np.isin(grey, greys_of(values.ignore))
+    if pixels.ndim == 3:
+        colours = to_uint8(pixels, (8, 16))
+        for colour in values.ignore:
+            ignored |= (colours == colour).all(axis=2) if isinstance(colour, tuple) else False
+        _refuse_coloured(path, colours[~ignored], values.threshold)
     return np.where(ignored, IGNORED, grey >= values.threshold).astype(np.uint8)
+
+
+def _refuse_coloured(path: Path, colours: np.ndarray, threshold: int) -> None:
+    """Raise InputError where colours uint8 (n, 3) are on either side of a threshold, by the channel that is looked at.
+
+    A grey picture that was saved as a colour JPEG has a tint, and no such colours.
+    """
+    low, high = colours.min(axis=1), colours.max(axis=1)
+    odd = (high - low > _TINT) & (low < threshold) & (high >= threshold)
+    if np.count_nonzero(odd) > _COLOURED * len(odd):
+        found, counts = np.unique(colours[odd], axis=0, return_counts=True)
+        raise InputError(
+            f'{path}: {odd.sum()} px have colours such as "#{bytes(found[counts.argmax()]).hex()}", and threshold = '
+            f"{threshold} is of grey levels; export it as PNG, and list its colours in `foreground` in place of "
+            "threshold, or in `ignore`"
+        )
 
 
 def _shortened(names: list[str], most: int) -> list[str]:
     return names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
 
 
-def _remedy(lossy: bool, judged: _Judged, values: Values) -> str:
+def _remedy(lossy: bool, judged: Judged, values: Values) -> str:
     """Remedy for values that are not listed; none that moves a border."""
     if lossy or judged.is_soft:
         why = "the file is a JPEG, which changes values" if lossy else "its borders are smooth (values in between)"
         return f"{why}: {_exported(values)}"
     remedy = _listed(values, "background")
-    if len(judged.codes) > _SOFT and not judged.colours and not values.more:
+    if len(judged.codes) > SOFT and not judged.colours and not values.more:
         remedy += ", or instances = true where each grain has a number"
     return remedy
 
@@ -418,9 +290,7 @@ def _exported(values: Values) -> str:
 def _half_way(values: Values) -> int | None:
     """Grey level half-way from background to foreground; None where the foreground is no grey, or the darker one."""
     listed = [*(values.foreground or ()), *(values.background or ())]
-    if values.more or not values.foreground or not all(map(_is_grey, listed)):
+    if values.more or not values.foreground or not all(map(is_grey, listed)):
         return None
-    bright, dark = (
-        [v if isinstance(v, int) else v[0] for v in of or (0,)] for of in (values.foreground, values.background)
-    )
+    bright, dark = (greys_of(of or (0,)) for of in (values.foreground, values.background))
     return (min(bright) + max(dark) + 1) // 2 if max(dark) < min(bright) <= 255 else None

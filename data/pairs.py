@@ -3,43 +3,142 @@
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from common.errors import require_file_name
+from common.errors import InputError, require_file_name
+from data.annotations import OF_ONE
 from data.annotations import SUFFIXES as OUTLINES
-from data.annotations.outlines import outlines
+from data.annotations.outlines import of_image, outlines, stem_of
 from data.decoding import SUFFIXES
 from data.entries import Table
 from data.files import Found
-from data.table import composed
+from data.table import composed, read_table
 
 
-def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images by stem, and masks by the stem of their image. InputError for names that a store cannot have.
+def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path], dict[str, dict]]:
+    """Images by stem, masks by the stem of their image, and the rows of the table of micrographs by it.
 
-    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one.
+    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one. InputError for names
+    that a store cannot have.
     """
     found = table.found("images", "a folder relative to this file, or a pattern like lom/*.tif")
-    images, masks = _listing(table, "images", found.images), {}
-    if "masks" in table.entries and images:
-        images, masks = _paired(table, found, images)
+    images, masks = _required(table, found, _listing(table, "images", found.images)), {}
+    of_masks = None
+    if "masks" in table.entries:
+        remedy = "a folder relative to this file, a pattern like lom/*.png, or a file with outlines"
+        of_masks = table.found("masks", remedy)
+    rows = _rows(table, images)
+    named = _named_masks(table, rows, of_masks)
+    images = _required(table, found, _without_masks(table, images, rows, named))
+    if of_masks:
+        images, masks = _paired(table, found, of_masks, images, named)
+    masks |= named
+    _check_names(table, _required(table, found, images))
+    _warn_of_masks(table, images, masks)
+    _remark(table, found, of_masks, images, masks)
+    return images, masks, rows
+
+
+def _required(table: Table, found: Found, images: dict[str, Path]) -> dict[str, Path]:
+    """Give the images back. InputError where there are none."""
     if not images:
-        kinds = " ".join(SUFFIXES)
-        raise table.error("images", table.entries["images"], f"no image ({kinds}) in {found.folder}; add some")
-    _check_names(table, images)
+        remedy = f"no image ({' '.join(SUFFIXES)}) in {found.folder}; add some"
+        raise table.error("images", table.entries["images"], remedy)
+    return images
+
+
+def _rows(table: Table, images: dict[str, Path]) -> dict[str, dict]:
+    """Read the table of micrographs, where there is one."""
+    if "micrographs" not in table.entries:
+        return {}
+    name = table.take("micrographs", str, "a table (CSV) relative to this file")
+    return read_table(table.path.parent / name, images)
+
+
+def _named_masks(table: Table, rows: dict[str, dict], of_masks: Found | None) -> dict[str, Path]:
+    """Masks that the table of micrographs names, by the stem of their image. InputError where one is not there."""
+    folders = [table.path.parent, *dict.fromkeys(file.parent for file in (of_masks.files if of_masks else ()))]
+    named = {}
+    for stem, row in rows.items():
+        if mask := row.get("mask"):
+            named[stem] = next((folder / mask for folder in folders if (folder / mask).is_file()), None)
+            if named[stem] is None:
+                remedy = f"no such file, relative to {table.path.name} or to the other masks; correct it"
+                raise InputError(f"{_table_of(table)}: mask = '{mask[:200]}': {remedy}")
+    return named
+
+
+def _without_masks(
+    table: Table, images: dict[str, Path], rows: dict[str, dict], named: dict[str, Path]
+) -> dict[str, Path]:
+    """Give the images that the table does not name as masks. InputError where it calls a micrograph a mask."""
+    used = _in_both(named.values(), images.values())
+    for stem in [stem for stem, file in images.items() if file in used]:
+        (of, *_) = [one for one, file in named.items() if _in_both([file], [images[stem]])]
+        if of == stem or rows.get(stem):
+            fault = f"is the micrograph '{stem}' itself; name the mask"
+            raise InputError(f"{_table_of(table)}: mask = '{rows[of]['mask'][:200]}' of '{of}' {fault}")
+        rows.pop(stem, None)
+    return {stem: file for stem, file in images.items() if file not in used}
+
+
+def _table_of(table: Table) -> Path:
+    return table.path.parent / table.entries["micrographs"]
+
+
+def _warn_of_masks(table: Table, images: dict[str, Path], masks: dict[str, Path]) -> None:
+    """Print a warning of a mask that a table gives to two images, and of outlines that name another image."""
+    used = {}
+    for stem, file in masks.items() if "micrographs" in table.entries else ():
+        other = used.setdefault(file.resolve(), stem)
+        if other != stem and file.suffix.lower() not in OUTLINES:
+            print(f"warning: {_table_of(table)}: {file} is the mask of '{other}' and of '{stem}'", file=sys.stderr)
+    names = {composed(stem): stem for stem in images}
+    for stem, file in masks.items():
+        if file.suffix.lower() == ".json":
+            with suppress(InputError):  # which is said where the mask is read
+                annotated = of_image(file, stem)
+                other = names.get(stem_of(annotated.image)) if annotated else None
+                if other not in (None, stem):
+                    print(
+                        f"warning: {file}: is the mask of '{stem}' by its name, and was drawn on '{other}' "
+                        f"(imagePath = '{annotated.image[:200]}'). Rename it if that is right.",
+                        file=sys.stderr,
+                    )
+
+
+def _remark(
+    table: Table, found: Found, of_masks: Found | None, images: dict[str, Path], masks: dict[str, Path]
+) -> None:
+    """Print what lies in the folders of the images and of the masks and was not taken."""
     taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
-    if left := found.left(taken):
-        print(f"remark: {table.path}: {table.where}.images: not taken from {found.folder}: {left}", file=sys.stderr)
-    return images, masks
+    places = {"images": found}
+    if of_masks and not of_masks.alone and of_masks.folder.resolve() != found.folder.resolve():
+        places["masks"] = of_masks
+        suffix, names = table.entries.get("mask_suffix", ""), {composed(stem) for stem in images}
+        strays = [file for file in of_masks.annotations if _without(composed(suffix), file.stem) not in names]
+        if strays:
+            others = f" (nor to {len(strays) - 1} others)" if len(strays) > 1 else ""
+            print(
+                f"warning: {table.path}: {table.where}.masks: no image in {found.folder} belongs to "
+                f"{strays[0].name}{others}; check names and mask_suffix",
+                file=sys.stderr,
+            )
+        taken |= {*of_masks.annotations}
+    for key, place in places.items():
+        if left := place.left(taken):
+            print(f"remark: {table.path}: {table.where}.{key}: not taken from {place.folder}: {left}", file=sys.stderr)
 
 
-def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Give the images that are no masks, and the masks by the stem of their image.
+def _paired(
+    table: Table, found: Found, of_masks: Found, images: dict[str, Path], named: dict[str, Path]
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Give the images that are no masks, and the masks by the stem of their image; `named` belong where a table says.
 
     A picture goes before a file with outlines of the same name, from which it may have been made. Files with outlines,
     and arrays, that belong to no image are none.
     """
-    of_masks = table.found("masks", "a folder relative to this file, a pattern like lom/*.png, or a file with outlines")
     suffix = composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
     pictures = _listing(table, "masks", of_masks.images)
     others = _listing(table, "masks", of_masks.annotations)
@@ -61,17 +160,21 @@ def _paired(table: Table, found: Found, images: dict[str, Path]) -> tuple[dict[s
             if masks.get(image) in painted:
                 raise table.error("masks", file.name, f"{masks[image].name} is a mask of this image too; remove one")
             masks[image] = file
-        elif stem in pictures:
+        elif stem in pictures and not _in_both(named.values(), [file]):
             raise table.error(
                 "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
             )
     if of_masks.alone:
         (file,) = of_masks.annotations
         masks = masks or _of_one_file(table, file, names)
-    if not masks:
+    if not masks and not named:
         remedy = f"no mask in {of_masks.folder}; add some or remove the key"
         if others:
-            remedy += f"; if {next(iter(others.values())).name} has the outlines of many images, give its path"
+            first = next(iter(others.values()))
+            if first.suffix.lower() in OF_ONE:
+                remedy += f"; {first.name} is of one image: rename it, as {next(iter(images))}{first.suffix}"
+            else:
+                remedy += f"; if {first.name} has the outlines of many images, give its path"
         raise table.error("masks", table.entries["masks"], remedy)
     return images, masks
 
@@ -98,9 +201,12 @@ def _in_both(some: Iterable[Path], others: Iterable[Path]) -> set[Path]:
 
 def _of_one_file(table: Table, file: Path, names: dict[str, str]) -> dict[str, Path]:
     """Give the masks that one file with outlines has of many images: those on which something is drawn."""
-    if file.suffix.lower() not in OUTLINES:
-        raise table.error("masks", file.name, "it has the labels of one image only, and none has its name; rename one")
-    document = outlines(file)
+    document = {} if file.suffix.lower() in OF_ONE else outlines(file)
+    if file.suffix.lower() in OF_ONE or None in document:
+        remedy = (
+            f"it is of one image only, and none has its name; rename it, as {next(iter(names.values()))}{file.suffix}"
+        )
+        raise table.error("masks", file.name, remedy)
     there = {stem: one for stem, one in document.items() if stem in names}
     drawn = {names[stem]: file for stem, one in there.items() if one.shapes}
     if there and not drawn:

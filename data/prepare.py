@@ -29,7 +29,8 @@ from data.decision import Decision, read_decision, recorded, undecided
 from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
 from data.images import prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import grey_levels, matched
-from data.masks import MaskValue, UnknownValues, Values, counted, read_mask
+from data.mask_readings import MaskValue, Values
+from data.masks import UnknownValues, counted, read_mask
 from data.sizes import confirm, fields_of_view, odd_sizes
 from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
@@ -178,7 +179,7 @@ def read_native(
         raise InputError(f"{native.image}: {error}") from error
     if native.mask is None:
         return image, None
-    mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name)
+    mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name, native.page)
     return image, prepare_mask(mask, described.factor, phases)
 
 
@@ -193,7 +194,8 @@ def _result(
         for one in described:
             if one.native.mask and one.native is not native:
                 try:
-                    read_mask(one.native.mask, domain.values, one.shape, one.information_bar, one.native.name)
+                    of = one.native
+                    read_mask(of.mask, domain.values, one.shape, one.information_bar, of.name, of.page)
                 except UnknownValues as other:
                     others.append(other)
                 except InputError:

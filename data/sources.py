@@ -25,6 +25,7 @@ class Described:
     """A native micrograph, settled: its entry in the store's sources, and how it is brought to the working scale.
 
     factor: of its one resize. shape: (h, w) of the file, upright. origin: what to check where it cannot be right.
+    orientations: of the image and of its mask, 1 .. 8 as of TIFF and EXIF.
     """
 
     native: NativeMicrograph
@@ -33,11 +34,20 @@ class Described:
     factor: float
     shape: tuple[int, int]
     origin: str
+    orientations: tuple[int, int]
 
 
 def describe(options: Options, domain: Domain, workers: int, quiet: bool = False) -> list[Described]:
     """Settle every micrograph of a domain by what its files say. `quiet`: without warnings of what contradicts them."""
     found = all_of(partial(_described, options=options, domain=domain, quiet=quiet), domain.micrographs, workers)
+    turned = [one.native for one in found if one.native.mask and len({*one.orientations}) > 1]
+    if turned and not quiet:
+        others = f" (and {len(turned) - 1} others)" if len(turned) > 1 else ""
+        print(
+            f"warning: {turned[0].image}{others}: its mask {turned[0].mask.name} has another orientation, by which one "
+            "of them is turned. If the contact sheet shows that it does not lie on the picture, save both upright.",
+            file=sys.stderr,
+        )
     white = [one.native.mask for one in found if one.source.get("mask_read", {}).get("white_is_zero")]
     if white and not quiet:
         print(
@@ -68,14 +78,16 @@ def _described(native: NativeMicrograph, options: Options, domain: Domain, quiet
         source |= {"pixel_size_nm": size, "information_bar": bar}
     odd = ({"page": native.page} if native.page else {}) | oddly_read(facts)
     is_picture = native.mask and native.mask.suffix.lower() in SUFFIXES
-    odd_mask = oddly_read(look(native.mask), mask=True) if is_picture else {}
+    facts_of_mask = look(native.mask) if is_picture else None
+    odd_mask = oddly_read(facts_of_mask, mask=True) if is_picture else {}
     source |= ({"read": odd} if odd else {}) | ({"mask_read": odd_mask} if odd_mask else {})
     origin = (
         f"pixel_size_nm = {size:g} of {domain.name}, {options.reference_pixel_size_nm:g} of the reference "
         f"{options.reference}, and scale = {options.scale:g}"
     )
     factor = size / options.reference_pixel_size_nm * options.scale
-    return Described(native, source, bar, factor, (facts.height, facts.width), origin)
+    orientations = facts.orientation, facts_of_mask.orientation if is_picture else 1
+    return Described(native, source, bar, factor, (facts.height, facts.width), origin, orientations)
 
 
 def _digests(native: NativeMicrograph, root: Path) -> dict:

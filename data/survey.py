@@ -14,6 +14,7 @@ from data.headers import TOLERANCE, Header, read_header
 from data.images import DEPTHS, DEPTHS_BEFORE, Brightest, brightest
 from data.table import FILE
 
+_DARK = 8  # times darker than white
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -38,14 +39,27 @@ def settled(path: Path, page: Page, given: Given, quiet: bool = False) -> tuple[
     for value, key, named in ((size, "pixel_size_nm", given.named_size), (bar, "information_bar", given.named_bar)):
         if value == FILE and (header is None or getattr(header, key) is None):
             look(path, page)  # which says what is wrong with the file, if anything is
-            said = f"its {header.maker} header does not say it" if header else "it has no microscope's header"
             raise InputError(
-                f'{path}: {named} = "{FILE}", but {said}; give a number, for this one in a table (`micrographs`)'
+                f'{path}: {named} = "{FILE}", but {_lacking(header, key)}; give a number, for this one in a table '
+                "(`micrographs`)"
             )
     if header and not quiet:
         for warning in _contradictions(path, page, header, given):
             print(f"warning: {warning}", file=sys.stderr)
     return (header.pixel_size_nm if size == FILE else size), (header.information_bar if bar == FILE else bar)
+
+
+def _lacking(header: Header | None, key: str) -> str:
+    """Say why a file does not say its pixel size or its bar."""
+    if header is None:
+        return "it has no microscope's header"
+    if key == "information_bar" and header.turned:
+        return (
+            f"it is turned by its orientation, so the bar of its {header.bar_maker or header.maker} header is not below"
+        )
+    if key == "pixel_size_nm" and header.unread:
+        return f"its {header.maker} header says '{header.unread[:100]}', which is no pixel size"
+    return f"its {header.maker} header does not say it"
 
 
 def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:
@@ -86,9 +100,9 @@ def depth_of(
     """Depth in bits of a domain's camera: the smallest of DEPTHS that holds all its micrographs of 16-bit samples.
 
     pictures: files with their page and the rows of their bar, which do not count, as lone pixels do not; of these it
-    prints a warning. None where there are no such micrographs. And whether each by itself would have been read so, as
-    before there was a common depth. broken: files that cannot be read are passed over, where InputError would be
-    raised. least: a depth that is known already.
+    prints a warning, and of files that are nearly black at that depth. None where there are no such micrographs. And
+    whether each by itself would have been read so, as before there was a common depth. broken: files that cannot be
+    read are passed over, where InputError would be raised. least: a depth that is known already.
     """
     pictures = list(pictures)
     found = all_of(partial(_brightest, broken=broken), pictures, workers)
@@ -103,6 +117,14 @@ def depth_of(
         print(
             f"warning: {odd[0]}: {found[odd[0]].lone} pixels{others} are far brighter than all others, which "
             f"{depth} bits hold. They are taken for defects or a text, and shown white.",
+            file=sys.stderr,
+        )
+    dark = [path for path, one in found.items() if one.scanned < 2**depth / _DARK]
+    if dark:
+        others = f" (and {len(dark) - 1} other files)" if len(dark) > 1 else ""
+        print(
+            f"warning: {dark[0]}{others}: its brightest grey level is {found[dark[0]].scanned}, of {2**depth - 1} that "
+            f"{depth} bits have, by which all are read: nearly black. Keep files of another camera apart.",
             file=sys.stderr,
         )
     each = {next(bits for bits in DEPTHS_BEFORE if one.level < 2**bits) for one in found.values()}

@@ -65,7 +65,8 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
             try:
                 found[name][column] = _value(column, cell.replace(",", ".") if divider != "," else cell, cell)
             except ValueError as error:
-                raise InputError(f"{path}: line {line}: {column} = '{cell[:200]}': it must be {error}") from None
+                point = "; decimals have a point where commas divide columns" * (divider == "," and "," in cell)
+                raise InputError(f"{path}: line {line}: {column} = '{cell[:200]}': it must be {error}{point}") from None
     return found
 
 
@@ -84,6 +85,8 @@ def _value(column: str, cell: str, text: str) -> object:
     """Value of a cell. ValueError: what it must be."""
     if column == "mask":
         return text.replace("\\", "/")
+    if column != "pixel_size_nm":
+        cell = re.sub(r"(\d)\.0+$", r"\1", cell)  # pandas writes whole numbers so where cells are empty
     if column == "test":
         if cell.lower() not in _YES + _NO:
             raise ValueError("true or false")

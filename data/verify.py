@@ -11,6 +11,7 @@ if not __package__:
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -23,7 +24,7 @@ from data.images import cut_tiles
 from data.levels import grey_levels
 from data.masks import counted, phase_fraction, phase_fractions
 from data.sealed import check_seal, seal_is_intact
-from data.store import TILE_STORE, Store, differences, digest
+from data.store import TILE_STORE, Micrograph, Store, differences, digest
 
 _ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
 _OF_MASK, _SHARE = 4, 0.9  # grey levels of a mask among the images, and share of its pixels that has them when resized
@@ -80,18 +81,31 @@ def open_intact(path: Path) -> Store:
 def check_store(store: Store) -> list[str]:
     """List everything that is wrong inside one store: tiles, masks, digests, the split by native micrograph."""
     problems = _check_tiles(store)
-    split = defaultdict(set)
     for micrograph in store.micrographs:
-        split[micrograph.sha256].add((micrograph.fold, micrograph.test))
         if micrograph.test and not micrograph.labelled:
             problems.append(f"test micrograph '{micrograph.name}' has no mask")
         if not -1 <= micrograph.fold < store.folds or (micrograph.test and micrograph.fold != -1):
             problems.append(f"micrograph '{micrograph.name}' has fold {micrograph.fold} of {store.folds}")
-    for sha256, places in split.items():
-        if len(places) > 1:
-            names = sorted({micrograph.name for micrograph in store.micrographs if micrograph.sha256 == sha256})
+    for alike in _of_one_image([store]):
+        if len({(micrograph.fold, micrograph.test) for _, micrograph in alike}) > 1:
+            names = sorted({micrograph.name for _, micrograph in alike})
             problems.append(f"{', '.join(names)} are one image but lie in different folds or in test and training")
     return problems
+
+
+def _of_one_image(stores: Sequence[Store]) -> list[list[tuple[Store, Micrograph]]]:
+    """Group micrographs of one file by its SHA-256, and those of several files that have the same pixels.
+
+    An image that is uniform, such as a black one, is like any other of its kind.
+    """
+    files, pixels = defaultdict(list), defaultdict(list)
+    for store in stores:
+        for micrograph, entry in zip(store.micrographs, store.metadata["micrographs"], strict=True):
+            files[micrograph.sha256].append((store, micrograph))
+            pixels[entry["image_digest"]].append((store, micrograph))
+    several = [alike for alike in pixels.values() if len({micrograph.sha256 for _, micrograph in alike}) > 1]
+    shown = [np.ptp(store.image(micrograph.index)) > 0 for ((store, micrograph), *_) in several]
+    return [*files.values(), *(alike for alike, varied in zip(several, shown, strict=True) if varied)]
 
 
 def oddities(store: Store) -> list[str]:
@@ -189,11 +203,8 @@ def check_together(stores: list[Store]) -> tuple[list[str], list[str]]:
                 f"{store.path} was prepared otherwise than {stores[0].path} ({different}); prepare them from one "
                 "domains.toml"
             )
-    places = defaultdict(set)
-    for store in stores:
-        for micrograph in store.micrographs:
-            places[micrograph.sha256].add((store.domain, micrograph.parent, micrograph.test))
-    for uses in places.values():
+    places = [{(store.domain, one.parent, one.test) for store, one in alike} for alike in _of_one_image(stores)]
+    for uses in dict.fromkeys(map(frozenset, places)):
         if len({domain for domain, _, _ in uses}) < 2:
             continue
         names = ", ".join(f"{domain}/{name}{' (test)' if test else ''}" for domain, name, test in sorted(uses))

@@ -21,6 +21,7 @@ from common.memory import free_memory
 from common.parallel import ahead
 from data.decoding import SUFFIXES, Page
 from data.domains import AUTO, Domain, read_domains
+from data.files import Found
 from data.images import list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import matched
 from data.pictures import write_classes
@@ -192,6 +193,8 @@ def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> 
     files = list_images(folder)
     if not files:
         raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
+    if left := Found(folder, None, ()).left(files):
+        print(f"remark: {folder}: not segmented: {left}", file=sys.stderr)
     native, found = preparation["native"], {}
     for key, option in zip(SCALE, ("pixel_size", "information_bar"), strict=True):
         value, name = getattr(options, option), f"--{option.replace('_', '-')}"

@@ -8,12 +8,23 @@ import tifffile
 
 
 def zeiss(
-    path: Path, pixels: np.ndarray, nanometres: float, stored: str = "", comma: bool = False, **more: object
+    path: Path,
+    pixels: np.ndarray,
+    nanometres: float,
+    stored: str = "",
+    comma: bool = False,
+    width: float = 0,
+    said: str = "",
+    **more: object,
 ) -> None:
-    """Write SmartSEM's tag. `AP_PIXEL_SIZE` is wrong by a factor of 2, as in many files. comma: parts the decimals."""
+    """Write SmartSEM's tag. `AP_PIXEL_SIZE` is wrong by a factor of 2, as in many files. comma: parts the decimals.
+
+    width: of the picture in µm, where it is written too. said: in place of the pixel size with its unit.
+    """
     unit, value = ("nm", nanometres) if nanometres < 1000 else ("µm", nanometres / 1000)
     lines = ["AP_PIXEL_SIZE", f"Pixel Size = {2 * value:.6g} {unit}"]
-    lines += ["AP_IMAGE_PIXEL_SIZE", f"Image Pixel Size = {value:.6g} {unit}"]
+    lines += ["AP_IMAGE_PIXEL_SIZE", f"Image Pixel Size = {said or f'{value:.6g} {unit}'}"]
+    lines += ["AP_WIDTH", f"Width = {width:.6g} µm"] if width else []
     lines += ["DP_IMAGE_STORE", f"Store resolution = {stored or f'{pixels.shape[1]} * {pixels.shape[0]}'}", ""]
     text = "\r\n".join(lines)
     _tagged(path, pixels, 34118, (text.replace(".", ",") if comma else text).encode("cp1252"), **more)
@@ -33,13 +44,14 @@ def fei(
     tag: int = 34682,
     scan: str = "Scan",
     more: str = "",
+    orientation: int = 1,
 ) -> None:
     rows = pixels.shape[0] - bar
     text = (
         f"[User]\r\nUser=x\r\n[Beam]\r\nBeam=EBeam\r\nScan=EScan\r\n[{scan}]\r\nPixelWidth={nanometres * 1e-9:.10g}\r\n"
     )
     text += f"{more}[Image]\r\nDigitalContrast=1\r\nResolutionX={pixels.shape[1]}\r\nResolutionY={rows}\r\n"
-    _tagged(path, pixels, tag, (text + "[PrivateFei]\r\nDatabarHeight=0\r\n").encode())
+    _tagged(path, pixels, tag, (text + "[PrivateFei]\r\nDatabarHeight=0\r\n").encode(), orientation)
 
 
 def tescan(path: Path, pixels: np.ndarray, nanometres: float, bar: int = 0, more: str = "") -> None:
@@ -107,7 +119,8 @@ def packed(path: Path, pixels: np.ndarray, bits: int, white_is_zero: bool = Fals
     path.write_bytes(b"II*\0" + struct.pack("<I", start) + content.ljust(start - 8, b"\0") + directory)
 
 
-def _tagged(path: Path, pixels: np.ndarray, tag: int, content: bytes, **more) -> None:
+def _tagged(path: Path, pixels: np.ndarray, tag: int, content: bytes, orientation: int = 1, **more) -> None:
     options = {"photometric": "rgb" if pixels.ndim == 3 else "minisblack", "metadata": None} | more
     extra = [(tag, "B" if tag == 50431 else "s", len(content), content, False)]
+    extra += [(274, "H", 1, orientation, True)] if orientation > 1 else []
     tifffile.imwrite(path, pixels, resolution=(96, 96), resolutionunit="inch", extratags=extra, **options)

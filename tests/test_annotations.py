@@ -317,8 +317,8 @@ def laboratory(folder, names="abc"):
         cv2.imwrite(str(folder / "images" / f"{name}.png"), (expected() * 100 + 50).astype(np.uint8))
 
 
-def prepared(folder, ok=True, **entry):
-    entry = {"images": "images", "pixel_size_nm": 50, "folds": 2} | entry
+def prepared(folder, ok=True, folds=True, **entry):
+    entry = {"images": "images", "pixel_size_nm": 50} | ({"folds": 2} if folds else {}) | entry
     (folder / "domains.toml").write_text(domains_toml(SMALL, source=entry))
     status, printed = call(f"prepare {folder / 'domains.toml'} --out {folder / 'stores'} --force")
     assert (status == 0) == ok, printed
@@ -384,9 +384,10 @@ def test_napari_writes_whole_numbers(tmp_path):
 @pytest.mark.skipif(not CASES.is_dir(), reason=f"the shared cases are not at {CASES}")
 def test_real_annotations(tmp_path):
     folder = CASES / "files"
-    mask = read_mask(
-        folder / "via_one_image.json", Values(("Powder",), (0,)), (768, 1024), 0, "Sc1Tile_001-001-000_0-000"
-    )
+    name, values = "Sc1Tile_001-001-000_0-000", Values(("Powder",), (0,))
+    mask = read_mask(folder / "via_one_image.json", values, (1024, 1536), 0, name)
+    with pytest.raises(InputError, match=r"an outline of 'Powder' has x .*, and the image is 1024 x 768 px"):
+        read_mask(folder / "via_one_image.json", values, (768, 1024), 0, name)
     assert 0.1 < mask.mean() < 0.9
     mask = read_mask(folder / "cvat_for_images.xml", Values(("label1", ""), (0,)), (8, 8), 0, "img0")
     assert mask[2:4, :4].all() and mask.sum() == 8

@@ -90,7 +90,7 @@ def test_ignored_values(tmp_path):
 
 def test_numbers_in_headers(tmp_path):
     _, printed = prepared(tmp_path, "pixel_size_in_header")
-    (warning,) = [line for line in printed.splitlines() if "header says" in line]
+    (warning,) = [line for line in printed.splitlines() if "pixel_size_nm = 50" in line]
     assert "b0.tif" in warning and "5 nm" in warning and "domains.lom.pixel_size_nm = 50" in warning
     lom = '[domains.lom]\nimages = "lom/images"\npixel_size_nm = '
     store = prepared(tmp_path / "asked", "pixel_size_in_header", (f"{lom}50", f'{lom}"file"'))[0]["lom"]
@@ -109,7 +109,7 @@ def test_many_fields(tmp_path):
 
 def test_outlines_and_real_files_become_a_store(tmp_path):
     (tmp_path / "via").mkdir()
-    cv2.imwrite(str(tmp_path / "via" / "Sc1Tile_001-001-000_0-000.png"), np.full((768, 1024), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "via" / "Sc1Tile_001-001-000_0-000.png"), np.full((1024, 1536), 90, np.uint8))
     shutil.copy(CASES / "files" / "zeiss_111.6nm_rgb_crop.tif", tmp_path)
     shutil.copy(CASES / "files" / "via_one_image.json", tmp_path)
     (tmp_path / "domains.toml").write_text(

@@ -10,6 +10,7 @@ from bad_input import call
 from conftest import ROOT, domains_toml
 from microscope_files import fei, hitachi, imagej, jeol, olympus, ome, plain, tescan, zeiss, zeiss_by_width
 
+from common.errors import InputError
 from data.headers import Header, read_header
 from data.store import Store, store_path
 from data.survey import Given, settled
@@ -93,7 +94,8 @@ def test_a_printers_resolution_is_no_pixel_size(tmp_path):
     tifffile.imwrite(tmp_path / "stack.tif", GREY, imagej=True, resolution=(72, 72))
     (tmp_path / "a.txt").write_text("a note\nPixels = many\n")
     for name in ("a", "inch", "cm", "stack"):
-        assert read_header(tmp_path / f"{name}.tif") is None
+        header = read_header(tmp_path / f"{name}.tif")
+        assert header is None or header.pixel_size_nm is None
 
 
 def test_damaged_words_say_nothing(tmp_path):
@@ -146,6 +148,70 @@ def test_two_sources_that_differ_are_warned_of(tmp_path, capsys):
     assert "says that the information bar has 7 rows, and another Tescan header 9." in printed
 
 
+def test_smartsems_width_and_pixel_size_are_two_sources(tmp_path, capsys):
+    """The width is that of the stored picture, which may be larger than a crop."""
+    path, given = tmp_path / "a.tif", Given("file", 0, "pixel_size_nm", "information_bar")
+    for whole, stored, wrong in (
+        (142.9, "", True),
+        (1.2, "", False),
+        (10.24, "1024 * 768", False),
+        (1.2, "60 * 50", True),
+    ):
+        zeiss(path, GREY, 10, stored, width=whole)
+        assert settled(path, None, given)[0] == 10
+        said = f"its Zeiss header says 10 nm a pixel, and its Zeiss AP_WIDTH header {1000 * whole / 120:.4g}"
+        assert ("AP_WIDTH" in (printed := capsys.readouterr().err)) == wrong
+        assert stored or not wrong or said in printed
+
+
+def test_each_image_of_an_ome_tiff_has_its_own_size(tmp_path):
+    """Also a small second one without any."""
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for pixels, size in ((GREY, 11.1), (GREY[::2, ::2].copy(), None), (GREY, 7.5)):
+            metadata = {"PhysicalSizeX": size, "PhysicalSizeXUnit": "nm"} if size else {}
+            tiff.write(pixels, metadata={"axes": "YX"} | metadata)
+    sizes = [header and header.pixel_size_nm for header in (read_header(tmp_path / "a.ome.tif", n) for n in (1, 2, 3))]
+    assert sizes == [11.1, None, 7.5]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_bar_is_not_below_where_the_picture_is_turned(tmp_path, orientation):
+    """It would be cut off the other end. Without a bar there is none anywhere."""
+    given = Given(5, "file", "pixel_size_nm", "information_bar")
+    for bar in (0, 12):
+        fei(tmp_path / "b.tif", GREY, 5.0, bar, orientation=orientation)
+        if bar and orientation > 2:
+            with pytest.raises(InputError, match=r"b\.tif: information_bar = .*turned by its orientation.* FEI"):
+                settled(tmp_path / "b.tif", None, given)
+        else:
+            assert settled(tmp_path / "b.tif", None, given) == (5, bar)
+
+
+@pytest.mark.parametrize(("write", "text"), [
+    (lambda path: zeiss(path, GREY, 0, said="1,116.2 nm"), "Zeiss header says '1,116.2 nm'"),
+    (lambda path: ome(path, GREY, 10, PhysicalSizeX=0.001, PhysicalSizeXUnit="in"), "OME-XML header says '0.001 in'"),
+    (lambda path: imagej(path, GREY, 25.4e6 / 600, "inch"), "ImageJ header says '600 pixels a inch'"),
+    (lambda path: imagej(path, GREY, 25.4e6 / 600, "cm"), "ImageJ header says '236.22 pixels a cm'"),
+    (lambda path: imagej(path, GREY, 25.4e6 / 1200, "cm"), "ImageJ header says '472.441 pixels a cm'"),
+])  # fmt: skip
+def test_a_pixel_size_that_cannot_be_used_is_shown(tmp_path, write, text):
+    write(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=f"its {text}, which is no pixel size; give a number"):
+        settled(tmp_path / "a.tif", None, Given("file", 0, "pixel_size_nm", "information_bar"))
+
+
+def test_a_calibration_in_centimetres_is_none_of_a_scanner(tmp_path):
+    for pixels in (100.0, 212.3, 2000.0):
+        imagej(tmp_path / "a.tif", GREY, 1e7 / pixels, "cm")
+        size = read_header(tmp_path / "a.tif").pixel_size_nm
+        assert size == (pytest.approx(1e7 / pixels) if pixels > 200 else None)
+
+
+def test_a_decimal_comma_in_an_ome_tiff_is_one(tmp_path):
+    ome(tmp_path / "a.tif", GREY, 10, PhysicalSizeX="0,0111")
+    assert read_header(tmp_path / "a.tif").pixel_size_nm == pytest.approx(11.1)
+
+
 def test_each_page_has_its_own_words(tmp_path):
     for number, nanometres in enumerate((5, 8)):
         zeiss(tmp_path / "a.tif", GREY, nanometres, append=number > 0)
@@ -160,7 +226,7 @@ def test_each_page_has_its_own_words(tmp_path):
     ("$$SM_MICRON_BAR\t50\n$$SM_MICRON_MARKER\t1um\n", 20), ("$SM_MICRON_BAR 50\n$SM_MICRON_MARKER 1 μm\n", 20),
     ("$$SM_MICRON_BAR 50\n$$SM_MICRON_MARKER 1e3nm\n", 20), ("$$SM_MICRON_BAR 50\n$$SM_MICRON_MARKER 1\n", None),
 ])  # fmt: skip
-@pytest.mark.parametrize("encoding", ["utf-8", "cp932"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp932", "gbk"])
 def test_a_length_beside_a_picture_has_its_unit(tmp_path, text, nanometres, encoding):
     plain(tmp_path / "a.tif", GREY)
     (tmp_path / "a.txt").write_bytes(text.encode(encoding))

@@ -92,6 +92,21 @@ def test_tiff_shows_as_a_viewer_shows_it(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / name), GREY)
 
 
+@pytest.mark.parametrize("times", [1, 256, 257])
+def test_a_palette_of_a_tiff_has_the_colours_that_were_saved(tmp_path, times):
+    """Pillow and ImageJ write v * 256, others v * 257, and some v."""
+    ramp = np.arange(256)
+    tifffile.imwrite(
+        tmp_path / "a.tif", GREY, photometric="palette", colormap=np.stack([ramp * times] * 3).astype(np.uint16)
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), GREY)
+    colours = np.random.default_rng(1).permuted(np.tile(ramp, (3, 1)), axis=1)  # every component is there once
+    tifffile.imwrite(tmp_path / "b.tif", GREY, photometric="palette", colormap=(colours * times).astype(np.uint16))
+    for number in range(0, 256, 5):
+        colour = tuple(colours[:, number].tolist())
+        np.testing.assert_array_equal(read_mask(tmp_path / "b.tif", Values((colour,), None)), number == GREY)
+
+
 def test_pictures_that_tifffile_wrote_behind_one_directory_are_pages(tmp_path):
     for pictures, kind in (
         (np.stack([GREY, 255 - GREY]), "minisblack"),

@@ -177,6 +177,29 @@ def test_a_photograph_is_no_instance_map(tmp_path):
         read_mask(tmp_path / "a.png", Values((255,), (0,)))
 
 
+def test_soft_lines_and_pictures_are_no_instance_maps_and_small_grains_are(tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    lines, fine = np.zeros((2, 256, 256), np.uint8)
+    for ends in rng.integers(0, 256, (14, 2, 2)).tolist():
+        cv2.line(lines, *ends, 255, 2)
+        cv2.line(fine, *ends, 255, 1, cv2.LINE_AA)
+    grey = cv2.resize(rng.integers(20, 235, (32, 32)).astype(np.uint8), (256, 256), interpolation=cv2.INTER_CUBIC)
+    grey[:150] = 0
+    thin = cv2.GaussianBlur(lines, (0, 0), 1.5)
+    assert thin.max() < 255
+    for pixels in (cv2.GaussianBlur(lines, (0, 0), 1), thin, fine, grey):
+        cv2.imwrite(str(tmp_path / "soft.png"), pixels)
+        with pytest.raises(InputError, match=r"borders are smooth.*threshold = 128") as caught:
+            read_mask(tmp_path / "soft.png", Values((255,), (0,)))
+        assert "instances" not in str(caught.value)
+    for side in (2, 3, 5):
+        grains = rng.permutation(255).reshape(15, 17) + 1  # 8-bit numbers up to the listed 255, touching
+        even = np.kron(np.pad(grains, ((0, 30), (0, 0))), np.ones((side, side))).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "grains.png"), even)
+        np.testing.assert_array_equal(read_mask(tmp_path / "grains.png", Values((255,), (0,))), even > 0)
+        assert "all above 0 are foreground" in capsys.readouterr().err
+
+
 def test_values_in_the_bar_do_not_count_and_a_mask_may_lack_it(tmp_path):
     numbers = (NUMBERS > 0).astype(np.uint8)
     with_bar = np.vstack([numbers, np.full((9, 60), 77, np.uint8)])
@@ -226,6 +249,23 @@ def test_smooth_borders_under_rest_are_told_of(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_transparent_pixels_of_a_phase_are_warned_of(tmp_path, capsys):
+    """A constant alpha hides nothing, nor does one over the background, whatever its colour."""
+    red, phase = (255, 0, 0), LARGE & (np.arange(LARGE.shape[1]) % 40 < 20)
+    for name, below, alpha, values, warned in (
+        ("erased", np.where(LARGE[..., None], red, 0), np.where(phase, 255, 0), Values((red,), None), True),
+        ("grey", np.where(LARGE, 255, 0)[..., None], np.where(phase, 255, 0), Values((255,), (0,)), True),
+        ("threshold", np.where(LARGE, 255, 0)[..., None], np.where(phase, 255, 0), Values((), (), threshold=99), True),
+        ("cut out", np.where(LARGE[..., None], red, 0), np.where(LARGE, 255, 0), Values((red,), (0,)), False),
+        ("white", np.where(LARGE[..., None], 0, 255), np.where(LARGE, 255, 0), Values((0,), (255,)), False),
+        ("constant", np.where(LARGE[..., None], red, 0), np.full(LARGE.shape, 128), Values((red,), None), False),
+    ):
+        Image.fromarray(np.dstack([below, alpha]).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.png", values), LARGE)
+        printed, count = capsys.readouterr().err, np.count_nonzero(LARGE & ~phase)
+        assert (f"{name}.png: {count} transparent pixels are of a phase" in printed) == warned == bool(printed), name
+
+
 @pytest.mark.parametrize("colour", [(0, 0, 0), (0, 0, 255), (9,)])
 def test_a_mask_in_the_alpha_channel_alone_is_refused(tmp_path, colour):
     alpha = np.where(LARGE, 255, 0).astype(np.uint8)
@@ -255,6 +295,33 @@ def test_a_threshold_is_of_white_whatever_the_depth(tmp_path, capsys):
         packed(tmp_path / "b.tif", np.where(LARGE, 2**bits - 1, 0), bits)
         np.testing.assert_array_equal(read_mask(tmp_path / "b.tif", values), LARGE)
     assert capsys.readouterr().err == ""
+
+
+def test_a_threshold_is_of_grey_and_what_is_ignored_may_have_a_colour(tmp_path):
+    rng = np.random.default_rng(0)
+    values, size = Values((), (), threshold=128), LARGE.shape
+    soft = cv2.GaussianBlur(np.where(LARGE, 255, 0).astype(np.uint8), (0, 0), 1.2)
+    tinted = np.clip(np.dstack([soft] * 3) + rng.integers(-9, 10, (*size, 3)), 0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "tinted.jpg"), tinted, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert np.mean(read_mask(tmp_path / "tinted.jpg", values) != LARGE) < 0.01
+    for ending in ("png", "jpg"):
+        for number, colour in enumerate(((255, 0, 0), (0, 0, 255), (255, 255, 0))):
+            path = tmp_path / f"{number}.{ending}"
+            Image.fromarray(np.where(LARGE[..., None], colour, 0).astype(np.uint8)).save(path)
+            with pytest.raises(InputError, match=f"{path.name}.* threshold = 128 is of grey levels; export"):
+                read_mask(path, values)
+    marked = np.dstack([np.where(LARGE, 255, 0)] * 3).astype(np.uint8)
+    marked[-30:] = (255, 0, 0)
+    Image.fromarray(marked).save(tmp_path / "marked.png")
+    with pytest.raises(InputError, match="#ff0000"):
+        read_mask(tmp_path / "marked.png", values)
+    grey = np.where(LARGE, 255, 0).astype(np.uint8)
+    grey[-30:] = 100
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    expected = np.where(np.arange(size[0])[:, None] < size[0] - 30, LARGE, 255)
+    for name, left in (("marked", (255, 0, 0)), ("grey", (100, 100, 100)), ("grey", 100)):
+        found = read_mask(tmp_path / f"{name}.png", Values((), (), (left,), threshold=128))
+        np.testing.assert_array_equal(found, expected)
 
 
 # ---- what does not count ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from conftest import annotated, command, domains_toml, draw
 from test_surroundings import refused, said_by
 
 from common.errors import InputError
-from data.domains import read_domains
+from data.domains import read_domains, split_in_folds
 from data.prepare import main, prepare_domain
 from data.store import Store, store_path
 from evaluation.floors import otsu_floor
@@ -88,6 +88,14 @@ def test_two_forms_of_one_name_are_refused_and_two_cases_warned_of(tmp_path, cap
     assert "warning: " in (said := capsys.readouterr().err) and "'M1' and 'm1' differ in case only" in said
 
 
+def test_folds_are_the_same_for_each_unicode_form():
+    names = [f"{letter}{number}" for letter in "aäoöuüz" for number in range(3)]
+    forms = [[unicodedata.normalize(form, name) for name in names] for form in ("NFC", "NFD")]
+    composed, other = (split_in_folds(of_form, 4, seed=2) for of_form in forms)
+    assert sorted(forms[0]) != [unicodedata.normalize("NFC", name) for name in sorted(forms[1])]
+    assert [composed[name] for name in forms[0]] == [other[name] for name in forms[1]]
+
+
 def test_every_one_of_many_fields_has_its_name_and_its_prediction(tmp_path):
     draw(tmp_path / "source", 2, seed=1, contrast=1.0, size=(768, 780))
     text = domains_toml(
@@ -123,16 +131,21 @@ def test_a_field_that_has_another_micrographs_name_is_refused(tmp_path):
 
 
 def test_a_folder_to_segment_may_have_any_names(supervised, tmp_path, monkeypatch):
-    """What is no text is refused by name, before it is segmented; its neighbours are segmented."""
+    """What is no text is refused by name, before it is segmented; its neighbours are, and other files are counted."""
     images = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gef\xfcge"))
     images.mkdir()
     good = [" a ", "粒" * 83, DECOMPOSED, COMPOSED]
     for name in (*good, "a\nb", b"\xe4"):
         cv2.imwrite(str(tmp_path / "one.png"), np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
         os.rename(tmp_path / "one.png", os.fsencode(images) + b"/" + os.fsencode(name) + b".png")
+    (images / "below").mkdir()
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((64, 64), np.uint8))
+    (tmp_path / "one.png").rename(images / "below" / "one.png")
+    (images / "one.webp").write_bytes(b"RIFF")
     out = tmp_path / "out"
     status, printed = call(f"evaluate {supervised} --images {images} --out {out} --device cpu --pixel-size 50")
     assert status == 2 and "2 of 6 images not segmented" in printed
+    assert "not segmented: 1 .webp, 1 folders with images" in printed
     assert r"'a\nb.png' becomes a file name" in printed and r"'\udce4.png' becomes a file name" in printed
     assert sorted(file.stem for file in (out / "masks").iterdir()) == sorted(good)
     with (out / "phase_fractions.csv").open(newline="") as file:

@@ -222,6 +222,22 @@ def test_a_turned_picture_and_its_mask_lie_on_each_other(tmp_path):
     np.testing.assert_array_equal(store.mask(0), before[1])
 
 
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_picture_that_is_turned_without_its_mask_is_warned_of(tmp_path, part):
+    """Or the mask without its picture. Where the sides differ, they do not fit."""
+    draw(tmp_path / "source", 2, seed=1, contrast=1.0)
+    entry, path = annotated("source", folds=2), tmp_path / "source" / part / "m0.png"
+    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    path.unlink()
+    for orientation in (1, 3, 6):
+        extra = [(274, "H", 1, orientation, False)]
+        tifffile.imwrite(path.with_suffix(".tif"), pixels, extratags=extra, photometric="minisblack")
+        (tmp_path / "domains.toml").write_text(domains_toml(SMALL, source=entry))
+        status, printed = call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'} --force")
+        assert (status == 0) == (orientation < 6) and ("has another orientation" in printed) == (orientation > 1)
+        assert ("It lies on its side: one of the files is turned" in printed) == (orientation == 6)
+
+
 # ---- patterns and tables --------------------------------------------------------------------------------------------
 
 
@@ -499,7 +515,9 @@ def test_a_folder_has_one_depth_when_it_is_segmented(tmp_path, capsys):
     grey[3, 4] = 65535
     cv2.imwrite(str(tmp_path / "b.png"), grey)
     assert depth_of_folder(asked, None) == 10 and "b.png: 1 pixels are far brighter" in capsys.readouterr().err
-    assert depth_of_folder(asked, 16) == 16 and capsys.readouterr().err == ""
+    assert depth_of_folder(asked, 16) == 16
+    said = capsys.readouterr().err
+    assert "far brighter" not in said and "a.png (and 1 other files): its brightest" in said
 
 
 @pytest.mark.parametrize("odd", ["hot pixel", "bar"])

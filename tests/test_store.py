@@ -5,8 +5,12 @@ import multiprocessing
 import pickle
 import shutil
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
+from bad_input import call
+from conftest import annotated, domains_toml, draw, unannotated
 
 from common.errors import InputError
 from data.store import Store, StoreWriter, digest, store_path
@@ -147,3 +151,37 @@ def test_verify_finds_contents_that_disagree(tmp_path, capsys):
     assert "image tiles of 'a' differ" in message
     assert "mask of 'b' has values other than 0 and 1" in message
     assert "a, b are one image" in message
+
+
+def test_one_image_under_two_files_is_found_by_its_pixels(tmp_path):
+    """As TIFF and PNG: over folds, the test set and domains. Black images are alike and no copies."""
+    draw(tmp_path / "source", 3, seed=5, contrast=1.0)
+    images, masks = (tmp_path / "source" / part for part in ("images", "masks"))
+    for name in ("black0", "black1"):
+        cv2.imwrite(str(images / f"{name}.png"), np.zeros((100, 90), np.uint8))
+    tifffile.imwrite(images / "black0.tif", np.zeros((100, 90), np.uint8))
+    (images / "black0.png").unlink()
+    for name in ("black0", "black1"):
+        shutil.copy(masks / "m0.png", masks / f"{name}.png")
+
+    def verified(**domains):
+        (tmp_path / "domains.toml").write_text(domains_toml(**domains))
+        shutil.rmtree(tmp_path / "stores", ignore_errors=True)
+        call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")
+        return call(f"verify {tmp_path / 'stores'}")
+
+    assert verified(source=annotated("source", folds=5))[0] == 0
+    (tmp_path / "other" / "images").mkdir(parents=True)
+    other = tmp_path / "other" / "images" / "copy.tif"
+    tifffile.imwrite(other, cv2.imread(str(images / "m0.png"), cv2.IMREAD_GRAYSCALE), compression="deflate")
+    domains = {"source": annotated("source", folds=5), "other": unannotated("other")}
+    status, printed = verified(**domains)
+    assert status == 0 and "one image in several domains: other/copy, source/m0" in printed
+    domains["source"] = annotated("source", test=["m0"])
+    status, printed = verified(**domains)
+    assert status == 2 and "training there: other/copy, source/m0 (test); remove" in printed
+    other.rename(images / "copy.tif")
+    shutil.copy(masks / "m0.png", masks / "copy.png")
+    for entry in (annotated("source", folds=6), domains["source"]):
+        status, printed = verified(source=entry)
+        assert status == 2 and "copy, m0 are one image but lie in different folds or in test" in printed

@@ -32,7 +32,7 @@ def of_image(path: Path, stem: str) -> Annotated | None:
 def _read(path: Path, changed: int, size: int) -> dict[str | None, Annotated]:
     try:
         document = programs.read(path)
-        found = {_stem(name): annotated for name, annotated in document.items()}
+        found = {stem_of(name): annotated for name, annotated in document.items()}
     except Exception as error:  # a damaged file fails anywhere
         kind = str(error) or type(error).__name__
         raise InputError(
@@ -43,7 +43,8 @@ def _read(path: Path, changed: int, size: int) -> dict[str | None, Annotated]:
     return found
 
 
-def _stem(name: str | None) -> str | None:
+def stem_of(name: str | None) -> str | None:
+    """Name of an image as micrographs have it, without an image's ending; None for None."""
     if name is None:
         return None
     return composed(Path(name).stem if name.lower().endswith(SUFFIXES) else name)

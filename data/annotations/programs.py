@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from xml.etree import ElementTree
@@ -46,14 +47,15 @@ def read(path: Path) -> Document:
     raise ValueError("it is none of LabelMe, COCO and VIA")
 
 
-def _add(found: Annotated, shape: Shape | None) -> None:
-    """Add a shape, or count what has no area."""
-    found.shapes += [shape] if shape else []
+def _add(found: Annotated, shape: Shape | None, **more: object) -> None:
+    """Add a shape, with `more` of its fields, or count what has no area."""
+    found.shapes += [replace(shape, **more)] if shape else []
     found.lines += shape is None
 
 
 def _labelme(content: dict) -> Annotated:
     found = Annotated(size=_size(content.get("imageHeight"), content.get("imageWidth")))
+    found.image = re.split(r"[/\\]", str(content.get("imagePath") or ""))[-1] or None
     for entry in content["shapes"]:
         label, points, kind = str(entry["label"]), entry["points"], entry.get("shape_type") or "polygon"
         if kind in ("polygon", "rotation", "oriented_rectangle"):
@@ -81,31 +83,32 @@ def _via(images: dict) -> Document:
         regions = image["regions"]
         for region in regions.values() if isinstance(regions, dict) else regions:
             drawn, kind = region["shape_attributes"], region["shape_attributes"].get("name")
-            label = _via_label(region.get("region_attributes") or {})
+            label, traits = _via_label(region.get("region_attributes") or {})
             if kind == "polygon":
                 points = zip(drawn["all_points_x"], drawn["all_points_y"], strict=True)
-                _add(one, polygon(label, list(points)))
+                shape = polygon(label, list(points))
             elif kind == "rect":
                 right, bottom = drawn["x"] + drawn["width"], drawn["y"] + drawn["height"]
-                _add(one, rectangle(label, drawn["x"], drawn["y"], right, bottom))
+                shape = rectangle(label, drawn["x"], drawn["y"], right, bottom)
             elif kind == "circle":
-                _add(one, ellipse(label, drawn["cx"], drawn["cy"], drawn["r"], drawn["r"]))
+                shape = ellipse(label, drawn["cx"], drawn["cy"], drawn["r"], drawn["r"])
             elif kind == "ellipse":
                 degrees = float(np.degrees(drawn.get("theta", 0)))
-                _add(one, ellipse(label, drawn["cx"], drawn["cy"], drawn["rx"], drawn["ry"], degrees))
+                shape = ellipse(label, drawn["cx"], drawn["cy"], drawn["rx"], drawn["ry"], degrees)
             else:
-                _add(one, None)
+                shape = None
+            _add(one, shape, traits=traits)
     return found
 
 
-def _via_label(attributes: dict) -> str:
-    """The first attribute that has a value; of a group of boxes, the names of those that are ticked."""
-    for value in attributes.values():
+def _via_label(attributes: dict) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The first attribute that has a value; of a group of boxes, the names of those that are ticked. And the others."""
+    found = []
+    for attribute, value in attributes.items():
         if isinstance(value, dict):
             value = ",".join(name for name, ticked in value.items() if ticked)
-        if str(value):
-            return str(value)
-    return ""
+        found += [(attribute, str(value))] if str(value) else []
+    return found[0][1] if found else "", tuple(found[1:])
 
 
 def _coco(content: dict) -> Document:
@@ -117,6 +120,9 @@ def _coco(content: dict) -> Document:
         if entry["image_id"] not in images:
             raise ValueError(f"it has an annotation of image {entry['image_id']}, which is none of its `images`")
         one, label = images[entry["image_id"]], labels.get(entry.get("category_id"), str(entry.get("category_id")))
+        said = entry.get("attributes")
+        said = said.items() if isinstance(said, dict) else ()  # CVAT writes numbers too, such as a rotation
+        traits = tuple((name, value) for name, value in said if isinstance(value, str) and value)
         drawn = entry.get("segmentation")
         if isinstance(drawn, dict):
             height, width = drawn["size"]
@@ -125,10 +131,10 @@ def _coco(content: dict) -> Document:
                     f"run lengths of {width} x {height} px lie on an image of {one.size[1]} x {one.size[0]}"
                 )
             counts = drawn["counts"] if isinstance(drawn["counts"], list) else _coco_counts(drawn["counts"])
-            _add(one, Shape(label, pixels=of_runs(counts, height, width, by_columns=True)))
+            _add(one, Shape(label, pixels=of_runs(counts, height, width, by_columns=True)), traits=traits)
         else:
             for ring in drawn or [[]]:
-                _add(one, polygon(label, ring))
+                _add(one, polygon(label, ring), traits=traits)
     return found
 
 
@@ -157,7 +163,8 @@ def _cvat(root: ElementTree.Element) -> Document:
         one = _of_image(found, image.get("name"), _size(image.get("height"), image.get("width")))
         for element in sorted(image, key=lambda element: int(element.get("z_order") or 0)):
             if element.tag not in ("tag", "attribute"):
-                _add(one, _cvat_shape(element))
+                said = ((of.get("name") or "", of.text or "") for of in element.findall("attribute"))
+                _add(one, _cvat_shape(element), traits=tuple((name, value) for name, value in said if value))
     return found
 
 
@@ -182,7 +189,7 @@ def _cvat_shape(element: ElementTree.Element) -> Shape | None:
 
 
 def _imagej(path: Path) -> Annotated:
-    """Read a .roi, or all of a RoiSet.zip; a name that ImageJ made of a place is no label.
+    """Read a .roi, or all of a RoiSet.zip; a name that ImageJ made of a place is no label, but the group's number is.
 
     Of a second `bainite` ImageJ makes `bainite-1`.
     """
@@ -201,8 +208,16 @@ def _imagej(path: Path) -> Annotated:
     for roi in rois:
         label = "" if re.fullmatch(r"[\d-]*", roi.name or "") else roi.name
         first = re.sub(r"-\d+$", "", label)
-        _add(found, _imagej_shape(roi, first if first in names else label))
+        label = first if first in names else label
+        traits = (("group", str(roi.group)),) if label else ()
+        _add(found, _imagej_shape(roi, label or str(roi.group or "")), slice=_imagej_slice(roi), traits=traits)
     return found
+
+
+def _imagej_slice(roi: roifile.ImagejRoi) -> str:
+    """Slice of a stack on which a ROI was drawn; of a hyperstack its channel, depth and time."""
+    places = {"channel": roi.c_position, "z": roi.z_position, "t": roi.t_position}
+    return str(roi.position) if roi.position else " ".join(f"{name} {at}" for name, at in places.items() if at)
 
 
 def _imagej_shape(roi: roifile.ImagejRoi, label: str) -> Shape | None:
