@@ -11,6 +11,7 @@ if not __package__:
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -36,6 +37,7 @@ from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
 from data.survey import depth_of
 
+_MIRRORED = 0.5  # share of the tiles beyond the micrographs: more is a waste
 _NOT_ALWAYS = (  # parameters of stores that use them
     "match", "depth", "page", "ignore", "threshold", "instances", "classes", "values", "foreground", "background",
 )  # fmt: skip
@@ -275,6 +277,15 @@ def _summarise(store: Store) -> None:
         f"{store.domain}: {len(micrographs)} micrographs ({labelled} annotated, {test} for testing, "
         f"{store.folds} folds), {tiles} tiles, {size:.1f} MB in {store.path}"
     )
+    mirrored = 1 - sum(one.height * one.width for one in micrographs) / (tiles * store.tile**2)
+    if mirrored > _MIRRORED:
+        sides = f"{max(one.height for one in micrographs)} x {max(one.width for one in micrographs)}"
+        print(
+            f"warning: {store.domain}: {100 * mirrored:.0f} % of its tiles are beyond the micrographs, and mirror "
+            f"them: tile = {store.tile}, and the micrographs have up to {sides} px at working scale. A smaller `tile` in "
+            "[options] takes less time",
+            file=sys.stderr,
+        )
     if labelled and not test and not store.folds:
         print(f"{store.domain}: neither folds nor test micrographs, so no model can be evaluated on it")
 

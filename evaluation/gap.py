@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         files = " ".join(map(str, export(judge, members, target, gap.advice.recommended.remedy, make_folder(out))))
         write_file(out / "gap.html", gap_page(gap))
         write_file(out / "gap.json", gap.as_json())  # the last: with it, all is there
-        print(f"{target.domain}: {gap.advice.sentence}\n{out / 'gap.html'}", flush=True)
+        print("\n".join([f"{target.domain}: {gap.advice.sentence}", *gap.remarks, str(out / "gap.html")]), flush=True)
         print(f"To segment with it: python evaluate.py {files}{' --ensemble' * (len(members) > 1)} --images ...")
 
 

@@ -18,7 +18,7 @@ from common.files import write_file
 from data.pictures import palette_of
 from evaluation import page
 from evaluation.fractions import ACCURACY, Fraction, sentence
-from evaluation.judge.advice import ENOUGH
+from evaluation.judge.advice import ENOUGH, scale_asked
 from evaluation.judge.calibration import Expected
 from evaluation.segment_folder import SPECIMEN
 
@@ -107,12 +107,16 @@ def remarks(outcome: Outcome) -> list[str]:
             "person has compared masks and images."
         )
     if outcome.gap["advice"] == "label":
-        found.append("Source and target share little. Check every picture, and label five images of the target.")
+        found.append(
+            "The model is hardly better than one phase everywhere. Check every picture, and label five images of the "
+            "target."
+        )
     if expected["high"] - expected["low"] > _WIDE:
         found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")
     scale = outcome.gap["recommended"]["scale"]
     if scale != 1:
-        found.append(f"The scale looked wrong by {max(scale, 1 / scale):.3g}. Check pixel_size_nm in domains.toml.")
+        found.append(f"{scale_asked(scale)}.")
+    found += outcome.gap.get("remarks", [])  # which files of before November 2026 do not have
     unsure = [row for row in outcome.images if float(row["confidence"]) < _UNSURE]
     if unsure:
         found.append(

@@ -3,8 +3,8 @@
     launch/adapt.sh domains.toml --source sem --target lom
 
 prepares and verifies both domains, trains on the source in several folds, and asks what the target needs. Where a
-remedy suffices it stops there; else it adapts, and chooses between what it has. Then it segments all images of the
-target and writes report.html. The same command again goes on where it was stopped.
+remedy suffices, or labels are needed, it does not train more; else it adapts, and chooses between what it has. Then it
+segments all images of the target and writes report.html. The same command again goes on where it was stopped.
 """
 
 if not __package__:
@@ -28,7 +28,7 @@ from launch.steps import Failed, Step, executable, record, run_all
 from launch.submit import submit
 from training.experiments import METHODS, read_experiments
 
-ENOUGH = ("as it is", "remedy")  # advice of evaluation.gap that needs no training
+NO_TRAINING = ("as it is", "remedy", "label")  # advice of evaluation.gap: it is not needed, or nothing to start from
 # Experiments: on GPUs the study's and self-training after it, else what two cores can do.
 LARGE = ("S.10", "T3.2", "AdaptSegNet-DACS-t3")
 SMALL = ("demo.supervised", "demo.uda", "small.AdaptSegNet-DACS-t3")
@@ -179,7 +179,7 @@ class Launch:
     @property
     def adapts(self) -> bool:
         """True where the gap report advises to adapt, or it is asked for; and before there is a report."""
-        return self.options.always_adapt or not self.gap.exists() or self._advice["advice"] not in ENOUGH
+        return self.options.always_adapt or not self.gap.exists() or self._advice["advice"] not in NO_TRAINING
 
     @property
     def changes_store(self) -> bool:

@@ -12,7 +12,7 @@ from benchmarks.judge import summary
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
 from evaluation.inference import predict
-from evaluation.judge.advice import Tried, advise
+from evaluation.judge.advice import Tried, advise, remarks
 from evaluation.judge.calibration import Alone, Calibration, Expected
 from evaluation.judge.choice import Candidate, choose
 from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
@@ -164,6 +164,7 @@ def choice_of(expected):
     found = [({}, Expected(miou, miou - 0.1, miou + 0.1)) for miou in expected.values()]
     judge = SimpleNamespace(
         adabn=True,
+        phases=2,
         images_of=lambda target: [image],
         look=lambda images, remedy, networks=None: Look({}, [image], [[image]], [image[None]]),
         expected=lambda looks, voices: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
@@ -173,7 +174,7 @@ def choice_of(expected):
 
 
 def tried(remedy, miou):
-    return Tried(remedy, {}, Expected(miou, miou - 0.05, miou + 0.05), [])
+    return Tried(remedy, {}, Expected(miou, miou - 0.05, miou + 0.05), [0.7, 0.3], [])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,11 @@ def tried(remedy, miou):
     [
         ({Remedy(): 0.85, Remedy(invert=True): 0.3}, "as it is", "as it is"),
         ({Remedy(): 0.08, Remedy(invert=True): 0.88}, "remedy", "`invert = true` for lom: expected mIoU 8 -> 88"),
-        ({Remedy(): 0.30, Remedy(scale=2.0): 0.86}, "remedy", "by 2: check pixel_size_nm"),
+        (
+            {Remedy(): 0.30, Remedy(scale=2.0): 0.86},
+            "remedy",
+            "2 times too small: check pixel_size_nm, 2 times its value",
+        ),
         ({Remedy(): 0.30, Remedy(adabn=True): 0.6}, "adapt", "batch-norm statistics of lom"),
         ({Remedy(): 0.60, Remedy(match=True): 0.61}, "adapt", "no remedy helps"),
         ({Remedy(): 0.30, Remedy(match=True): 0.33}, "label", "label five micrographs"),
@@ -190,6 +195,19 @@ def tried(remedy, miou):
 def test_advice_follows_what_is_expected(mious, kind, words):
     found = advise([tried(*each) for each in mious.items()], "lom", "sem", source_miou=0.9, floor=0.25)
     assert found.kind == kind and words in found.sentence
+
+
+def test_a_person_is_told_what_to_check():
+    """An unlike fraction, and a scale that is not sure."""
+    mious = {Remedy(scale=0.5): 0.72, Remedy(): 0.7}
+    found = [tried(*each) for each in mious.items()]
+    kept = advise(found, "t", "s", 0.9, 0.3, trusted_gain=0.3)
+    assert kept.recommended.remedy == Remedy()
+    scale, fraction = remarks(found, kept, np.array([[0.92, 0.96], [0.04, 0.08]]), ("matrix", "pores"))
+    assert "look 2 times too large: check pixel_size_nm, 0.5 times" in scale and "not sure" in scale
+    assert "finds 30 % of pores, and the source's labels have 4 to 8 %" in fraction
+    best = advise(found[:1] + found[1:], "t", "s", 0.9, 0.3)
+    assert remarks(found[1:], best, np.array([[0.6, 0.8], [0.2, 0.4]]), ("matrix", "pores")) == []
 
 
 def test_a_polarity_has_to_gain_over_all_that_keeps_it():

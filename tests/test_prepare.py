@@ -363,3 +363,9 @@ def test_real_micrographs_have_a_plausible_phase_fraction(tmp_path, folder, keys
     fraction = np.mean([store.mask(micrograph.index).mean() for micrograph in store.micrographs])
     assert low < fraction < high
     assert all(store.image(micrograph.index).std() > 5 for micrograph in store.micrographs)
+
+
+def test_tiles_much_larger_than_the_micrographs_are_warned_of(laboratory):
+    assert "mirror them" not in _prepare(_write_toml(laboratory)).stderr
+    said = _prepare(_write_toml(laboratory, (_OPTIONS + _SOURCE).replace("tile = 48", "tile = 400")), "--force").stderr
+    assert "% of its tiles are beyond the micrographs" in said and "tile = 400" in said

@@ -10,16 +10,18 @@ from evaluation.judge.remedies import Remedy
 
 _AS_GOOD = 0.02  # mIoU: a simpler remedy that is expected to lose no more is as good
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
+_APART = 0.02  # area fraction: what is as near to the source's labels is like them
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A remedy with what is expected of it, the criteria behind that, and some windows with their predictions."""
+    """A remedy: its criteria, what they let expect, the phases' area fractions, and some windows with predictions."""
 
     remedy: Remedy
     criteria: dict[str, float]
     expected: Expected
+    fractions: list[float]
     pictures: list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -69,8 +71,9 @@ def advise(
     if chosen.expected.miou < floor + _LITTLE * (source_miou - floor):
         return Advice(
             "label", chosen,
-            f"{source} and {target} share too little: {known}, and no remedy helps enough. Check scale and "
-            f"polarity in the pictures; if these are right, label five micrographs of {target}.",
+            f"on {target} the model of {source} is hardly better than one phase everywhere: {known}, and no remedy "
+            f"helps enough. Check scale and polarity in the pictures; if these are right, label five micrographs of "
+            f"{target}.",
         )  # fmt: skip
     enough = chosen.expected.miou >= ENOUGH * source_miou
     if chosen is before:
@@ -82,7 +85,31 @@ def advise(
     sentence = f"{_asked(chosen.remedy, target, source, inverted)}: {gain} {100 * source_miou:.0f}."
     if enough:
         return Advice("remedy", chosen, sentence)
-    return Advice("adapt", chosen, f"{sentence} Adaptation from there is worth its hours.")
+    then = "Adaptation from there" if chosen.remedy.scale == 1 else "Correct that first; then adaptation"
+    return Advice("adapt", chosen, f"{sentence} {then} is worth its hours.")
+
+
+def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """List in sentences what a person should check. labelled: of the source's phases, as Judge.fractions."""
+    found, best, chosen = [], tried[0], advice.recommended
+    if best.remedy.scale not in (1, chosen.remedy.scale):
+        known = f"expected mIoU {best.expected} against {chosen.expected}"
+        found.append(f"{scale_asked(best.remedy.scale)}. This is not sure: {known}.")
+    for phase, fraction, (least, most) in list(zip(classes, chosen.fractions, labelled, strict=True))[1:]:
+        if fraction < least - _APART or fraction > most + _APART:
+            found.append(
+                f"The model finds {100 * fraction:.0f} % of {phase}, and the source's labels have {100 * least:.0f} to "
+                f"{100 * most:.0f} % in a micrograph. If the target is so, adaptation may do harm: it assumes like "
+                "fractions. If not, the model is wrong. Compare pictures, and label five images."
+            )
+            break  # what one phase has too much of, others have too little of
+    return found
+
+
+def scale_asked(scale: float) -> str:
+    """Say what a scale that looks better means. scale: what a micrograph had to be resized by."""
+    how = f"{max(scale, 1 / scale):.3g} times too {'small' if scale > 1 else 'large'}"
+    return f"The target's structures look {how}: check pixel_size_nm, {scale:g} times its value would fit"
 
 
 def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
@@ -90,7 +117,7 @@ def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
     keys = [f"`invert = {'false' if inverted else 'true'}`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
     asked = [f"set {' and '.join(keys)} for {target}"] if keys else []
     if remedy.scale != 1:
-        asked.append(f"its scale looks wrong by {max(remedy.scale, 1 / remedy.scale):.3g}: check pixel_size_nm")
+        asked.append(scale_asked(remedy.scale)[0].lower() + scale_asked(remedy.scale)[1:])
     if remedy.adabn:
         asked.append(f"take batch-norm statistics of {target} (the checkpoints beside this report have them)")
     return "; ".join(asked)

@@ -60,11 +60,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate with what is expected of it, and windows that it saw with its predictions."""
+    """A candidate: its criteria, what they let expect, the phases' area fractions, and windows with its predictions."""
 
     candidate: Candidate
     criteria: dict[str, float]
     expected: Expected
+    fractions: list[float]
     pictures: list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -88,6 +89,7 @@ class Choice:
                 "remedy": str(one.candidate.remedy),
                 "expected": {name: round(value, 4) for name, value in asdict(one.expected).items()},
                 "criteria": {name: round(value, 4) for name, value in one.criteria.items()},
+                "fractions": [round(fraction, 4) for fraction in one.fractions],
             }
             for one in self.ranked
         ]
@@ -132,7 +134,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     voices = [1 / runs[candidate.origin] for candidate in candidates] + [1.0] * len(remedied)
     expected, calibration = judge.expected(looks + remedied, voices)
     ranked = [
-        Ranked(candidate, *of_look, look.pictures(len(look.windows)))
+        Ranked(candidate, *of_look, look.fractions(judge.phases), look.pictures(len(look.windows)))
         for candidate, of_look, look in zip(candidates, expected, looks, strict=False)
     ]
     ranked.sort(key=lambda one: -one.expected.miou)

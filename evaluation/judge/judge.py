@@ -56,6 +56,11 @@ class Look:
     predictions: list[list[np.ndarray]]
     ballots: list[np.ndarray]
 
+    def fractions(self, phases: int) -> list[float]:
+        """Area fraction of each phase in what the models predict."""
+        counts = sum(np.bincount(one.ravel(), minlength=phases) for each in self.predictions for one in each)
+        return (counts / counts.sum()).tolist()
+
     def pictures(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Windows, spread evenly, with what the first model predicts of them."""
         return [(self.windows[k], self.predictions[k][0]) for k in spread(range(len(self.windows)), count)]
@@ -64,7 +69,8 @@ class Look:
 class Judge:
     """Judge of models of one source.
 
-    `phases`: how many they tell apart; `adabn`: if they have batch norm; `floor`: mIoU of one phase everywhere.
+    `phases`: how many they tell apart; `adabn`: if they have batch norm; `floor`: mIoU of one phase everywhere;
+    `fractions`: float64 (phases, 2), least and greatest area fraction of each phase in a labelled source micrograph.
     """
 
     def __init__(self, members: Sequence[Member], source: Store, device: torch.device | str = "cpu"):
@@ -89,7 +95,9 @@ class Judge:
         self.phases = source.phases
         self.cut = tuple(self.members[0].preparation[key] for key in ("tile", "overlap"))
         self.side = side_of(self.cut[0])
-        wholes = (source.mask(index) for index in annotated)
+        wholes = [source.mask(index) for index in annotated]
+        found = np.array([phase_fractions(whole, self.phases) for whole in wholes])
+        self.fractions = np.stack([np.nanmin(found, axis=0), np.nanmax(found, axis=0)], axis=1)
         masks = [window for whole in wholes for window in windows(whole[labelled_part(whole, self.side)], 1, self.side)]
         masks = [mask for mask in masks if np.any(mask != IGNORED)]
         if not masks:

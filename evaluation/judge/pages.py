@@ -22,13 +22,14 @@ def gap_page(gap: Gap) -> str:
     if all(each is not gap.advice.recommended for each in shown):
         shown.append(gap.advice.recommended)
     names = [name for name in CRITERIA if name in before.criteria]
-    header = ["", "remedy", "expected mIoU [%]", *names]
+    header = ["", "remedy", "expected mIoU [%]", _found(gap.classes), *names]
     rows = [_row(each, names, gap.advice.recommended, before) for each in gap.tried]
     calibration = gap.calibration
     meanings = "".join(f"<li><b>{page.text(name)}</b>: {page.text(CRITERIA[name])}</li>" for name in names)
     runs = ", ".join(gap.runs)
     sections = [
         f"<p class='warning'><b>{page.text(gap.advice.sentence)}</b></p>",
+        *(f"<p>{page.text(remark)}</p>" for remark in gap.remarks),
         f"<p>Models of <b>{page.text(gap.source)}</b> ({page.text(runs)}) on unlabelled micrographs of "
         f"<b>{page.text(gap.target)}</b>. On held-out micrographs of {page.text(gap.source)} they reach a mIoU of "
         f"{100 * gap.source_miou:.0f} %.</p>",
@@ -50,13 +51,20 @@ def gap_page(gap: Gap) -> str:
 def choice_page(choice: Choice, truth: dict[str, float]) -> str:
     """The page of evaluation.choose. truth: measured mIoU by candidate, where they were scored."""
     names = [name for name in CRITERIA if any(name in one.criteria for one in choice.ranked)]
-    header = ["", "candidate", "expected mIoU [%]", *(["measured [%]"] if truth else []), *names]
+    header = [
+        "",
+        "candidate",
+        "expected mIoU [%]",
+        *(["measured [%]"] if truth else []),
+        _found(choice.classes),
+        *names,
+    ]
     rows = []
     for one in choice.ranked:
         mark = "chosen" if one is choice.chosen else "as it is" if one.candidate.is_generalization else ""
         measured = [f"{100 * truth[one.candidate.name]:.1f}"] if truth else []
         values = (f"{one.criteria[name]:.3g}" if name in one.criteria else "" for name in names)
-        rows.append([mark, one.candidate.name, str(one.expected), *measured, *values])
+        rows.append([mark, one.candidate.name, str(one.expected), *measured, _percent(one.fractions), *values])
     shown = [choice.chosen, *[one for one in choice.ranked if one is not choice.chosen][:_BEST]]
     sections = [
         f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",
@@ -71,7 +79,17 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
 
 def _row(tried: Tried, names: list[str], recommended: Tried, before: Tried) -> list[str]:
     mark = "recommended" if tried is recommended else "now" if tried is before else ""
-    return [mark, str(tried.remedy), str(tried.expected), *(f"{tried.criteria[name]:.3g}" for name in names)]
+    values = (f"{tried.criteria[name]:.3g}" for name in names)
+    return [mark, str(tried.remedy), str(tried.expected), _percent(tried.fractions), *values]
+
+
+def _found(classes: Sequence[str]) -> str:
+    """Head of the column of area fractions."""
+    return f"{', '.join(classes[1:])} found [%]"
+
+
+def _percent(fractions: Sequence[float]) -> str:
+    return ", ".join(f"{100 * fraction:.0f}" for fraction in fractions[1:])
 
 
 def _pictures(file: object, shown: list[tuple[str, Expected, list]], classes: Sequence[str]) -> None:

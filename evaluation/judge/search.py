@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from tqdm import tqdm
 
 from data.store import Store
-from evaluation.judge.advice import Advice, Tried, advise, as_it_is
+from evaluation.judge.advice import Advice, Tried, advise, as_it_is, remarks
 from evaluation.judge.calibration import Calibration
 from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy, remedies
@@ -19,7 +19,7 @@ PICTURES = 3
 
 @dataclass(frozen=True)
 class Gap:
-    """Outcome for a target: what was tried, best first, the advice, and how the judge was calibrated.
+    """Outcome for a target: what was tried, best first, the advice, what to check, and the judge's calibration.
 
     prepared: polarity and grey levels that its store has.
     """
@@ -31,6 +31,7 @@ class Gap:
     source_miou: float
     tried: list[Tried]
     advice: Advice
+    remarks: list[str]
     calibration: Calibration
     classes: tuple[str, ...]
 
@@ -44,6 +45,7 @@ class Gap:
             "source_miou": round(self.source_miou, 4),
             "advice": self.advice.kind,
             "sentence": self.advice.sentence,
+            "remarks": self.remarks,
             "recommended": _described(self.advice.recommended),
             "as_it_is": _described(as_it_is(self.tried)),
             "tried": [_described(each) for each in self.tried],
@@ -68,7 +70,10 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
         """Rank what was tried until now, the best first. With what else was tried, the vote changes."""
         found, calibration = judge.expected(list(looks.values()))
         voted = zip(looks.items(), found, strict=True)
-        tried = [Tried(remedy, *of_look, look.pictures(PICTURES)) for (remedy, look), of_look in voted]
+        tried = [
+            Tried(remedy, *of_look, look.fractions(judge.phases), look.pictures(PICTURES))
+            for (remedy, look), of_look in voted
+        ]
         return sorted(tried, key=lambda each: -each.expected.miou), calibration
 
     look(remedies(judge.adabn))
@@ -79,7 +84,8 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     trusted = calibration.trusted_gain, calibration.trusted_turn
     advice = advise(found, *names, judge.source_miou, judge.floor, *trusted, inverted)
     runs, source = [str(member.run) for member in judge.members], judge.source
-    found_of = (_prepared(target), judge.source_miou, found, advice, calibration, source.classes)
+    said = remarks(found, advice, judge.fractions, source.classes)
+    found_of = (_prepared(target), judge.source_miou, found, advice, said, calibration, source.classes)
     return Gap(source.domain, target.domain, runs, *found_of)
 
 
@@ -92,4 +98,6 @@ def _prepared(target: Store) -> dict:
 def _described(tried: Tried) -> dict:
     numbers = {name: round(value, 4) for name, value in asdict(tried.expected).items()}
     criteria = {name: round(value, 4) for name, value in tried.criteria.items()}
-    return {"remedy": str(tried.remedy), **asdict(tried.remedy), "expected": numbers, "criteria": criteria}
+    return {"remedy": str(tried.remedy), **asdict(tried.remedy), "expected": numbers, "criteria": criteria} | {
+        "fractions": [round(fraction, 4) for fraction in tried.fractions]
+    }
