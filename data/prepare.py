@@ -282,8 +282,8 @@ def _summarise(store: Store) -> None:
         sides = f"{max(one.height for one in micrographs)} x {max(one.width for one in micrographs)}"
         print(
             f"warning: {store.domain}: {100 * mirrored:.0f} % of its tiles are beyond the micrographs, and mirror "
-            f"them: tile = {store.tile}, and the micrographs have up to {sides} px at working scale. A smaller `tile` in "
-            "[options] takes less time",
+            f"them: tile = {store.tile}, and the micrographs have up to {sides} px at working scale. A smaller "
+            "`tile` in [options] takes less time",
             file=sys.stderr,
         )
     if labelled and not test and not store.folds:
