@@ -158,6 +158,15 @@ def test_more_adaptations_start_each_from_the_one_before_and_are_candidates(labo
     assert " ".join(map(str, runs)) in choice
 
 
+@pytest.mark.parametrize(("advice", "trains"), [("adapt", True), ("label", False), ("remedy", False)])
+def test_the_advice_decides_what_is_trained(laboratory, tmp_path, advice, trains):
+    (tmp_path / "gap").mkdir()
+    found = {"advice": advice, "recommended": {"invert": False, "match": False}}
+    (tmp_path / "gap" / "gap.json").write_text(json.dumps(found))
+    assert ("train_uda.py" in adapt(laboratory, tmp_path, "--dry-run").stdout) == trains
+    assert "train_uda.py" in adapt(laboratory, tmp_path, "--dry-run", "--always-adapt").stdout
+
+
 @pytest.mark.parametrize(
     ("more", "rest", "words"),
     [

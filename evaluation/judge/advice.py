@@ -8,7 +8,7 @@ import numpy as np
 from evaluation.judge.calibration import Expected
 from evaluation.judge.remedies import Remedy
 
-_AS_GOOD = 0.02  # mIoU: a simpler remedy that is expected to lose no more is as good
+_AS_GOOD = 0.01  # mIoU: a simpler remedy that is expected to lose no more is as good
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
 _APART = 0.02  # area fraction: what is as near to the source's labels is like them
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt

@@ -14,6 +14,7 @@ _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does no
 _EQUAL = 100  # samples that equal weights count as: of a hundred real ones a criterion may look useless by chance
 _PARTS = 8  # of the cross-validation
 _LEVEL = 0.9  # share of the samples that the interval holds
+SURE = 3  # power of the odds of a prediction in the vote: what is likely worse hardly counts
 _REAL = 0.8  # share of the trusted gains that were gains
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
@@ -69,8 +70,8 @@ class Alone:
         return float(self.intercept - np.clip((values - self.mean) / self.std, *_LIMITS) @ self.weights)
 
     def weight(self, criteria: dict[str, float]) -> float:
-        """Weight of such a prediction in the vote of several: the odds of its mIoU."""
-        return float(np.exp(self.logit(criteria)))
+        """Weight of such a prediction in the vote of several: the odds of its mIoU, to the power of SURE."""
+        return float(np.exp(SURE * self.logit(criteria)))
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,8 @@ def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndar
 
 def _of_vote(alone: Alone, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> float:
     """Mean of what voters let expect alone, as logit, by their weight in the vote."""
-    logits = np.array([alone.logit(voter) for voter in voters])
-    return float(np.average(logits, weights=np.exp(logits) * (1 if voices is None else np.asarray(voices))))
+    weights = np.array([alone.weight(voter) for voter in voters]) * (1 if voices is None else np.asarray(voices))
+    return float(np.average([alone.logit(voter) for voter in voters], weights=weights))
 
 
 def _agreement(voters: Sequence[dict[str, float]]) -> np.ndarray:

@@ -25,7 +25,7 @@ from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation import scoring
 from evaluation.inference import for_inference, window_batches
-from evaluation.judge.calibration import Alone, Calibration, Expected
+from evaluation.judge.calibration import SURE, Alone, Calibration, Expected
 from evaluation.judge.criteria import CRITERIA, VOTE, Cut, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy, remedies
@@ -181,7 +181,8 @@ class Judge:
 
     def _identity(self) -> str:
         """Digest of what is learnt from: the models, their source, and how many disturbances there are."""
-        digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {DISTURBANCES} {CRITERIA}".encode())
+        how = f"{DISTURBANCES} {HELD_OUT} {self.side} {CRITERIA} {SURE}"
+        digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {how}".encode())
         for network in self.networks:
             for value in network.state_dict().values():
                 digest.update(value.cpu().contiguous().numpy().tobytes())
