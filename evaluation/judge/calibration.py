@@ -15,7 +15,7 @@ _EQUAL = 100  # samples that equal weights count as: of a hundred real ones a cr
 _PARTS = 8  # of the cross-validation
 _LEVEL = 0.9  # share of the samples that the interval holds
 SURE = 3  # power of the odds of a prediction in the vote: what is likely worse hardly counts
-_REAL = 0.8  # share of the trusted gains that were gains
+_SHARE = 0.8  # of trials that a gain is trusted by
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
 _FEW = 4  # gains, and fewer have no share
@@ -80,9 +80,8 @@ class Calibration:
 
     alone: of each prediction by itself, which gives the weights in the vote. quality: intercept and slope of the logit
     of the vote's mIoU, over the weighted mean of the voters' logits. error: what the logit was wrong by, in nine of ten
-    samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: in logits; four of five gains that
-    were expected to be at least as large were gains. trusted_turn: the same of another polarity, against the best that
-    keeps it.
+    samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: least gain over a model as it is that
+    is trusted, in logits; trusted_turn: that of another polarity over the best that keeps it.
     """
 
     alone: Alone
@@ -182,11 +181,18 @@ def _agreement(voters: Sequence[dict[str, float]]) -> np.ndarray:
 
 
 def _trusted(expected: np.ndarray, real: np.ndarray) -> float:
-    """Least gain, in logits, from which on _REAL of the expected gains were gains; infinite where there is none."""
+    """Least gain, in logits, that is trusted, by either of two shares of the trials; infinite where nothing was tried.
+
+    _SHARE of the gains that were expected to be at least as large were gains; or _SHARE of all were overestimated by no
+    more. The first is blind where gains are rare, as with polarity; the second where most trials are hopeless.
+    """
+    if not len(expected):
+        return float("inf")
     order, count = np.argsort(-expected), np.arange(1, len(expected) + 1)
-    expected, gained = expected[order], real[order] > -_NO_LOSS
-    good = np.flatnonzero((expected > 0) & (np.cumsum(gained) >= _REAL * count) & (count >= _FEW))
-    return max(_LEAST, float(expected[good[-1]])) if len(good) else float("inf")
+    largest, gained = expected[order], real[order] > -_NO_LOSS
+    good = np.flatnonzero((largest > 0) & (np.cumsum(gained) >= _SHARE * count) & (count >= _FEW))
+    of_gains = largest[good[-1]] if len(good) else np.inf
+    return float(max(_LEAST, min(of_gains, np.quantile(expected - real, _SHARE))))
 
 
 def _logit(share: np.ndarray) -> np.ndarray:
