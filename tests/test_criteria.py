@@ -271,7 +271,8 @@ def test_who_is_wrong_alone_is_far_from_the_vote():
     right = [window[None] for window in truth]
     found = dissent([right, right, *ballots], [1.0] * 5, 2)
     assert found[:2] == pytest.approx([0, 0], abs=0.01) and found[2:] == pytest.approx(errors, abs=0.01)
-    assert dissent([right, ballots[2]], [1.0, 3.0], 2)[1] == 0, "the weight decides where voices are equal"
+    assert dissent([right, right, ballots[2], ballots[2]], [1.0, 1.0, 1.0, 9.0], 2)[2] == 0, "the weights decide"
+    assert dissent([right, ballots[2]], [1.0, 9.0], 2)[0] == pytest.approx(errors[2], abs=0.01), "nobody's own voice"
     blind = [window.copy() for window in right]
     blind[0][:, 10:] = 255
     blind[0][:, :10] ^= 1

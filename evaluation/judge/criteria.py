@@ -24,7 +24,7 @@ CRITERIA = {
     "views": "disagreement with a view that is turned, flipped and darker",
     "models": "disagreement of the folds' models",
     "shape": "size and chords of regions, and length of boundaries, from the labels'",
-    VOTE: "disagreement with the vote of all that was tried",
+    VOTE: "disagreement with the vote of all others that were tried",
 }
 _GAMMA = 1.2  # too little to mislead a model that is right. Noise would: what is little on one detector is not on all
 _LEAST = np.array([0.15, 0.1, 0.1])  # standard deviations of shape_of that a few micrographs may understate

@@ -253,7 +253,7 @@ class Judge:
     def _vote(
         self, looks: Sequence[Look], alone: Alone, voices: Sequence[float] | None = None
     ) -> list[dict[str, float]]:
-        """Give the criteria of looks, and how far each is from the vote of all."""
+        """Give the criteria of looks, and how far each is from the vote of the others."""
         weights = np.array([alone.weight(look.criteria) for look in looks]) * (1 if voices is None else voices)
         apart = dissent([look.ballots for look in looks], weights, self.phases)
         return [look.criteria | {VOTE: away} for look, away in zip(looks, apart, strict=True)]

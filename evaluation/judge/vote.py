@@ -9,16 +9,18 @@ from evaluation.metrics import Confusion
 
 
 def dissent(ballots: Sequence[Sequence[np.ndarray]], weights: Sequence[float], phases: int) -> list[float]:
-    """How far each voter is from the weighted vote of all, pixel by pixel: 1 - mIoU, pooled over the windows.
+    """How far each voter is from the weighted vote of all others, pixel by pixel: 1 - mIoU, pooled over the windows.
 
     ballots: by voter and window, class indices uint8 (models, h, w), IGNORED where a voter saw nothing. The models of a
     voter share its weight.
     """
     pooled = [Confusion.none(phases) for _ in ballots]
     for of_window in zip(*ballots, strict=True):
-        shares = [[np.mean(ballot == phase, axis=0) for phase in range(phases)] for ballot in of_window]
-        vote = np.tensordot(np.asarray(weights), np.array(shares), 1).argmax(0).astype(np.uint8)
+        shares = np.array([[np.mean(ballot == phase, axis=0) for phase in range(phases)] for ballot in of_window])
+        shares *= np.asarray(weights)[:, None, None, None]
+        together = shares.sum(0)
         for voter, ballot in enumerate(of_window):
+            vote = (together - shares[voter]).argmax(0).astype(np.uint8)
             for of_model in ballot:
                 pooled[voter] += Confusion.of(of_model, np.where(of_model == IGNORED, IGNORED, vote), phases)
     return [1 - each.miou for each in pooled]
