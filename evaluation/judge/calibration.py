@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, theilslopes
 
 from evaluation.judge.criteria import VOTE
 
@@ -163,10 +163,9 @@ def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndar
         weights = [alone.weight(voter) for voter in voters]
         expected.append(_of_vote(alone, voters))
         quality.append(_logit(np.exp(np.average(log_miou - power * agreement, weights=weights))))
-    expected, quality = np.array(expected), np.array(quality)
-    away = expected - expected.mean()
-    slope = float(max(0.0, away @ quality / (away @ away + 1e-9)))
-    return Calibration(alone, power, (float(quality.mean() - slope * expected.mean()), slope))
+    # Medians: where all voters were wrong alike, the vote says nothing of what it is worth elsewhere.
+    slope = max(0.0, float(theilslopes(quality, expected)[0])) if len(set(expected)) > 1 else 0.0
+    return Calibration(alone, power, (float(np.median(np.array(quality) - slope * np.array(expected))), slope))
 
 
 def _of_vote(alone: Alone, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> float:
