@@ -42,7 +42,7 @@ def laboratory(tmp_path_factory) -> Path:
     return folder
 
 
-def adapt(laboratory, out, *more, rest=("--steps", 80), ok=True):
+def adapt(laboratory, out, *more, rest=("--steps", 120), ok=True):
     line = ["-m", "launch.adapt", laboratory / "domains.toml", "--source", "source", "--target", "negative"]
     line += ["--out", out, "--folds", 1, "--experiments", "demo.supervised", "demo.uda", *more, "--", *SHORT, *rest]
     return run(*line, ok=ok)
@@ -79,7 +79,7 @@ def test_a_remedy_that_suffices_ends_it_after_a_stop_and_a_second_call(laborator
 def stopped(laboratory, out):
     """Start it, and stop it with SIGTERM while it trains."""
     line = ["-m", "launch.adapt", laboratory / "domains.toml", "--source", "source", "--target", "negative"]
-    line += ["--out", out, "--folds", 1, "--experiments", "demo.supervised", "demo.uda", "--", *SHORT, "--steps", 80]
+    line += ["--out", out, "--folds", 1, "--experiments", "demo.supervised", "demo.uda", "--", *SHORT, "--steps", 120]
     process = subprocess.Popen(
         [os.sys.executable, *map(str, line)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
