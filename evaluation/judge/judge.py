@@ -44,7 +44,7 @@ DISTURBANCES = 16
 
 @dataclass(frozen=True)
 class Look:
-    """What models predict of windows of micrographs, as a remedy shows them.
+    """Predictions of windows of micrographs, as a remedy shows them, by one or several models.
 
     criteria: by name, the mean over windows and models. windows: uint8 (h, w), as the models saw them. predictions: by
     window and model, class indices uint8 (h, w). ballots: the same where the windows of the micrographs as they are
