@@ -54,6 +54,10 @@ def test_what_is_expected_of_voters_is_what_they_are_worth():
     votes = [slice(first, first + 4) for first in range(0, 1600, 4)]
     expected = [one for vote in votes for one in fitted.expected(others[vote])]
     assert np.mean([one.low <= true <= one.high for one, true in zip(expected, truth, strict=True)]) > 0.85
+    half = Calibration.fit(samples, miou, groups, [False] * len(groups), 0.5)
+    logits = [np.log(one.miou / (1 - one.miou)) for of in (fitted, half) for one in of.expected(others[:4])]
+    by_itself = [fitted.alone.logit(other) for other in others[:4]]
+    assert logits[4:] == pytest.approx(np.mean([logits[:4], by_itself], axis=0))
     alone = fitted.expected(others[:4])
     assert fitted.expected(others[:4], [1.0] * 4) == alone
     assert fitted.expected(others[:4], [1.0, 1e9, 1.0, 1.0]) != alone, "whose voice counts says how good the vote is"
@@ -167,7 +171,7 @@ def choice_of(expected):
         phases=2,
         images_of=lambda target: [image],
         look=lambda images, remedy, networks=None: Look({}, [image], [[image]], [image[None]]),
-        expected=lambda looks, voices: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
+        expected=lambda looks, voices, share: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
     )
     candidates = [Candidate(name, (members[name],)) for name in order]
     return choose(judge, candidates, SimpleNamespace(domain="t", classes=TWO_PHASES))

@@ -14,7 +14,6 @@ _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does no
 _EQUAL = 100  # samples that equal weights count as: of a hundred real ones a criterion may look useless by chance
 _PARTS = 8  # of the cross-validation
 _LEVEL = 0.9  # share of the samples that the interval holds
-SURE = 3  # power of the odds of a prediction in the vote: what is likely worse hardly counts
 _SHARE = 0.8  # of trials that a gain is trusted by
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
@@ -70,8 +69,8 @@ class Alone:
         return float(self.intercept - np.clip((values - self.mean) / self.std, *_LIMITS) @ self.weights)
 
     def weight(self, criteria: dict[str, float]) -> float:
-        """Weight of such a prediction in the vote of several: the odds of its mIoU, to the power of SURE."""
-        return float(np.exp(SURE * self.logit(criteria)))
+        """Weight of such a prediction in the vote of several: the odds of its mIoU."""
+        return float(np.exp(self.logit(criteria)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ class Calibration:
     """Model of predictions that have voted: mIoU = quality of the vote * (agreement with it) ** power.
 
     alone: of each prediction by itself, which gives the weights in the vote. quality: intercept and slope of the logit
-    of the vote's mIoU, over the weighted mean of the voters' logits. error: what the logit was wrong by, in nine of ten
+    of the vote's mIoU, over the weighted mean of the voters' logits. share: of this in the expected logit; the rest is
+    what each lets expect alone. error: what the logit was wrong by, in nine of ten
     samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: least gain over a model as it is that
     is trusted, in logits; trusted_turn: that of another polarity over the best that keeps it.
     """
@@ -87,6 +87,7 @@ class Calibration:
     alone: Alone
     power: float
     quality: tuple[float, float]
+    share: float = 1.0
     error: float = float("nan")
     mae: float = float("nan")
     spearman: float = float("nan")
@@ -100,6 +101,7 @@ class Calibration:
         miou: Sequence[float],
         groups: Sequence[int],
         turned: Sequence[bool],
+        share: float = 1.0,
     ) -> Self:
         """Fit to samples of criteria, the vote among them, with their true mIoU.
 
@@ -111,7 +113,7 @@ class Calibration:
         found = np.empty(len(truth))
         for part in range(min(_PARTS, len(votes))):
             learnt = np.concatenate([vote for k, vote in enumerate(votes) if k % _PARTS != part] or votes)
-            of_others = _fit([samples[k] for k in learnt], truth[learnt], groups[learnt])
+            of_others = replace(_fit([samples[k] for k in learnt], truth[learnt], groups[learnt]), share=share)
             for vote in votes[part::_PARTS]:
                 found[vote] = of_others._logits([samples[k] for k in vote])
         both = np.array([found, _logit(truth)])
@@ -124,6 +126,7 @@ class Calibration:
         gains, turns = (np.concatenate(of, axis=1) for of in (gains, turns))
         return replace(
             _fit(samples, truth, groups),
+            share=share,
             error=float(np.quantile(np.abs(found - _logit(truth)), _LEVEL)),
             mae=float(np.abs(_share(found) - truth).mean()),
             spearman=float(spearmanr(found, truth)[0]),
@@ -148,7 +151,8 @@ class Calibration:
 
     def _logits(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> np.ndarray:
         quality = _share(self.quality[0] + self.quality[1] * _of_vote(self.alone, voters, voices))
-        return _logit(quality * np.exp(self.power * _agreement(voters)))
+        voted = _logit(quality * np.exp(self.power * _agreement(voters)))
+        return self.share * voted + (1 - self.share) * np.array([self.alone.logit(voter) for voter in voters])
 
 
 def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndarray) -> Calibration:

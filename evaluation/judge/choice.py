@@ -17,6 +17,7 @@ from evaluation.judge.remedies import Remedy, remedies
 from evaluation.members import Member
 from evaluation.scoring import spread
 
+_VOTE = 0.5  # share of the vote: models of the source outvote one that has learnt what they do not know
 _AS_GOOD = 0.01  # a safer candidate that is expected to lose no more is as good
 
 
@@ -132,7 +133,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     remedied = [judge.look(images, remedy) for remedy in voters if remedy not in free]  # only to vote
     runs = Counter(candidate.origin for candidate in candidates)
     voices = [1 / runs[candidate.origin] for candidate in candidates] + [1.0] * len(remedied)
-    expected, calibration = judge.expected(looks + remedied, voices)
+    expected, calibration = judge.expected(looks + remedied, voices, _VOTE)
     ranked = [
         Ranked(candidate, *of_look, look.fractions(judge.phases), look.pictures(len(look.windows)))
         for candidate, of_look, look in zip(candidates, expected, looks, strict=False)

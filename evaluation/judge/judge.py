@@ -25,7 +25,7 @@ from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation import scoring
 from evaluation.inference import for_inference, window_batches
-from evaluation.judge.calibration import SURE, Alone, Calibration, Expected
+from evaluation.judge.calibration import Alone, Calibration, Expected
 from evaluation.judge.criteria import CRITERIA, VOTE, Cut, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy, remedies
@@ -181,7 +181,7 @@ class Judge:
 
     def _identity(self) -> str:
         """Digest of what is learnt from: the models, their source, and how many disturbances there are."""
-        how = f"{DISTURBANCES} {HELD_OUT} {self.side} {CRITERIA} {SURE}"
+        how = f"{DISTURBANCES} {HELD_OUT} {self.side} {CRITERIA}"
         digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {how}".encode())
         for network in self.networks:
             for value in network.state_dict().values():
@@ -231,22 +231,22 @@ class Judge:
             found.append((look, confusion.miou))
         return found
 
-    def calibration(self, looks: Sequence[Look]) -> Calibration:
-        """Fit what was learnt to those criteria that all these looks have."""
+    def calibration(self, looks: Sequence[Look], share: float = 1.0) -> Calibration:
+        """Fit what was learnt to those criteria that all these looks have. share: of the vote, as of Calibration."""
         samples, *known_of_them = zip(*self._samples, strict=True)
         names = {VOTE}.union(set.intersection(*(set(look.criteria) for look in looks)))
         common = [{name: value for name, value in sample.items() if name in names} for sample in samples]
-        return Calibration.fit(common, *known_of_them)
+        return Calibration.fit(common, *known_of_them, share)
 
     def expected(
-        self, looks: Sequence[Look], voices: Sequence[float] | None = None
+        self, looks: Sequence[Look], voices: Sequence[float] | None = None, share: float = 1.0
     ) -> tuple[list[tuple[dict[str, float], Expected]], Calibration]:
         """Let several looks at the same micrographs vote, and expect the mIoU of each.
 
-        voices: a factor for the weight of each in the vote. Returns the criteria of each look, the vote among them,
-        with the expectation; and the calibration that this is from.
+        voices: a factor for the weight of each in the vote. share: of the vote in what is expected. Returns the
+        criteria of each look, the vote among them, with the expectation; and the calibration that this is from.
         """
-        calibration = self.calibration(looks)
+        calibration = self.calibration(looks, share)
         voters = self._vote(looks, calibration.alone, voices)
         return list(zip(voters, calibration.expected(voters, voices), strict=True)), calibration
 
