@@ -115,7 +115,7 @@ def remarks(outcome: Outcome) -> list[str]:
         found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")
     scale = outcome.gap["recommended"]["scale"]
     if scale != 1:
-        found.append(f"{scale_asked(scale)}.")
+        found.append(f"Correct this first: {scale_asked(scale)}.")
     found += outcome.gap.get("remarks", [])  # which files of before November 2026 do not have
     unsure = [row for row in outcome.images if float(row["confidence"]) < _UNSURE]
     if unsure:

@@ -208,7 +208,7 @@ def test_a_person_is_told_what_to_check():
     kept = advise(found, "t", "s", 0.9, 0.3, trusted_gain=0.3)
     assert kept.recommended.remedy == Remedy()
     scale, fraction = remarks(found, kept, np.array([[0.92, 0.96], [0.04, 0.08]]), ("matrix", "pores"))
-    assert "look 2 times too large: check pixel_size_nm, 0.5 times" in scale and "not sure" in scale
+    assert "look 2 times too large: check pixel_size_nm, 0.5 times" in scale and "Not sure" in scale
     assert "finds 30 % of pores, and the source's labels have 4 to 8 %" in fraction
     best = advise(found[:1] + found[1:], "t", "s", 0.9, 0.3)
     assert remarks(found[1:], best, np.array([[0.6, 0.8], [0.2, 0.4]]), ("matrix", "pores")) == []

@@ -94,7 +94,7 @@ def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classe
     found, best, chosen = [], tried[0], advice.recommended
     if best.remedy.scale not in (1, chosen.remedy.scale):
         known = f"expected mIoU {best.expected} against {chosen.expected}"
-        found.append(f"{scale_asked(best.remedy.scale)}. This is not sure: {known}.")
+        found.append(f"Not sure, but {scale_asked(best.remedy.scale)}: {known}.")
     for phase, fraction, (least, most) in list(zip(classes, chosen.fractions, labelled, strict=True))[1:]:
         if fraction < least - _APART or fraction > most + _APART:
             found.append(
@@ -109,7 +109,7 @@ def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classe
 def scale_asked(scale: float) -> str:
     """Say what a scale that looks better means. scale: what a micrograph had to be resized by."""
     how = f"{max(scale, 1 / scale):.3g} times too {'small' if scale > 1 else 'large'}"
-    return f"The target's structures look {how}: check pixel_size_nm, {scale:g} times its value would fit"
+    return f"the target's structures look {how}: check pixel_size_nm, {scale:g} times its value would fit"
 
 
 def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
@@ -117,7 +117,7 @@ def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
     keys = [f"`invert = {'false' if inverted else 'true'}`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
     asked = [f"set {' and '.join(keys)} for {target}"] if keys else []
     if remedy.scale != 1:
-        asked.append(scale_asked(remedy.scale)[0].lower() + scale_asked(remedy.scale)[1:])
+        asked.append(scale_asked(remedy.scale))
     if remedy.adabn:
         asked.append(f"take batch-norm statistics of {target} (the checkpoints beside this report have them)")
     return "; ".join(asked)
