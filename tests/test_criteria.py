@@ -18,7 +18,7 @@ from evaluation.judge.choice import Candidate, choose
 from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.judge import Look
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import Remedy, remedies
 from evaluation.judge.vote import dissent
 from evaluation.judge.windows import places, scaled_places, side_of, windows
 from evaluation.members import Member
@@ -120,6 +120,11 @@ def test_remedies_are_what_they_say():
     assert both.changes == 4 and all(word in str(both) for word in ("inverted", "grey levels", "2", "statistics"))
 
 
+def test_grey_levels_that_are_there_already_do_not_vote_twice():
+    assert len(remedies(adabn=True)) == 8 and len(remedies(adabn=False)) == 4
+    assert [str(one) for one in remedies(adabn=False, matched=True)] == ["as it is", "inverted"]
+
+
 def test_shapes_of_what_one_can_count():
     square = np.zeros((64, 64), bool)
     square[16:48, 16:48] = True
@@ -174,7 +179,8 @@ def choice_of(expected):
         expected=lambda looks, voices, share: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
     )
     candidates = [Candidate(name, (members[name],)) for name in order]
-    return choose(judge, candidates, SimpleNamespace(domain="t", classes=TWO_PHASES))
+    target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": {"match": None}})
+    return choose(judge, candidates, target)
 
 
 def tried(remedy, miou):

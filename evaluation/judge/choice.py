@@ -127,8 +127,9 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
         networks = [member.model.eval() for member in candidate.members]
         shown = replace(candidate.remedy, adabn=False)  # the checkpoint has these statistics already
         looks.append(judge.look(images, shown, networks=networks))
+    matched = target.metadata["parameters"].get("match") is not None
     free = {candidate.remedy for candidate in candidates if not candidate.is_adapted}
-    scales, voters = {remedy.scale for remedy in free} - {1.0}, remedies(judge.adabn)
+    scales, voters = {remedy.scale for remedy in free} - {1.0}, remedies(judge.adabn, matched)
     voters += [replace(one, scale=scale) for scale in sorted(scales) for one in voters if not one.invert]
     remedied = [judge.look(images, remedy) for remedy in voters if remedy not in free]  # only to vote
     runs = Counter(candidate.origin for candidate in candidates)

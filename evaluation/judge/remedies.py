@@ -39,9 +39,14 @@ class Remedy:
         return scaled(image, self.scale)
 
 
-def remedies(adabn: bool) -> list[Remedy]:
-    """Remedies but scales, the first of which changes nothing. adabn: if the models have batch-norm statistics."""
-    return [Remedy(*parts) for parts in product((False, True), (False, True), (1.0,), (False, True)[: 1 + adabn])]
+def remedies(adabn: bool, matched: bool = False) -> list[Remedy]:
+    """Remedies but scales, the first of which changes nothing.
+
+    adabn: if the models have batch-norm statistics. matched: if the micrographs have the source's grey levels already:
+    the same once more would vote twice.
+    """
+    match, statistics = (False, True)[: 2 - matched], (False, True)[: 1 + adabn]
+    return [Remedy(*parts) for parts in product((False, True), match, (1.0,), statistics)]
 
 
 def scaled(image: np.ndarray, factor: float) -> np.ndarray:
