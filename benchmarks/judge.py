@@ -24,11 +24,11 @@ from tqdm import tqdm
 from common.errors import InputError, exits_cleanly
 from common.files import write_csv, write_file
 from data.store import Store, store_path
-from evaluation.choose import true_miou
 from evaluation.judge.choice import Candidate
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.remedies import Remedy
+from evaluation.judge.truth import true_miou
 from evaluation.members import load_member
 from training.device import choose_algorithms, choose_device
 

@@ -21,19 +21,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file
 from data.decision import read_decision, recorded
 from data.store import Store, store_path
-from evaluation import scoring
 from evaluation.judge.choice import Candidate, choose, grouped
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
 from evaluation.judge.remedies import Remedy
-from evaluation.members import Member, load_member, read_otherwise, refuse_trained_on, require_same_preparation
+from evaluation.judge.truth import true_mious
+from evaluation.members import Member, load_member, read_otherwise, require_same_preparation
 from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
@@ -48,27 +46,6 @@ def remaining(gap: Path, target: Store) -> Remedy:
     recommended = json.loads(gap.read_text())["recommended"]
     remedy = Remedy(*(recommended[key] for key in ("invert", "match", "scale", "adabn")))
     return replace(remedy, invert=False, match=False) if recorded(target.path) == decision else remedy
-
-
-def true_miou(candidate: Candidate, target: Store, device: object) -> float:
-    """Score a candidate on the target's labelled micrographs that are held out: for the record.
-
-    Where all its members have the same ones, they are scored as the ensemble that they are. Else it is the mean of the
-    members' mIoU, each on those of its fold. InputError where there are none, or they were trained on.
-    """
-    held_out = [target.evaluation_micrographs(member.config["fold"]) for member in candidate.members]
-    predictors = [member.predictor(device) for member in candidate.members]
-    for member, micrographs in zip(candidate.members, held_out, strict=True):
-        if not micrographs:
-            raise InputError(f"{target.path}: no labelled micrographs to score on. Leave out --score.")
-        refuse_trained_on(member, target, micrographs)
-    if all(micrographs == held_out[0] for micrographs in held_out):
-        predictors, held_out = [scoring.ensemble(predictors)], held_out[:1]
-    scored = (
-        scoring.score(predictor, target, micrographs, candidate.name)
-        for predictor, micrographs in zip(predictors, held_out, strict=True)
-    )
-    return float(np.mean([pooled.miou for pooled, _ in scored]))
 
 
 def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
@@ -142,8 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     truth = {}
     (out / "scores.json").unlink(missing_ok=True)  # of an earlier choice
     if options.score:
-        labelled = Store(target.path)
-        truth = {one.name: true_miou(one, labelled, device) for one in candidates}
+        truth = true_mious(candidates, Store(target.path), device)
         write_file(out / "scores.json", json.dumps(truth, indent=2) + "\n")
     write_file(out / "choice.html", choice_page(choice, truth))
     write_file(out / "choice.json", choice.as_json([os.path.relpath(path, out) for path in paths]))  # the last

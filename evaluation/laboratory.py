@@ -35,11 +35,12 @@ class Outcome:
         """Read it. InputError where a file is missing or damaged."""
         self.folder = folder
         self.gap = _json(folder / "gap" / "gap.json")
-        choice, scores = folder / "choice" / "choice.json", folder / "choice" / "scores.json"
+        choice = folder / "choice" / "choice.json"
         self.steps = steps_of(folder)
         segmented_by = " ".join(line for step in self.steps if step["step"] == "segment" for line in step["commands"])
         self.choice = _json(choice) if "choice.json" in segmented_by else None  # else by the recommended remedy
-        self.scores = _json(scores) if self.choice and scores.exists() else {}
+        scores = folder / ("gap" if self.choice is None else "choice") / "scores.json"
+        self.scores = _json(scores) if scores.exists() else {}
         table = folder / "segmented" / "phase_fractions.csv"
         try:
             rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -51,11 +52,16 @@ class Outcome:
         self.images.sort(key=lambda row: float(row["confidence"]))
 
     @property
+    def taken(self) -> str:
+        """Name of the model that was taken."""
+        return self.gap["recommended"]["remedy"] if self.choice is None else self.choice["chosen"]
+
+    @property
     def expected(self) -> dict:
         """Give what is expected of the model that was taken: mIoU, low and high, fractions of 1."""
         if self.choice is None:
             return self.gap["recommended"]["expected"]
-        return next(one["expected"] for one in self.choice["ranked"] if one["name"] == self.choice["chosen"])
+        return next(one["expected"] for one in self.choice["ranked"] if one["name"] == self.taken)
 
 
 def steps_of(folder: Path) -> list[dict]:
@@ -80,7 +86,7 @@ def report(outcome: Outcome) -> str:
         f"<b>{page.text(gap['source'])}</b>. No label of {page.text(gap['target'])} was used. "
         f"The expected mIoU is {_interval(expected)} %; held-out micrographs of {page.text(gap['source'])} have "
         f"{100 * gap['source_miou']:.0f} %.</p>",
-        f"<p>{page.text(said[:1].upper() + said[1:])}</p>",
+        f"<p>{page.text(said[:1].upper() + said[1:])}{_measured(outcome)}</p>",
         "<h2>What to check</h2>",
         "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in remarks(outcome)) + "</ul>",
         f"<p class='note'>More: {', '.join(there)}.</p>",
@@ -170,18 +176,22 @@ def _of(end: str) -> str:
     return f" of {end[1:]}" if end else ""
 
 
+def _measured(outcome: Outcome) -> str:
+    if outcome.taken not in outcome.scores:
+        return ""
+    return f" On the labelled test images it has {100 * outcome.scores[outcome.taken]:.0f} %; this steered nothing."
+
+
 def _expectations(outcome: Outcome) -> list[str]:
-    ranked, chosen = (
-        (outcome.choice["ranked"], outcome.choice["chosen"])
-        if outcome.choice
-        else ([one | {"name": one["remedy"]} for one in outcome.gap["tried"]], outcome.gap["recommended"]["remedy"])
+    ranked = (
+        outcome.choice["ranked"] if outcome.choice else [one | {"name": one["remedy"]} for one in outcome.gap["tried"]]
     )
     header = ["", "model", "expected mIoU [%]", *(["measured [%]"] if outcome.scores else [])]
     rows = []
     for one in ranked:
         measured = [_percent(outcome.scores.get(one["name"], ""))] if outcome.scores else []
         name = one["name"].replace(f"{outcome.folder}/", "")
-        rows.append(["taken" if one["name"] == chosen else "", name, _interval(one["expected"]), *measured])
+        rows.append(["taken" if one["name"] == outcome.taken else "", name, _interval(one["expected"]), *measured])
     note = "Expected, not measured: no label of the target was read for it."
     note += " What was measured on labelled test images came afterwards." if outcome.scores else ""
     return [page.table(header, rows, wrapped=True), f"<p class='note'>{note}</p>"]

@@ -105,6 +105,7 @@ class Launch:
         """Ask what the target needs."""
         command = ["-m", "evaluation.gap", *self._runs("supervised"), "--domain", self.options.target]
         command += ["--data", self.stores, "--out", self.gap.parent, "--calibration", self.out / "calibration.json"]
+        command += ["--score"] if self.scored and not self.options.always_adapt else []  # else the choice scores
         needs = [self._run("supervised", fold) / "finished.json" for fold in self.folds]
         needs.append(store_path(self.stores, self.options.target))
         return Step("gap", "what the target needs", [_python(command)], self.gap, needs, weight=6)

@@ -76,14 +76,16 @@ def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
     form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
     over, spent, start, asked = set(), 0.0, time.monotonic(), []
     with tqdm(smoothing=0, bar_format=form, disable=not watched) as bar:
+        bar.initial = 0.0  # what trainings that go on had behind them: it took no time now
         while step := next((one for one in plan() if one.name not in over and not one.done), None):
             bar.set_description(step.title)
             ahead = [one for one in plan() if one.name not in over and not one.done]
             bar.total = spent + sum(one.weight for one in ahead)
             began = time.monotonic()
             if not watched:
-                left = (began - start) / spent * (bar.total - spent) if spent else float("nan")
-                print(f"== {step.title}" + (f", about {left / 60:.0f} min left" if spent else ""), flush=True)
+                now = spent - bar.initial
+                left = f", about {(began - start) / now * (bar.total - spent) / 60:.0f} min left" if now > 0 else ""
+                print(f"== {step.title}{left}", flush=True)
             for number, command in enumerate(step.commands):
                 shown = [spent + step.weight * part / len(step.commands) for part in (number, number + 1)]
                 run(step, command, out, bar, *shown, asked)
@@ -97,8 +99,10 @@ def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: 
     """Run a command, moving the bar from `low` to `high` as the command's own bars go. Failed where it does, or a
     signal has `asked` to stop.
 
-    A command that asks a question is told that nobody answers.
+    A command that asks a question is told that nobody answers. A training that goes on says how much it has behind it
+    by where its bar begins.
     """
+    goes_on = True
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with (make_folder(out) / "log.txt").open("ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -109,7 +113,10 @@ def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: 
             for text in _pieces(child, log):
                 share = _BAR.search(text)
                 if share:
-                    bar.n = max(bar.n, low + (high - low) * int(share[1]) / 100)  # a command may have several
+                    there = (high - low) * int(share[1]) / 100
+                    bar.initial += there if goes_on else 0.0
+                    goes_on = False
+                    bar.n = max(bar.n, low + there)  # a command may have several
                     bar.update(0)
                 elif text.strip():
                     bar.write(f"  {text.rstrip()}")

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from conftest import ROOT, annotated, domains_toml, run
 
 from data.store import Store
 from evaluation.laboratory import Outcome, steps_of
-from launch.steps import Step, record
+from launch.steps import Step, record, run_all
 
 SHORT = ("--batch-size", 4, "--workers", 0, "--log-every", 5, "--wandb", "disabled")
 
@@ -217,3 +218,12 @@ def test_a_step_of_other_commands_is_not_done(tmp_path):
     record(tmp_path, Step("gone", "t", []), ["name", "gone"])
     record(tmp_path, other, ["name"])
     assert [path.stem for path in (tmp_path / "steps").iterdir()] == ["name"], "what is not in the plan goes"
+
+
+def test_what_a_training_had_behind_it_does_not_count_for_the_time_left(tmp_path, capsys):
+    """The first step goes on from 80 %: its last fifth takes half a second, so a whole one takes two and a half."""
+    bars = "import sys, time; print(' 80%|', flush=True); time.sleep(0.5); print('100%|')"
+    first = Step("first", "t", [["python", "-c", bars]])
+    run_all(lambda: [first, Step("second", "t", [["python", "-c", "pass"]], weight=120.0)], tmp_path)
+    (minutes,) = re.findall(r"about (\d+) min left", capsys.readouterr().out)
+    assert 5 <= int(minutes) <= 10, "120 times two and a half seconds, not 120 times half a second"

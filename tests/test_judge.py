@@ -16,13 +16,14 @@ from common.errors import InputError
 from data.store import Store
 from evaluation import choose as choosing
 from evaluation import gap, scoring
-from evaluation.choose import remaining, true_miou
+from evaluation.choose import remaining
 from evaluation.judge import judge as judging
 from evaluation.judge.choice import Candidate
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge, Look
 from evaluation.judge.remedies import Remedy
+from evaluation.judge.truth import true_miou
 from evaluation.judge.watch import TargetWatch
 from evaluation.judge.windows import labelled_part
 from evaluation.members import load_member
@@ -67,10 +68,11 @@ def trained(micrographs, tmp_path_factory):
     return [folder / f"fold{fold}" for fold in (0, 1)]
 
 
-def judged(stores, runs, out, monkeypatch):
+def judged(stores, runs, out, monkeypatch, *more):
     """Run the command here, with few disturbances; return the content of gap.json."""
     monkeypatch.setattr(judging, "DISTURBANCES", 6)
-    gap.main([*map(str, runs), "--domain", "negative", "--data", str(stores), "--out", str(out), "--device", "cpu"])
+    words = ["--domain", "negative", "--data", str(stores), "--out", str(out), "--device", "cpu", *more]
+    gap.main([*map(str, runs), *words])
     return json.loads((out / "gap.json").read_text())
 
 
@@ -90,10 +92,15 @@ def test_the_other_polarity_is_found_and_said(micrographs, trained, tmp_path, mo
 
 
 def test_the_remedy_is_a_checkpoint_that_every_command_takes(micrographs, trained, tmp_path, monkeypatch, capsys):
-    found = judged(micrographs / "domains", trained, tmp_path / "out", monkeypatch)
+    found = judged(micrographs / "domains", trained, tmp_path / "out", monkeypatch, "--score")
     stores, files = ("--data", micrographs / "domains"), [tmp_path / "out" / f"fold{fold}.pt" for fold in (0, 1)]
     before = run("evaluate.py", trained[0], *stores, "--domain", "source", "negative").stdout
     after = run("evaluate.py", files[0], *stores, "--domain", "negative").stdout
+    run("evaluate.py", *files, *stores, "--domain", "negative", "--ensemble", "--out", tmp_path / "scored")
+    scores, page = json.loads((tmp_path / "out/scores.json").read_text()), (tmp_path / "out/gap.html").read_text()
+    assert list(scores) == ["as it is", found["recommended"]["remedy"]], "measured afterwards, by --score"
+    assert scores[found["recommended"]["remedy"]] == json.loads((tmp_path / "scored/score.json").read_text())["miou"]
+    assert all(f"{100 * score:.1f}" in page for score in scores.values())
     miou = [float(value) for value in re.findall(r"mIoU ([\d.]+)", before + after)]
     assert miou[1] < 50 < 80 < miou[2] and miou[2] == pytest.approx(miou[0], abs=10)
     assert found["recommended"]["expected"]["miou"] == pytest.approx(miou[2] / 100, abs=0.2)  # by six disturbances

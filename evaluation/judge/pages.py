@@ -13,17 +13,18 @@ from evaluation.judge.search import Gap
 
 _BEST, _WINDOWS = 3, 3
 _LINE = 36  # characters above a picture
+_MEASURED = ["measured [%]"]  # column, where labelled micrographs were scored
 
 
-def gap_page(gap: Gap) -> str:
-    """The page of evaluation.gap."""
+def gap_page(gap: Gap, truth: dict[str, float]) -> str:
+    """The page of evaluation.gap. truth: measured mIoU by remedy, where some were scored."""
     before = as_it_is(gap.tried)
     shown = [before, *[each for each in gap.tried if each is not before][:_BEST]]
     if all(each is not gap.advice.recommended for each in shown):
         shown.append(gap.advice.recommended)
     names = [name for name in CRITERIA if name in before.criteria]
-    header = ["", "remedy", "expected mIoU [%]", _found(gap.classes), *names]
-    rows = [_row(each, names, gap.advice.recommended, before) for each in gap.tried]
+    header = ["", "remedy", "expected mIoU [%]", *_MEASURED[: len(truth)], _found(gap.classes), *names]
+    rows = [_row(each, names, gap.advice.recommended, before, truth) for each in gap.tried]
     calibration = gap.calibration
     meanings = "".join(f"<li><b>{page.text(name)}</b>: {page.text(CRITERIA[name])}</li>" for name in names)
     runs = ", ".join(gap.runs)
@@ -37,9 +38,9 @@ def gap_page(gap: Gap) -> str:
         page.drawn(_pictures, [(str(each.remedy), each.expected, each.pictures) for each in shown], gap.classes),
         "<h2>All that was tried</h2>",
         page.table(header, rows, wrapped=True),
-        "<p class='note'>The mIoU is expected, not measured: no label of the target was read. In brackets the interval "
-        "that held nine of ten disturbed source micrographs. A target may differ in ways that no disturbance has; then "
-        "the interval is too narrow. So look at the pictures.</p>",
+        "<p class='note'>The mIoU is expected, not measured: no label of the target was read for it. In brackets the "
+        "interval that held nine of ten disturbed source micrographs. A target may differ in ways that no disturbance "
+        "has; then the interval is too narrow. So look at the pictures.</p>",
         f"<p class='note'>Criteria grow as predictions get worse:</p><ul class='note'>{meanings}</ul>",
         f"<p class='note'>Calibrated on disturbed source micrographs: mean absolute error "
         f"{100 * calibration.mae:.1f} points, Spearman correlation {calibration.spearman:.2f}, each in "
@@ -55,14 +56,14 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
         "",
         "candidate",
         "expected mIoU [%]",
-        *(["measured [%]"] if truth else []),
+        *_MEASURED[: len(truth)],
         _found(choice.classes),
         *names,
     ]
     rows = []
     for one in choice.ranked:
         mark = "chosen" if one is choice.chosen else "as it is" if one.candidate.is_generalization else ""
-        measured = [f"{100 * truth[one.candidate.name]:.1f}"] if truth else []
+        measured = _measured(one.candidate.name, truth)
         values = (f"{one.criteria[name]:.3g}" if name in one.criteria else "" for name in names)
         rows.append([mark, one.candidate.name, str(one.expected), *measured, _percent(one.fractions), *values])
     shown = [choice.chosen, *[one for one in choice.ranked if one is not choice.chosen][:_BEST]]
@@ -77,10 +78,15 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
     return page.whole(f"Which model for {choice.target}", sections)
 
 
-def _row(tried: Tried, names: list[str], recommended: Tried, before: Tried) -> list[str]:
+def _measured(name: str, truth: dict[str, float]) -> list[str]:
+    return [f"{100 * truth[name]:.1f}" if name in truth else ""] if truth else []
+
+
+def _row(tried: Tried, names: list[str], recommended: Tried, before: Tried, truth: dict[str, float]) -> list[str]:
     mark = "recommended" if tried is recommended else "now" if tried is before else ""
     values = (f"{tried.criteria[name]:.3g}" for name in names)
-    return [mark, str(tried.remedy), str(tried.expected), _percent(tried.fractions), *values]
+    measured = _measured(str(tried.remedy), truth)
+    return [mark, str(tried.remedy), str(tried.expected), *measured, _percent(tried.fractions), *values]
 
 
 def _found(classes: Sequence[str]) -> str:
