@@ -11,6 +11,7 @@ if not __package__:
 import argparse
 import csv
 import json
+import re
 from pathlib import Path
 
 from common.errors import InputError, exits_cleanly
@@ -24,6 +25,8 @@ from evaluation.segment_folder import SPECIMEN
 
 _FRACTION = "phase_fraction"  # column; of more phases than two with the name of each
 _LOOKED_AT = 8  # images whose pictures are in the page, the least sure first
+_WARNING = "warning: "
+_WARNED = 12  # warnings that are shown
 _WIDE = 0.2  # of an interval of the expected mIoU
 _UNSURE = 0.8  # mean confidence of an image
 
@@ -70,6 +73,14 @@ def steps_of(folder: Path) -> list[dict]:
     return sorted(found, key=lambda step: (step.get("position", 0), step["finished"]))
 
 
+def warnings_of(folder: Path) -> list[str]:
+    """List the warnings in the launcher's log, each once: of all its calls, so that some may be settled by now."""
+    log = folder / "log.txt"
+    lines = re.split(r"[\r\n]", log.read_text(errors="replace")) if log.exists() else []
+    said = (line.partition(_WARNING)[2].strip() for line in lines if line.lstrip().startswith(_WARNING))
+    return list(dict.fromkeys(said))
+
+
 def report(outcome: Outcome) -> str:
     """Make the page."""
     gap, folder = outcome.gap, outcome.folder
@@ -88,7 +99,8 @@ def report(outcome: Outcome) -> str:
         f"{100 * gap['source_miou']:.0f} %.</p>",
         f"<p>{page.text(said[:1].upper() + said[1:])}{_measured(outcome)}</p>",
         "<h2>What to check</h2>",
-        "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in remarks(outcome)) + "</ul>",
+        _list(remarks(outcome)),
+        *_warned(outcome),
         f"<p class='note'>More: {', '.join(there)}.</p>",
         "<h2>Look at these first</h2>",
         "<p class='note'>The images that the models are least sure of. On the left what was found, on the right where "
@@ -138,6 +150,19 @@ def remarks(outcome: Outcome) -> list[str]:
                 f"The models differ more than the fields do{_of(end)}: quote the interval with the models' spread."
             )
     return found or ["Nothing stands out. Look at the pictures all the same."]
+
+
+def _warned(outcome: Outcome) -> list[str]:
+    found = [line.replace(f"{outcome.folder}/", "") for line in warnings_of(outcome.folder)]
+    if not found:
+        return []
+    more = [f"and {len(found) - _WARNED} more, in log.txt"] * (len(found) > _WARNED)
+    note = "Of every call in this folder: what was corrected since stands here too."
+    return ["<h2>What the steps warned of</h2>", _list(found[:_WARNED] + more), f"<p class='note'>{note}</p>"]
+
+
+def _list(lines: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{page.text(line)}</li>" for line in lines) + "</ul>"
 
 
 def _pictures(outcome: Outcome, row: dict) -> str:

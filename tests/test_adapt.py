@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, annotated, domains_toml, run
 
 from data.store import Store
-from evaluation.laboratory import Outcome, steps_of
+from evaluation.laboratory import Outcome, steps_of, warnings_of
 from launch.steps import Step, record, run_all
 
 SHORT = ("--batch-size", 4, "--workers", 0, "--log-every", 5, "--wandb", "disabled")
@@ -227,3 +227,11 @@ def test_what_a_training_had_behind_it_does_not_count_for_the_time_left(tmp_path
     run_all(lambda: [first, Step("second", "t", [["python", "-c", "pass"]], weight=120.0)], tmp_path)
     (minutes,) = re.findall(r"about (\d+) min left", capsys.readouterr().out)
     assert 5 <= int(minutes) <= 10, "120 times two and a half seconds, not 120 times half a second"
+
+
+def test_the_report_has_what_the_steps_have_warned_of(tmp_path):
+    assert warnings_of(tmp_path) == [], "a folder without a log"
+    (tmp_path / "log.txt").write_bytes(
+        b"12%|##  \rwarning: blind\nno warning: this\n\r            \rwarning: b\xb5\nwarning: blind\n"
+    )
+    assert warnings_of(tmp_path) == ["blind", "b\ufffd"]
