@@ -1,4 +1,4 @@
-"""What candidates truly score: labels of a target are read here, for the record, after everything was decided."""
+"""True scores of candidates: labels of a target are read here, for the record, after everything was decided."""
 
 from collections.abc import Sequence
 
