@@ -121,11 +121,11 @@ class Launch:
         )
 
     def adapt(self, kind: str, fold: int) -> Step:
-        """Adapt to the target; what is not the first adaptation starts from the one before."""
+        """Adapt to the target, from the source's model or the adaptation before."""
         run, before = self._run(kind, fold), self.kinds[self.kinds.index(kind) - 1]
         more = ["--source", self.options.source, "--target", self.options.target]
         more += ["--reference", self._run("supervised", fold)]
-        more += ["--pretraining", self._run(before, fold)] if before != "supervised" else []
+        more += ["--pretraining", self._run(before, fold)]
         command = self._train(kind, fold, self.data, *more)
         needs = [self._run(before, fold) / "finished.json", store_path(self.data, self.options.target)]
         title = f"{ADAPTING[self.trained[kind][1]]}, fold {fold}"

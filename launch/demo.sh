@@ -51,6 +51,7 @@ for seed in $SEEDS; do
     if [[ ${CONTROL:-0} == 1 ]]; then
         torchrun --standalone --nproc_per_node="$processes" train_uda.py --experiment "$uda" --target t3 \
             --data "$data_of" "${training[@]}" --reference "$folder/supervised/fold0" \
+            --pretraining "$folder/supervised/fold0" \
             --lambda-adv-main 0 --lambda-adv-aux 0 --run-dir "$folder/control/fold0"
         score control t3
     fi
