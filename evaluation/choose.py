@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_file(out / "scores.json", json.dumps(truth, indent=2) + "\n")
     write_file(out / "choice.html", choice_page(choice, truth))
     write_file(out / "choice.json", choice.as_json([os.path.relpath(path, out) for path in paths]))  # the last
-    print(f"{options.domain}: {choice.sentence}\n{out / 'choice.html'}")
+    print("\n".join([f"{options.domain}: {choice.sentence}", *choice.remarks, str(out / "choice.html")]))
     for one in choice.ranked:
         scored = f", scored {100 * truth[one.candidate.name]:.1f}" if truth else ""
         print(f"  {one.candidate.name}: expected {one.expected}{scored}")

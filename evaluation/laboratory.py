@@ -134,7 +134,9 @@ def remarks(outcome: Outcome) -> list[str]:
     scale = outcome.gap["recommended"]["scale"]
     if scale != 1:
         found.append(f"Correct this first: {scale_asked(scale)}.")
-    found += outcome.gap.get("remarks", [])  # which files of before November 2026 do not have
+    of = [outcome.gap, *([outcome.choice] if outcome.choice else [])]
+    # Files of before November 2026 have none. What the gap says of a fraction, the choice may say of another.
+    found += dict.fromkeys(remark for one in of for remark in one.get("remarks", []))
     unsure = [row for row in outcome.images if float(row["confidence"]) < _UNSURE]
     if unsure:
         found.append(

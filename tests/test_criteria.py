@@ -19,10 +19,12 @@ from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.judge import Look
 from evaluation.judge.remedies import Remedy, remedies
-from evaluation.judge.vote import dissent
+from evaluation.judge.vote import compared, dissent
 from evaluation.judge.windows import places, scaled_places, side_of, windows
 from evaluation.members import Member
 from evaluation.metrics import Confusion
+
+_ANY = np.array([[0.0, 1.0], [0.0, 1.0]])  # fractions of a source that has micrographs of all
 
 
 def test_what_gains_too_little_is_left_for_the_safer_model():
@@ -92,9 +94,51 @@ def test_gains_are_trusted_from_where_they_were_real():
 def test_a_gain_that_is_not_trusted_is_left():
     mious = {Remedy(): 0.75, Remedy(match=True): 0.84}
     found = [tried(*each) for each in mious.items()]
-    assert advise(found, "t", "s", 0.93, 0.3, trusted_gain=0.3).recommended.remedy == Remedy(match=True)
-    kept = advise(found, "t", "s", 0.93, 0.3, trusted_gain=1.0)
+    assert advise(found, "t", "s", 0.93, 0.3, _ANY, trusted_gain=0.3).recommended.remedy == Remedy(match=True)
+    kept = advise(found, "t", "s", 0.93, 0.3, _ANY, trusted_gain=1.0)
     assert kept.recommended.remedy == Remedy() and "no remedy surely helps" in kept.sentence
+
+
+def test_what_helps_one_micrograph_and_harms_another_is_left():
+    """A target of several conditions: the mean gains, and one of three micrographs loses."""
+    before = Expected(0.5, 0.4, 0.6, (0.5, 0.5, 0.5))
+    for single, helps in (((0.9, 0.9, 0.4), False), ((0.7, 0.7, 0.8), True), ((0.9, 0.8, float("nan")), True)):
+        after = Expected(0.75, 0.7, 0.8, single)
+        assert after.surely_over(before, 0.1) == helps
+        found = [Tried(Remedy(), {}, before, [1.0], []), Tried(Remedy(match=True), {}, after, [1.0], [])]
+        assert advise(found, "t", "s", 0.9, 0.3, _ANY).recommended.remedy == Remedy(match=helps)
+    assert not Expected(0.75, 0.7, 0.8, (0.7, 0.7, 0.8)).surely_over(before, 2.0), "too little"
+    assert Expected(0.75, 0.7, 0.8, (0.9,) * 4 + (0.4,)).surely_over(Expected(0.5, 0.4, 0.6, (0.5,) * 5), 0.1)
+    assert after.numbers()["by_micrograph"] == [0.9, 0.8, None]
+
+
+@pytest.mark.parametrize(
+    ("remedy", "found", "labelled", "taken"),
+    [
+        (Remedy(adabn=True), 0.27, (0.38, 0.47), False),  # half of the range beyond it, to 33.5 %, is like it
+        (Remedy(adabn=True), 0.34, (0.38, 0.47), True),
+        (Remedy(match=True), 0.53, (0.38, 0.47), False),
+        (Remedy(match=True), 0.43, (0.45, 0.46), True),  # two points at least
+        (Remedy(scale=2.0), 0.27, (0.38, 0.47), True),  # it assumes nothing of fractions
+    ],
+)
+def test_what_assumes_like_fractions_and_finds_others_is_left(remedy, found, labelled, taken):
+    ranges = np.array([[1 - labelled[1], 1 - labelled[0]], labelled])
+    before = Tried(Remedy(), {}, Expected(0.5, 0.4, 0.6), [0.9, 0.1], [])
+    after = Tried(remedy, {}, Expected(0.7, 0.6, 0.8), [1 - found, found], [])
+    chosen = advise([after, before], "t", "s", 0.9, 0.3, ranges).recommended
+    assert (chosen is after) == taken
+    assert bool(remarks([after, before], advise([after, before], "t", "s", 0.9, 0.3, ranges), ranges, TWO_PHASES)) == (
+        not taken or found == 0.27
+    )
+
+
+def test_an_adapted_model_that_finds_what_no_source_has_is_left():
+    """All of them find no pixel of the phase here, and a source's micrograph has 30 % or more, or may have none."""
+    for least, taken in ((0.3, "safe"), (0.0, "bold")):
+        found = choice_of({"safe": 0.6, "bold": 0.9}, np.array([[0.4, 1 - least], [least, 0.6]]))
+        assert found.chosen.candidate.name == taken
+        assert bool(found.remarks) == (taken == "safe") == ("cannot tell" in found.sentence)
 
 
 def test_matching_gives_the_levels_asked_for_and_keeps_their_order():
@@ -162,7 +206,7 @@ def test_disturbances_keep_mask_and_image_together(number):
     assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
 
 
-def choice_of(expected):
+def choice_of(expected, fractions=_ANY):
     """The choice between a source model and an adapted one, of which so much is expected."""
     members = {
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
@@ -174,8 +218,9 @@ def choice_of(expected):
     judge = SimpleNamespace(
         adabn=True,
         phases=2,
+        fractions=fractions,
         images_of=lambda target: [image],
-        look=lambda images, remedy, networks=None: Look({}, [image], [[image]], [image[None]]),
+        look=lambda images, remedy, networks=None: Look([{}], [image], [[image]], [image[None]]),
         expected=lambda looks, voices, share: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
     )
     candidates = [Candidate(name, (members[name],)) for name in order]
@@ -203,7 +248,7 @@ def tried(remedy, miou):
     ],
 )
 def test_advice_follows_what_is_expected(mious, kind, words):
-    found = advise([tried(*each) for each in mious.items()], "lom", "sem", source_miou=0.9, floor=0.25)
+    found = advise([tried(*each) for each in mious.items()], "lom", "sem", source_miou=0.9, floor=0.25, labelled=_ANY)
     assert found.kind == kind and words in found.sentence
 
 
@@ -211,12 +256,12 @@ def test_a_person_is_told_what_to_check():
     """An unlike fraction, and a scale that is not sure."""
     mious = {Remedy(scale=0.5): 0.72, Remedy(): 0.7}
     found = [tried(*each) for each in mious.items()]
-    kept = advise(found, "t", "s", 0.9, 0.3, trusted_gain=0.3)
+    kept = advise(found, "t", "s", 0.9, 0.3, _ANY, trusted_gain=0.3)
     assert kept.recommended.remedy == Remedy()
     scale, fraction = remarks(found, kept, np.array([[0.92, 0.96], [0.04, 0.08]]), ("matrix", "pores"))
     assert "look 2 times too large: check pixel_size_nm, 0.5 times" in scale and "Not sure" in scale
     assert "finds 30 % of pores, and the source's labels have 4 to 8 %" in fraction
-    best = advise(found[:1] + found[1:], "t", "s", 0.9, 0.3)
+    best = advise(found[:1] + found[1:], "t", "s", 0.9, 0.3, _ANY)
     assert remarks(found[1:], best, np.array([[0.6, 0.8], [0.2, 0.4]]), ("matrix", "pores")) == []
 
 
@@ -224,13 +269,13 @@ def test_a_polarity_has_to_gain_over_all_that_keeps_it():
     """Phases that change places may look as plausible."""
     mious = {Remedy(): 0.3, Remedy(match=True): 0.8, Remedy(True): 0.83}
     for gain, kept in ((0.1, False), (0.5, True)):
-        found = advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, 0.1, trusted_turn=gain)
+        found = advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, _ANY, 0.1, trusted_turn=gain)
         assert found.recommended.remedy == (Remedy(match=True) if kept else Remedy(True))
 
 
 def test_the_simplest_of_remedies_that_are_as_good_is_recommended():
     mious = {Remedy(): 0.3, Remedy(True, True, 1.41, True): 0.89, Remedy(True): 0.88, Remedy(True, True): 0.87}
-    assert advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3).recommended.remedy == Remedy(True)
+    assert advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, _ANY).recommended.remedy == Remedy(True)
 
 
 def test_windows_have_whole_tiles():
@@ -269,6 +314,10 @@ def test_windows_of_all_scales_are_compared_at_the_same_places(factor):
             assert there.mean() == pytest.approx(1 if factor <= 1 else 1 / factor**2, abs=0.02)
 
 
+def dissents(*voters):
+    return [dissent(windows) for windows in compared(*voters)]
+
+
 def test_who_is_wrong_alone_is_far_from_the_vote():
     """Three voters err in places of their own; their vote is the truth, and their distance is their error."""
     rng = np.random.default_rng(5)
@@ -279,14 +328,14 @@ def test_who_is_wrong_alone_is_far_from_the_vote():
         ballots.append([(truth ^ wrong)[k][None] for k in range(2)])
         errors.append(1 - Confusion.of(truth ^ wrong, truth).miou)
     right = [window[None] for window in truth]
-    found = dissent([right, right, *ballots], [1.0] * 5, 2)
+    found = dissents([right, right, *ballots], [1.0] * 5, 2)
     assert found[:2] == pytest.approx([0, 0], abs=0.01) and found[2:] == pytest.approx(errors, abs=0.01)
-    assert dissent([right, right, ballots[2], ballots[2]], [1.0, 1.0, 1.0, 9.0], 2)[2] == 0, "the weights decide"
-    assert dissent([right, ballots[2]], [1.0, 9.0], 2)[0] == pytest.approx(errors[2], abs=0.01), "nobody's own voice"
+    assert dissents([right, right, ballots[2], ballots[2]], [1.0, 1.0, 1.0, 9.0], 2)[2] == 0, "the weights decide"
+    assert dissents([right, ballots[2]], [1.0, 9.0], 2)[0] == pytest.approx(errors[2], abs=0.01), "nobody's own voice"
     blind = [window.copy() for window in right]
     blind[0][:, 10:] = 255
     blind[0][:, :10] ^= 1
-    seen = dissent([right, right, blind], [1.0, 1.0, 1.0], 2)[2]
+    seen = dissents([right, right, blind], [1.0, 1.0, 1.0], 2)[2]
     assert seen == pytest.approx(
         1 - Confusion.of(np.r_[truth[0][:10] ^ 1, truth[1]], np.r_[truth[0][:10], truth[1]]).miou
     )

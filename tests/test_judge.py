@@ -85,6 +85,7 @@ def test_the_other_polarity_is_found_and_said(micrographs, trained, tmp_path, mo
     expected = [each["expected"]["miou"] for each in found["tried"]]
     assert expected == sorted(expected, reverse=True)
     for each in found["tried"]:
+        assert len(each["expected"]["by_micrograph"]) == 4, "of the training micrographs"
         assert each["expected"]["low"] <= each["expected"]["miou"] <= each["expected"]["high"]
         assert set(each["criteria"]) == set(CRITERIA), "two models disagree too"
     page = (tmp_path / "out" / "gap.html").read_text()
@@ -346,7 +347,7 @@ def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained,
     before = kept.read_bytes()
     monkeypatch.setattr(Judge, "_learn", lambda self: pytest.fail("learnt again"))
     judges[1].calibrate(kept)
-    looks = [Look({name: 0.0 for name in ("entropy", "views", "shape")}, [], [], [])]
+    looks = [Look([{name: 0.0 for name in ("entropy", "views", "shape")}], [], [], [])]
     first, again = (judge.calibration(looks) for judge in judges[:2])
     assert first.trusted_gain == again.trusted_gain and first.weights == again.weights
     assert judges[1].source_miou == judges[0].source_miou

@@ -10,7 +10,7 @@ from evaluation.judge.remedies import Remedy
 
 _AS_GOOD = 0.01  # mIoU: a simpler remedy that is expected to lose no more is as good
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
-_APART = 0.02  # area fraction: what is as near to the source's labels is like them
+_APART = 0.02  # area fraction: what is as near to those of the source's labels is like them
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
 
 
@@ -45,13 +45,15 @@ def advise(
     source: str,
     source_miou: float,
     floor: float,
+    labelled: np.ndarray,
     trusted_gain: float = 0.0,
     trusted_turn: float = 0.0,
     inverted: bool = False,
 ) -> Advice:
     """Choose the simplest remedy that is as good as the best, and say whether it is enough.
 
-    source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1. trusted_gain: what
+    source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1. labelled: of the
+    source's phases, as Judge.fractions; a remedy that aligns contradicts itself with others. trusted_gain: what
     a remedy has to be expected to gain over the model as it is; what gains less is left. trusted_turn: what the other
     polarity has to gain over all that keeps it. Both as of Calibration. inverted: if the store already is.
     """
@@ -62,7 +64,8 @@ def advise(
     trusted = [before]
     for each in tried:
         safer, gain = over[each.remedy.invert]
-        if each is not before and each.expected.gain_over(safer.expected) >= gain:
+        contradicted = each.remedy.aligns and unlike(each.fractions, labelled)
+        if each is not before and not contradicted and each.expected.surely_over(safer.expected, gain):
             trusted.append(each)
     best = max(each.expected.miou for each in trusted)
     good = [each for each in trusted if each.expected.miou >= best - _AS_GOOD]
@@ -95,15 +98,29 @@ def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classe
     if best.remedy.scale not in (1, chosen.remedy.scale):
         known = f"expected mIoU {best.expected} against {chosen.expected}"
         found.append(f"Not sure, but {scale_asked(best.remedy.scale)}: {known}.")
-    for phase, fraction, (least, most) in list(zip(classes, chosen.fractions, labelled, strict=True))[1:]:
-        if fraction < least - _APART or fraction > most + _APART:
-            found.append(
-                f"The model finds {100 * fraction:.0f} % of {phase}, and the source's labels have {100 * least:.0f} to "
-                f"{100 * most:.0f} % in a micrograph. If the target is so, adaptation may do harm: it assumes like "
-                "fractions. If not, the model is wrong. Compare pictures, and label five images."
-            )
-            break  # what one phase has too much of, others have too little of
-    return found
+    return found + unlike_remarks(chosen.fractions, labelled, classes)
+
+
+def unlike(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
+    """Phases, but the first, whose area fraction is far from all that the source's labelled micrographs have.
+
+    It is far from least to most of them by half of that range or more, and by two points.
+    """
+    margin = np.maximum(_APART, (labelled[:, 1] - labelled[:, 0]) / 2)
+    far = (fractions < labelled[:, 0] - margin) | (fractions > labelled[:, 1] + margin)
+    return [phase for phase in range(1, len(labelled)) if far[phase]]
+
+
+def unlike_remarks(fractions: Sequence[float], labelled: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Say which phase is not as in the source, and what that may mean: in a sentence for a person, or none."""
+    for phase in unlike(fractions, labelled)[:1]:  # what one phase has too much of, others have too little of
+        least, most = (f"{100 * fraction:.0f}" for fraction in labelled[phase])
+        return [
+            f"The model finds {100 * fractions[phase]:.0f} % of {classes[phase]}, and the source's labels have {least} "
+            f"to {most} % in a micrograph. If the target is so, adaptation may do harm: it assumes like fractions. If "
+            "not, the model is wrong. Compare pictures, and label five images."
+        ]
+    return []
 
 
 def scale_asked(scale: float) -> str:

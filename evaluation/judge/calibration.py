@@ -14,7 +14,7 @@ _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does no
 _EQUAL = 100  # samples that equal weights count as: of a hundred real ones a criterion may look useless by chance
 _PARTS = 8  # of the cross-validation
 _LEVEL = 0.9  # share of the samples that the interval holds
-_SHARE = 0.8  # of trials that a gain is trusted by
+_SHARE = 0.8  # of trials, and of micrographs, that a gain is trusted by
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
 _FEW = 4  # gains, and fewer have no share
@@ -22,15 +22,34 @@ _FEW = 4  # gains, and fewer have no share
 
 @dataclass(frozen=True)
 class Expected:
-    """Expected mIoU with its interval, fractions of 1; nine of ten disturbed source micrographs lay within it."""
+    """Expected mIoU with its interval, fractions of 1; nine of ten disturbed source micrographs lay within it.
+
+    by_micrograph: what is expected of each micrograph by itself, where that is known.
+    """
 
     miou: float
     low: float
     high: float
+    by_micrograph: tuple[float, ...] = ()
 
     def gain_over(self, other: Self) -> float:
         """Gain over another expectation, in logits of the mIoU."""
         return float(_logit(self.miou) - _logit(other.miou))
+
+    def surely_over(self, other: Self, least: float) -> bool:
+        """True where the gain is `least` or more, and is one on four of five micrographs.
+
+        What helps one micrograph and harms others may do harm on those to come: a target may be several conditions.
+        """
+        pairs = zip(self.by_micrograph, other.by_micrograph, strict=True)
+        gains = [mine > theirs for mine, theirs in pairs if np.isfinite(mine) and np.isfinite(theirs)]
+        return self.gain_over(other) >= least and (not gains or float(np.mean(gains)) >= _SHARE)
+
+    def numbers(self) -> dict[str, float | list[float]]:
+        """Give its values for a JSON file; of a micrograph where nothing is known, None."""
+        single = [round(miou, 4) if np.isfinite(miou) else None for miou in self.by_micrograph]
+        found = {name: round(value, 4) for name, value in vars(self).items() if name != "by_micrograph"}
+        return found | {"by_micrograph": single}
 
     def __str__(self) -> str:
         return f"{100 * self.miou:.0f} ({100 * self.low:.0f} to {100 * self.high:.0f})"
@@ -139,14 +158,24 @@ class Calibration:
         """Weights of the criteria by name; that of the vote is its power."""
         return dict(zip(self.alone.names, self.alone.weights.tolist(), strict=True)) | {VOTE: self.power}
 
-    def expected(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> list[Expected]:
+    def expected(
+        self,
+        voters: Sequence[dict[str, float]],
+        voices: Sequence[float] | None = None,
+        single: Sequence[Sequence[dict[str, float]]] = (),
+    ) -> list[Expected]:
         """Expected mIoU of predictions that have voted together, by their criteria, the vote among them.
 
-        voices: factors that their weights in the vote had; all 1 by default.
+        voices: factors that their weights in the vote had; all 1 by default. single: the same voters' criteria by
+        micrograph.
         """
+        by_micrograph = [_share(self._logits(of_one, voices)) for of_one in single]
         return [
-            Expected(*(float(_share(logit + away)) for away in (0, -self.error, self.error)))
-            for logit in self._logits(voters, voices)
+            Expected(
+                *(float(_share(logit + away)) for away in (0, -self.error, self.error)),
+                tuple(float(of_one[voter]) for of_one in by_micrograph),
+            )
+            for voter, logit in enumerate(self._logits(voters, voices))
         ]
 
     def _logits(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 import models
 from common.errors import InputError
 from data.store import Store
+from evaluation.judge.advice import unlike, unlike_remarks
 from evaluation.judge.calibration import Expected
 from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy, remedies
@@ -44,6 +45,11 @@ class Candidate:
         return bool(self.members[0].config.get("target"))
 
     @property
+    def aligns(self) -> bool:
+        """True where it has learnt, or is shown, the target as if its phase fractions were like the source's."""
+        return self.is_adapted or self.remedy.aligns
+
+    @property
     def risk(self) -> tuple[int, int, int]:
         """Order from safe to bold: source model, with a remedy, adapted; then the later checkpoint."""
         return self.is_adapted, self.remedy.changes, -self.members[0].step
@@ -72,13 +78,14 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates, best first, the one that is chosen, and why."""
+    """The candidates, best first, the one that is chosen, why, and what to check."""
 
     target: str
     classes: tuple[str, ...]
     ranked: list[Ranked]
     chosen: Ranked
     sentence: str
+    remarks: list[str]
 
     def as_json(self, paths: Sequence[Path | str]) -> str:
         """Give the content of choice.json. paths: checkpoints or runs of what is chosen, as its folder sees them."""
@@ -88,16 +95,15 @@ class Choice:
                 "runs": one.candidate.paths,
                 "adapted": one.candidate.is_adapted,
                 "remedy": str(one.candidate.remedy),
-                "expected": {name: round(value, 4) for name, value in asdict(one.expected).items()},
+                "expected": one.expected.numbers(),
                 "criteria": {name: round(value, 4) for name, value in one.criteria.items()},
                 "fractions": [round(fraction, 4) for fraction in one.fractions],
             }
             for one in self.ranked
         ]
         chosen = {"chosen": self.chosen.candidate.name, "runs": [str(path) for path in paths]}
-        return (
-            json.dumps({"target": self.target, **chosen, "sentence": self.sentence, "ranked": ranked}, indent=2) + "\n"
-        )
+        said = {"sentence": self.sentence, "remarks": self.remarks}
+        return json.dumps({"target": self.target, **chosen, **said, "ranked": ranked}, indent=2) + "\n"
 
 
 def grouped(members: Sequence[Member]) -> list[Candidate]:
@@ -144,17 +150,19 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     if safe is None:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
     trusted = {False: calibration.trusted_gain, True: calibration.trusted_turn}
-    taken = [
-        one
-        for one in ranked
-        if one is safe or one.expected.gain_over(safe.expected) >= trusted[one.candidate.remedy.invert]
-    ]
-    best = taken[0].expected.miou
+    taken = [safe]
+    for one in ranked:
+        contradicted = one.candidate.aligns and unlike(one.fractions, judge.fractions)
+        least = trusted[one.candidate.remedy.invert]
+        if one is not safe and not contradicted and one.expected.surely_over(safe.expected, least):
+            taken.append(one)
+    best = max(one.expected.miou for one in taken)
     good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
-    if chosen is safe and ranked[0].expected.miou > best + _AS_GOOD:
-        return Choice(target.domain, target.classes, ranked, safe, _undecided(ranked[0], safe))
-    return Choice(target.domain, target.classes, ranked, chosen, _decided(chosen, safe))
+    undecided = chosen is safe and ranked[0].expected.miou > best + _AS_GOOD
+    sentence = _undecided(ranked[0], safe) if undecided else _decided(chosen, safe)
+    said = unlike_remarks(chosen.fractions, judge.fractions, target.classes)
+    return Choice(target.domain, target.classes, ranked, chosen, sentence, said)
 
 
 def _undecided(chosen: Ranked, safe: Ranked) -> str:

@@ -29,7 +29,7 @@ from evaluation.judge.calibration import Alone, Calibration, Expected
 from evaluation.judge.criteria import CRITERIA, VOTE, Cut, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy, remedies
-from evaluation.judge.vote import dissent
+from evaluation.judge.vote import compared, dissent
 from evaluation.judge.windows import labelled_part, scaled_places, side_of, windows
 from evaluation.members import Member, refuse_trained_on
 from evaluation.metrics import Confusion
@@ -46,15 +46,20 @@ DISTURBANCES = 16
 class Look:
     """Predictions of windows of micrographs, as a remedy shows them, by one or several models.
 
-    criteria: by name, the mean over windows and models. windows: uint8 (h, w), as the models saw them. predictions: by
-    window and model, class indices uint8 (h, w). ballots: the same where the windows of the micrographs as they are
-    lie, uint8 (models, h, w) by window.
+    single: criteria by name, the mean over windows and models, of each micrograph. windows: uint8 (h, w), as the models
+    saw them, as many of each micrograph. predictions: by window and model, class indices uint8 (h, w). ballots: the
+    same where the windows of the micrographs as they are lie, uint8 (models, h, w) by window.
     """
 
-    criteria: dict[str, float]
+    single: list[dict[str, float]]
     windows: list[np.ndarray]
     predictions: list[list[np.ndarray]]
     ballots: list[np.ndarray]
+
+    @property
+    def criteria(self) -> dict[str, float]:
+        """The mean over the micrographs."""
+        return _means(self.single)
 
     def fractions(self, phases: int) -> list[float]:
         """Area fraction of each phase in what the models predict."""
@@ -129,14 +134,15 @@ class Judge:
             networks = [with_statistics_of(one, seen, self.cut, self.device) for one in networks]
         segmenting = [for_inference(one) for one in networks]
         found = [criteria(segmenting, window, shapes or self.shapes, self.cut, self.device, judged) for window in seen]
-        means = {name: float(np.mean([of[name] for of, _ in found])) for name in found[0][0]}
+        each = len(seen) // len(images)
+        single = [_means([of for of, _ in found[first : first + each]]) for first in range(0, len(found), each)]
         predictions = [predicted for _, predicted in found]
-        where = scaled_places([image.shape for image in images], remedy.scale, len(seen) // len(images), self.side)
+        where = scaled_places([image.shape for image in images], remedy.scale, each, self.side)
         ballots = [
             np.array([place.unscaled(of_model) for of_model in each])
             for place, each in zip(where, predictions, strict=True)
         ]
-        return Look(means, seen, predictions, ballots)
+        return Look(single, seen, predictions, ballots)
 
     @cached_property
     def source_miou(self) -> float:
@@ -206,7 +212,7 @@ class Judge:
         alone = Alone.fit(*zip(*known, strict=True))
         for number in range(DISTURBANCES):
             looks, truth = zip(*((look, miou) for group, look, miou in found if group == number), strict=True)
-            voted = zip(self._vote(looks, alone), truth, remedies(self.adabn), strict=True)
+            voted = zip(self._vote(looks, alone)[0], truth, remedies(self.adabn), strict=True)
             self._samples += [(of, miou, number, remedy.invert) for of, miou, remedy in voted if np.isfinite(miou)]
 
     def _disturbed(self, number: int) -> list[tuple[Look, float]]:
@@ -247,16 +253,26 @@ class Judge:
         criteria of each look, the vote among them, with the expectation; and the calibration that this is from.
         """
         calibration = self.calibration(looks, share)
-        voters = self._vote(looks, calibration.alone, voices)
-        return list(zip(voters, calibration.expected(voters, voices), strict=True)), calibration
+        voters, single = self._vote(looks, calibration.alone, voices)
+        return list(zip(voters, calibration.expected(voters, voices, single), strict=True)), calibration
 
     def _vote(
         self, looks: Sequence[Look], alone: Alone, voices: Sequence[float] | None = None
-    ) -> list[dict[str, float]]:
-        """Give the criteria of looks, and how far each is from the vote of the others."""
+    ) -> tuple[list[dict[str, float]], list[list[dict[str, float]]]]:
+        """Give the criteria of looks, and how far each is from the vote of the others; and the same by micrograph."""
         weights = np.array([alone.weight(look.criteria) for look in looks]) * (1 if voices is None else voices)
-        apart = dissent([look.ballots for look in looks], weights, self.phases)
-        return [look.criteria | {VOTE: away} for look, away in zip(looks, apart, strict=True)]
+        found = compared([look.ballots for look in looks], weights, self.phases)
+        together = [look.criteria | {VOTE: dissent(of)} for look, of in zip(looks, found, strict=True)]
+        count = len(looks[0].single)
+        each = len(found[0]) // count
+        single = [
+            [
+                look.single[one] | {VOTE: dissent(of[each * one : each * (one + 1)])}
+                for look, of in zip(looks, found, strict=True)
+            ]
+            for one in range(count)
+        ]
+        return together, single
 
     def _some_masks(self, rng: np.random.Generator) -> list[np.ndarray]:
         """A third of the labels that are neighbours in the fraction that is not the first phase, at least three."""
@@ -265,6 +281,10 @@ class Judge:
         return sorted(self.masks, key=lambda mask: np.count_nonzero((mask > 0) & (mask != IGNORED)))[
             first : first + count
         ]
+
+
+def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([of[name] for of in found])) for name in found[0]}
 
 
 def _read(kept: Path, identity: str) -> dict | None:

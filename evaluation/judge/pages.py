@@ -69,6 +69,7 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
     shown = [choice.chosen, *[one for one in choice.ranked if one is not choice.chosen][:_BEST]]
     sections = [
         f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",
+        *(f"<p>{page.text(remark)}</p>" for remark in choice.remarks),
         page.table(header, rows, wrapped=True),
         "<p class='note'>The mIoU is expected, not measured: the choice was made without a label of the target"
         + (", and what was measured afterwards did not change it" if truth else "")

@@ -32,6 +32,11 @@ class Remedy:
         """Number of things that are changed."""
         return self.invert + self.match + (self.scale != 1) + self.adabn
 
+    @property
+    def aligns(self) -> bool:
+        """True where it makes the target's distribution the source's: that assumes like phase fractions."""
+        return self.match or self.adabn
+
     def apply(self, image: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Micrograph uint8 (h, w) -> uint8 (scale h, scale w). levels: of the source, as of grey_levels."""
         image = 255 - image if self.invert else image

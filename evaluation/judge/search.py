@@ -82,7 +82,7 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     names = target.domain, judge.source.domain
     inverted = _prepared(target)["invert"]
     trusted = calibration.trusted_gain, calibration.trusted_turn
-    advice = advise(found, *names, judge.source_miou, judge.floor, *trusted, inverted)
+    advice = advise(found, *names, judge.source_miou, judge.floor, judge.fractions, *trusted, inverted)
     runs, source = [str(member.run) for member in judge.members], judge.source
     said = remarks(found, advice, judge.fractions, source.classes)
     found_of = (_prepared(target), judge.source_miou, found, advice, said, calibration, source.classes)
@@ -96,8 +96,10 @@ def _prepared(target: Store) -> dict:
 
 
 def _described(tried: Tried) -> dict:
-    numbers = {name: round(value, 4) for name, value in asdict(tried.expected).items()}
     criteria = {name: round(value, 4) for name, value in tried.criteria.items()}
-    return {"remedy": str(tried.remedy), **asdict(tried.remedy), "expected": numbers, "criteria": criteria} | {
-        "fractions": [round(fraction, 4) for fraction in tried.fractions]
-    }
+    return {
+        "remedy": str(tried.remedy),
+        **asdict(tried.remedy),
+        "expected": tried.expected.numbers(),
+        "criteria": criteria,
+    } | {"fractions": [round(fraction, 4) for fraction in tried.fractions]}
