@@ -105,7 +105,7 @@ def test_what_helps_one_micrograph_and_harms_another_is_left():
     for single, helps in (((0.9, 0.9, 0.4), False), ((0.7, 0.7, 0.8), True), ((0.9, 0.8, float("nan")), True)):
         after = Expected(0.75, 0.7, 0.8, single)
         assert after.surely_over(before, 0.1) == helps
-        found = [Tried(Remedy(), {}, before, [1.0], []), Tried(Remedy(match=True), {}, after, [1.0], [])]
+        found = [Tried(Remedy(), {}, before, [0.7, 0.3], []), Tried(Remedy(match=True), {}, after, [0.7, 0.3], [])]
         assert advise(found, "t", "s", 0.9, 0.3, _ANY).recommended.remedy == Remedy(match=helps)
     assert not Expected(0.75, 0.7, 0.8, (0.7, 0.7, 0.8)).surely_over(before, 2.0), "too little"
     assert Expected(0.75, 0.7, 0.8, (0.9,) * 4 + (0.4,)).surely_over(Expected(0.5, 0.4, 0.6, (0.5,) * 5), 0.1)
@@ -115,10 +115,13 @@ def test_what_helps_one_micrograph_and_harms_another_is_left():
 @pytest.mark.parametrize(
     ("remedy", "found", "labelled", "taken"),
     [
-        (Remedy(adabn=True), 0.27, (0.38, 0.47), False),  # half of the range beyond it, to 33.5 %, is like it
-        (Remedy(adabn=True), 0.34, (0.38, 0.47), True),
-        (Remedy(match=True), 0.53, (0.38, 0.47), False),
-        (Remedy(match=True), 0.43, (0.45, 0.46), True),  # two points at least
+        (Remedy(adabn=True), 0.27, (0.38, 0.47), False),  # odds of 0.37, and 0.41 are two thirds of the least
+        (Remedy(adabn=True), 0.30, (0.38, 0.47), True),
+        (Remedy(match=True), 0.56, (0.38, 0.47), True),
+        (Remedy(match=True), 0.58, (0.38, 0.47), False),
+        (Remedy(match=True), 0.0, (0.0, 0.3), True),
+        (Remedy(match=True), 1.0, (0.9, 1.0), True),
+        (Remedy(match=True), 1.0, (0.9, 0.95), False),
         (Remedy(scale=2.0), 0.27, (0.38, 0.47), True),  # it assumes nothing of fractions
     ],
 )

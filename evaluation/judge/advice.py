@@ -10,7 +10,7 @@ from evaluation.judge.remedies import Remedy
 
 _AS_GOOD = 0.01  # mIoU: a simpler remedy that is expected to lose no more is as good
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
-_APART = 0.02  # area fraction: what is as near to those of the source's labels is like them
+_FAR = 1.5  # ratio of odds f / (1 - f): area fractions that are farther apart are not alike
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
 
 
@@ -104,11 +104,14 @@ def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classe
 def unlike(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
     """Phases, but the first, whose area fraction is far from all that the source's labelled micrographs have.
 
-    It is far from least to most of them by half of that range or more, and by two points.
+    Its odds f / (1 - f) are half as much again as the most of them, or the least are so beside it.
     """
-    margin = np.maximum(_APART, (labelled[:, 1] - labelled[:, 0]) / 2)
-    far = (fractions < labelled[:, 0] - margin) | (fractions > labelled[:, 1] + margin)
-    return [phase for phase in range(1, len(labelled)) if far[phase]]
+
+    def more(one: float, other: float) -> bool:
+        return one * (1 - other) > _FAR * other * (1 - one)
+
+    ranges = list(enumerate(zip(fractions, labelled, strict=True)))[1:]
+    return [phase for phase, (found, (least, most)) in ranges if more(found, most) or more(least, found)]
 
 
 def unlike_remarks(fractions: Sequence[float], labelled: np.ndarray, classes: Sequence[str]) -> list[str]:
