@@ -170,7 +170,7 @@ class Launch:
                     record(self.out, step, [one.name for one in self.steps()])
                     command = executable(step.commands[0])
                     os.execvp(command[0], command)
-                run_all(lambda step=step: [step], self.out)
+                run_all(lambda: list(self.steps()), self.out, [step.name])
 
     def outcome(self) -> str:
         """Say what was found, in the judge's sentence."""

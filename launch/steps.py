@@ -66,8 +66,10 @@ class Failed(Exception):
         self.status = status
 
 
-def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
+def run_all(plan: Callable[[], list[Step]], out: Path, only: Sequence[str] | None = None) -> None:
     """Run what `plan` says is to be done, under a bar with the time left. Failed where a command fails.
+
+    only: names of the steps to be run, the others are left.
 
     The plan is asked again after every step: a step may decide about those behind it. What the commands print goes
     above the bar and to log.txt; steps/ has the commands and seconds.
@@ -75,11 +77,15 @@ def run_all(plan: Callable[[], list[Step]], out: Path) -> None:
     watched = sys.stderr.isatty()
     form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
     over, spent, start, asked = set(), 0.0, time.monotonic(), []
+
+    def ahead_of(steps: list[Step]) -> list[Step]:
+        return [one for one in steps if one.name not in over and (only is None or one.name in only) and not one.done]
+
     with tqdm(smoothing=0, bar_format=form, disable=not watched) as bar:
         bar.initial = 0.0  # what trainings that go on had behind them: it took no time now
-        while step := next((one for one in plan() if one.name not in over and not one.done), None):
+        while ahead := ahead_of(plan()):
+            step = ahead[0]
             bar.set_description(step.title)
-            ahead = [one for one in plan() if one.name not in over and not one.done]
             bar.total = spent + sum(one.weight for one in ahead)
             began = time.monotonic()
             if not watched:

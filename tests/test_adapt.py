@@ -234,3 +234,16 @@ def test_the_report_has_what_the_steps_have_warned_of(tmp_path):
         b"12%|##  \rwarning: blind\nno warning: this\n\r            \rwarning: b\xb5\nwarning: blind\n"
     )
     assert warnings_of(tmp_path) == ["blind", "b\ufffd"]
+
+
+def test_steps_run_one_by_one_note_the_same_as_all_together(tmp_path):
+    """As jobs of SLURM do: each leaves what the others have noted."""
+    steps = [Step(name, "t", [["python", "-c", "pass"]]) for name in ("first", "second")]
+    run_all(lambda: steps, tmp_path / "together")
+    for name in ("second", "first"):
+        run_all(lambda: steps, tmp_path / "single", [name])
+    found = [
+        [(note["step"], note["position"], note["commands"]) for note in steps_of(tmp_path / folder)]
+        for folder in ("together", "single")
+    ]
+    assert found[0] == found[1] and [name for name, *_ in found[0]] == ["first", "second"]

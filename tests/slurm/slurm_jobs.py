@@ -138,7 +138,10 @@ def test_a_laboratory_is_submitted_in_steps_that_wait_for_each_other(jobs):
     assert all(
         (out / kind / f"fold{fold}" / "finished.json").exists() for kind in ("supervised", "uda") for fold in (0, 1)
     )
-    assert "What to check" in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert "What to check" in report
+    done = ("data.prepare", "train_supervised.py", "evaluation.gap", "train_uda.py", "evaluation.choose", "evaluate.py")
+    assert all(command in report for command in done), "the commands of all jobs, to repeat it"
 
 
 def test_the_table(jobs, undisturbed, cluster):
