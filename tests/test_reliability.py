@@ -63,11 +63,12 @@ def test_a_run_that_began_from_other_weights_is_not_taken_for_done(stores, super
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_resumes_exactly(stores, tmp_path, amp):
-    adapt(stores, tmp_path / "whole", "--amp", amp)
+    more = ("--amp", amp, "--batch-size", 2)  # float16 takes seconds a step on a processor
+    adapt(stores, tmp_path / "whole", *more)
     broken = tmp_path / "broken"
-    text, status = stopped_after(adaptation(stores, broken, "--amp", amp), broken, 5, signal.SIGTERM)
+    text, status = stopped_after(adaptation(stores, broken, *more), broken, 5, signal.SIGTERM)
     assert status == 75, text
-    adapt(stores, broken, "--amp", amp, "--workers", 1)
+    adapt(stores, broken, *more, "--workers", 1)
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
     one, other = (torch.load(tmp_path / n / "last.pt", weights_only=True)["scaler"] for n in ("whole", "broken"))
     assert one == other and bool(one) == (amp == "fp16")
@@ -75,7 +76,7 @@ def test_mixed_precision_resumes_exactly(stores, tmp_path, amp):
 
 def test_an_overflow_in_fp16_is_skipped_and_counted(stores, tmp_path):
     """The scaler starts at 65536: a loss this large overflows until it has lowered its scale."""
-    adapt(stores, tmp_path / "run", "--amp", "fp16", "--lambda-aux", 1e4)
+    adapt(stores, tmp_path / "run", "--amp", "fp16", "--batch-size", 2, "--lambda-aux", 1e4)
     lines = [line for line in metrics(tmp_path / "run") if "overflows" in line]
     assert lines[-1]["overflows"] > 0 and "gradient_norm" in lines[-1]
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
