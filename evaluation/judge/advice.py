@@ -95,7 +95,8 @@ def advise(
 def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classes: Sequence[str]) -> list[str]:
     """List in sentences what a person should check. labelled: of the source's phases, as Judge.fractions."""
     found, best, chosen = [], tried[0], advice.recommended
-    if best.remedy.scale not in (1, chosen.remedy.scale):
+    better = best.expected.miou > chosen.expected.miou + _AS_GOOD
+    if better and best.remedy.scale not in (1, chosen.remedy.scale):
         known = f"expected mIoU {best.expected} against {chosen.expected}"
         found.append(f"Not sure, but {scale_asked(best.remedy.scale)}: {known}.")
     return found + unlike_remarks(chosen.fractions, labelled, classes)

@@ -18,6 +18,7 @@ _SHARE = 0.8  # of trials, and of micrographs, that a gain is trusted by
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
 _FEW = 4  # gains, and fewer have no share
+_OF_ERROR = 1 / 3  # of what nine of ten expectations were not wrong by: a smaller gain is not trusted
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Calibration:
     of the vote's mIoU, over the weighted mean of the voters' logits. share: of this in the expected logit; the rest is
     what each lets expect alone. error: what the logit was wrong by, in nine of ten
     samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: least gain over a model as it is that
-    is trusted, in logits; trusted_turn: that of another polarity over the best that keeps it.
+    is trusted, in logits, a third of the error or more; trusted_turn: that of another polarity over the best that keeps
+    it.
     """
 
     alone: Alone
@@ -143,14 +145,17 @@ class Calibration:
             best = kept[int(np.argmax(found[kept]))]
             turns.append(both[:, [k for k in vote if turned[k]]] - both[:, [best]])
         gains, turns = (np.concatenate(of, axis=1) for of in (gains, turns))
+        error = float(np.quantile(np.abs(found - _logit(truth)), _LEVEL))
+        # A target is farther away than the trials are from each other, so what these tell apart it need not.
+        least = max(_LEAST, _OF_ERROR * error)
         return replace(
             _fit(samples, truth, groups),
             share=share,
-            error=float(np.quantile(np.abs(found - _logit(truth)), _LEVEL)),
+            error=error,
             mae=float(np.abs(_share(found) - truth).mean()),
             spearman=float(spearmanr(found, truth)[0]),
-            trusted_gain=_trusted(*gains),
-            trusted_turn=_trusted(*turns),
+            trusted_gain=max(least, _trusted(*gains)),
+            trusted_turn=max(least, _trusted(*turns)),
         )
 
     @property
@@ -224,7 +229,7 @@ def _trusted(expected: np.ndarray, real: np.ndarray) -> float:
     largest, gained = expected[order], real[order] > -_NO_LOSS
     good = np.flatnonzero((largest > 0) & (np.cumsum(gained) >= _SHARE * count) & (count >= _FEW))
     of_gains = largest[good[-1]] if len(good) else np.inf
-    return float(max(_LEAST, min(of_gains, np.quantile(expected - real, _SHARE))))
+    return float(min(of_gains, np.quantile(expected - real, _SHARE)))
 
 
 def _logit(share: np.ndarray) -> np.ndarray:
