@@ -126,8 +126,8 @@ def remarks(outcome: Outcome) -> list[str]:
         )
     if outcome.gap["advice"] == "label":
         found.append(
-            "The model is hardly better than one phase everywhere. Check every picture, and label five images of the "
-            "target."
+            "Without adaptation the model is hardly better than one phase everywhere. Check every picture, and label "
+            "five images of the target."
         )
     if expected["high"] - expected["low"] > _WIDE:
         found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")

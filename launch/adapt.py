@@ -28,7 +28,7 @@ from launch.steps import Failed, Step, executable, record, run_all
 from launch.submit import submit
 from training.experiments import METHODS, read_experiments
 
-NO_TRAINING = ("as it is", "remedy", "label")  # advice of evaluation.gap: it is not needed, or nothing to start from
+NO_TRAINING = ("as it is", "remedy")  # advice of evaluation.gap: it is not needed
 # Experiments: on GPUs the study's and self-training after it, else what two cores can do.
 LARGE = ("S.10", "T3.2", "AdaptSegNet-DACS-t3")
 SMALL = ("demo.supervised", "demo.uda", "small.AdaptSegNet-DACS-t3")

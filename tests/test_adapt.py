@@ -158,7 +158,9 @@ def test_more_adaptations_start_each_from_the_one_before_and_are_candidates(labo
     assert " ".join(map(str, runs)) in choice
 
 
-@pytest.mark.parametrize(("advice", "trains"), [("adapt", True), ("label", False), ("remedy", False)])
+@pytest.mark.parametrize(
+    ("advice", "trains"), [("adapt", True), ("label", True), ("remedy", False), ("as it is", False)]
+)
 def test_the_advice_decides_what_is_trained(laboratory, tmp_path, advice, trains):
     (tmp_path / "gap").mkdir()
     found = {"advice": advice, "recommended": {"invert": False, "match": False}}

@@ -75,8 +75,8 @@ def advise(
         return Advice(
             "label", chosen,
             f"on {target} the model of {source} is hardly better than one phase everywhere: {known}, and no remedy "
-            f"helps enough. Check scale and polarity in the pictures; if these are right, label five micrographs of "
-            f"{target}.",
+            f"helps enough. Check scale and polarity in the pictures. Adaptation may help all the same: look at what "
+            f"it finds, and label five micrographs of {target}.",
         )  # fmt: skip
     enough = chosen.expected.miou >= ENOUGH * source_miou
     if chosen is before:
