@@ -11,6 +11,7 @@ import models
 from benchmarks.judge import summary
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
+from evaluation import page
 from evaluation.inference import predict
 from evaluation.judge.advice import Tried, advise, remarks
 from evaluation.judge.calibration import Alone, Calibration, Expected
@@ -18,6 +19,7 @@ from evaluation.judge.choice import Candidate, choose
 from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.judge import Look
+from evaluation.judge.pages import choice_page
 from evaluation.judge.remedies import Remedy, remedies
 from evaluation.judge.vote import compared, dissent
 from evaluation.judge.windows import places, scaled_places, side_of, windows
@@ -211,7 +213,7 @@ def test_disturbances_keep_mask_and_image_together(number):
 
 
 def choice_of(expected, fractions=_ANY):
-    """The choice between a source model and an adapted one, of which so much is expected."""
+    """The choice between a source model, safe, and adapted ones, of which so much is expected."""
     members = {
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
         "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
@@ -227,7 +229,7 @@ def choice_of(expected, fractions=_ANY):
         look=lambda images, remedy, networks=None: Look([{}], [image], [[image]], [image[None]]),
         expected=lambda looks, voices, share: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
     )
-    candidates = [Candidate(name, (members[name],)) for name in order]
+    candidates = [Candidate(name, (members.get(name, members["bold"]),)) for name in order]
     target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": {"match": None}})
     return choose(judge, candidates, target)
 
@@ -355,3 +357,12 @@ def test_the_benchmark_sums_up_how_right_the_judge_was():
     assert "within 3 points of the best: 0 pairs; mean 7.5, most 10.0" in said
     assert "below the best candidate: mean 9.5, most 19.0" in said and "below generalization: most 4.0" in said
     assert "mean absolute error 5.0 points, Spearman correlation 1.00" in said
+
+
+def test_a_choice_is_shown_beside_the_model_as_it_is(monkeypatch):
+    """Left of what was taken, wherever it ranks."""
+    drawn = []
+    monkeypatch.setattr(page, "drawn", lambda draw, shown, classes: drawn.extend(name for name, *_ in shown) or "")
+    mious = {"bold": 0.9, "second": 0.8, "third": 0.7, "fourth": 0.65, "safe": 0.5}
+    found = choice_page(choice_of(mious), {})
+    assert drawn == ["safe", "bold", "second", "third"] and "take bold" in found

@@ -142,7 +142,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     voices = [1 / runs[candidate.origin] for candidate in candidates] + [1.0] * len(remedied)
     expected, calibration = judge.expected(looks + remedied, voices, _VOTE)
     ranked = [
-        Ranked(candidate, *of_look, look.fractions(judge.phases), look.pictures(len(look.windows)))
+        Ranked(candidate, *of_look, look.fractions(judge.phases), look.pictures())
         for candidate, of_look, look in zip(candidates, expected, looks, strict=False)
     ]
     ranked.sort(key=lambda one: -one.expected.miou)

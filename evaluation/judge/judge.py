@@ -38,7 +38,8 @@ from evaluation.scoring import spread
 WINDOWS = 6  # at least, that a target is judged by
 MICROGRAPHS = 64  # of a target that statistics are taken of
 SCORED = 4  # held-out source micrographs that a model is scored on
-HELD_OUT = 3  # of them, and windows, that are disturbed at once
+HELD_OUT = 3  # source micrographs, and windows, that are disturbed at once
+_PICTURES = 3  # windows that a page shows
 DISTURBANCES = 16
 
 
@@ -66,9 +67,9 @@ class Look:
         counts = sum(np.bincount(one.ravel(), minlength=phases) for each in self.predictions for one in each)
         return (counts / counts.sum()).tolist()
 
-    def pictures(self, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Windows, spread evenly, with what the first model predicts of them."""
-        return [(self.windows[k], self.predictions[k][0]) for k in spread(range(len(self.windows)), count)]
+    def pictures(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Some windows for a page, spread evenly, with what the first model predicts of them."""
+        return [(self.windows[k], self.predictions[k][0]) for k in spread(range(len(self.windows)), _PICTURES)]
 
 
 class Judge:

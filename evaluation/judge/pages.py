@@ -11,7 +11,7 @@ from evaluation.judge.choice import Choice
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.search import Gap
 
-_BEST, _WINDOWS = 3, 3
+_BEST = 3
 _LINE = 36  # characters above a picture
 _MEASURED = ["measured [%]"]  # column, where labelled micrographs were scored
 
@@ -66,7 +66,9 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
         measured = _measured(one.candidate.name, truth)
         values = (f"{one.criteria[name]:.3g}" if name in one.criteria else "" for name in names)
         rows.append([mark, one.candidate.name, str(one.expected), *measured, _percent(one.fractions), *values])
-    shown = [choice.chosen, *[one for one in choice.ranked if one is not choice.chosen][:_BEST]]
+    # As it is, what was taken, and the best of the rest.
+    first = sorted(choice.ranked, key=lambda one: (not one.candidate.is_generalization, one is not choice.chosen))
+    shown = first[: 1 + _BEST]
     sections = [
         f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",
         *(f"<p>{page.text(remark)}</p>" for remark in choice.remarks),
@@ -102,7 +104,7 @@ def _percent(fractions: Sequence[float]) -> str:
 def _pictures(file: object, shown: list[tuple[str, Expected, list]], classes: Sequence[str]) -> None:
     """Draw a row a window: what the models saw, with the phases that the first of them found."""
     rows = []
-    for number in range(min(_WINDOWS, len(shown[0][2]))):
+    for number in range(len(shown[0][2])):
         row = []
         for name, expected, pictures in shown:
             window, prediction = pictures[number]

@@ -14,7 +14,6 @@ from evaluation.scoring import spread
 
 SCALES = (0.5, 0.71, 1.41, 2.0)
 _SCALED = 3  # of the best remedies are tried at other scales
-PICTURES = 3
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
         found, calibration = judge.expected(list(looks.values()))
         voted = zip(looks.items(), found, strict=True)
         tried = [
-            Tried(remedy, *of_look, look.fractions(judge.phases), look.pictures(PICTURES))
-            for (remedy, look), of_look in voted
+            Tried(remedy, *of_look, look.fractions(judge.phases), look.pictures()) for (remedy, look), of_look in voted
         ]
         return sorted(tried, key=lambda each: -each.expected.miou), calibration
 
