@@ -44,7 +44,10 @@ def remaining(gap: Path, target: Store) -> Remedy:
     if decision.domain != target.domain:
         raise InputError(f"{gap}: is about {decision.domain}, not {target.domain}. Give the file of that domain.")
     recommended = json.loads(gap.read_text())["recommended"]
-    remedy = Remedy(*(recommended[key] for key in ("invert", "match", "scale", "adabn")))
+    try:
+        remedy = Remedy(*(recommended[key] for key in ("invert", "match", "scale", "adabn")))
+    except KeyError as error:
+        raise InputError(f"{gap}: what it recommends has no {error}. Run evaluation.gap again.") from error
     return replace(remedy, invert=False, match=False) if recorded(target.path) == decision else remedy
 
 
@@ -100,12 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{member.run}: was adapted to {target.domain} as it was read then ({read}). Give the --data of that "
                 "time."
             )
+    recommended = {"remedy": remaining(options.gap, target)} if options.gap else {}
     judge = Judge(plain.members, source, device)
     judge.calibrate(options.calibration)
     out = make_folder(options.out)
     free = {"statistics": _STATISTICS} if judge.adabn else {}  # they cost no training
-    free |= {"remedy": remaining(options.gap, target)} if options.gap else {}
-    for folder, remedy in free.items():
+    for folder, remedy in (free | recommended).items():
         if all(one.is_adapted or one.remedy != remedy for one in candidates):
             files = export(judge, plain.members, target, remedy, make_folder(out / folder))
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))

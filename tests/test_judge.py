@@ -311,6 +311,9 @@ def test_the_choice_has_what_is_left_of_the_remedy(micrographs, tmp_path):
     file.write_text(json.dumps(gap | {"recommended": recommended, "target": "lom"}))
     with pytest.raises(InputError, match="is about lom, not negative"):
         remaining(file, prepared)
+    file.write_text(json.dumps(gap | {"recommended": {"invert": True, "match": True}}))
+    with pytest.raises(InputError, match="recommends has no 'scale'"):
+        remaining(file, prepared)
 
 
 def test_the_model_as_it_is_segments_micrographs_of_the_target(micrographs, trained, tmp_path, monkeypatch):
