@@ -1,0 +1,103 @@
+"""Every method beside the judge's choice, on pairs whose targets have labels: a row for each pair, a table by kind.
+
+    launch/pair_methods.sh runs/pairs/*.?                             # trains and scores them, and writes this table
+    python -m benchmarks.methods runs/pairs/*.? --out docs/methods_pairs.csv
+
+Labels are read here only, after everything was decided.
+"""
+
+if not __package__:
+    raise SystemExit("error: start it in the project's folder: python -m benchmarks.methods")
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError, exits_cleanly
+from common.files import write_csv
+from evaluation.judge.remedies import Remedy
+from evaluation.scoring import read_score
+
+# Columns that launch/pairs.sh has found before, by what they are called here.
+_BEFORE = {"generalization": "as it is", "remedy": "recommended", "AdaptSegNet": "adaptation"}
+CHOICE, ORACLE, CANDIDATE = "judge's choice", "oracle", "best candidate"
+
+
+def row_of(folder: Path) -> dict[str, str | float]:
+    """Give the true mIoU of all methods on a pair, by their names. InputError where something is missing."""
+    try:
+        with (folder / "row.csv").open() as file:
+            before = next(csv.DictReader(file))
+        truth = json.loads((folder / "truth.json").read_text())
+        choice = json.loads((folder / "methods/choice/choice.json").read_text())
+        scores = json.loads((folder / "methods/choice/scores.json").read_text())
+    except OSError as error:
+        raise InputError(f"{error.filename}: missing; launch/pairs.sh and launch/pair_methods.sh write it") from error
+    row = {"pair": folder.name} | {name: float(before[column]) for name, column in _BEFORE.items()}
+    row["adabn"] = truth[str(Remedy(adabn=True))]
+    for config in sorted(folder.glob("methods/*/config.json")):
+        for path in sorted(config.parent.glob("evaluation/*/score.json")):
+            teacher = ", teacher" if path.parent.name.endswith(".teacher") else ""
+            row[config.parent.name + teacher] = read_score(path)["miou"]
+    return row | {CHOICE: scores[choice["chosen"]], CANDIDATE: max(scores.values())}
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Lines of Markdown: the mean mIoU in percent of each method on each kind of pair, and on all pairs that have it.
+
+    The gain is over generalization, on the same pairs, with its least and its most.
+    """
+    kinds = list(dict.fromkeys(row["pair"].rpartition(".")[0] for row in rows))
+    names = sorted({name for row in rows for name in row} - {"pair"}, key=lambda name: -_gains(rows, name).mean())
+    lines = [f"| method | {' | '.join(kinds)} | gain (least to most) | pairs |", "| --- " * (len(kinds) + 3) + "|"]
+    for name in names:
+        having = [(row["pair"].rpartition(".")[0], row[name]) for row in rows if name in row]
+        means = [_mean([value for of, value in having if of == kind]) for kind in kinds]
+        gains = 100 * _gains(rows, name)
+        gain = f"{gains.mean():.1f} ({gains.min():.1f} to {gains.max():.1f})"
+        lines.append(f"| {name} | {' | '.join(means)} | {gain} | {len(gains)} |")
+    return lines
+
+
+def summary(rows: list[dict]) -> list[str]:
+    """Say in lines what the choice reaches between generalization and the oracle."""
+    both = [row for row in rows if ORACLE in row]
+    if not both:
+        return []
+    gains, possible = _gains(both, CHOICE), _gains(both, ORACLE)
+    return [
+        f"the choice closes {100 * gains.sum() / possible.sum():.0f} % of the gap between generalization and oracle on "
+        f"{len(both)} pairs, all gains summed",
+        f"the choice below generalization: most {-100 * _gains(rows, CHOICE).min():.1f} points",
+    ]
+
+
+def _gains(rows: list[dict], name: str) -> np.ndarray:
+    return np.array([row[name] - row["generalization"] for row in rows if name in row])
+
+
+def _mean(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.0f}" if values else ""
+
+
+@exits_cleanly
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="that launch/pair_methods.sh filled")
+    parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
+    options = parser.parse_args()
+    rows = [row_of(folder) for folder in options.folders]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(options.out, [{k: _cell(row.get(k, "")) for k in names} for row in rows])
+    print("\n".join([*table(rows), *summary(rows)]))
+
+
+def _cell(value: str | float) -> str | float:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
