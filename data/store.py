@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 
 from common.errors import LONGEST_NAME, InputError, require_file_name
+from common.limits import IGNORED
 from data.images import cut_tiles
 from data.sealed import Kind, SealedReader, SealedWriter
 
 _LONGEST = LONGEST_NAME + len("_3276732767")  # bytes of a name, with the field of view of a largest micrograph
-TILE_STORE = Kind("tile store", schema=1, maker="data.prepare", extended=2)  # 2: three phases or more
+TILE_STORE = Kind("tile store", schema=1, maker="data.prepare", extended=2)  # 2: phases past two, or IGNORED
 MOST_CLASSES = 16
 _NAME = re.compile(r"\w([\w .+-]{0,48}[\w+-])?")
 TWO_PHASES = ("background", "foreground")  # where a domains.toml names none
@@ -197,7 +198,7 @@ class StoreWriter(SealedWriter):
     def __init__(self, path: Path | str, tile: int, overlap: int):
         super().__init__(path, TILE_STORE)
         self.tile, self.overlap = tile, overlap
-        self.micrographs, self.positions = [], []
+        self.micrographs, self.positions, self._ignores = [], [], False
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -222,6 +223,7 @@ class StoreWriter(SealedWriter):
             if mask is not None:  # tiles without a mask take no space: their chunks are never written
                 self.tile_masks[start:stop] = cut_tiles(mask, self.tile, self.overlap)[0]
                 self.file.create_dataset(f"micrographs/{index}/mask", data=mask, **_COMPRESSED)
+                self._ignores |= bool((mask == IGNORED).any())
             self.file.flush()  # so that the file's size, from which _reserve counts, is complete
         self.positions += [(index, row, column) for row, column in positions]
         size = dict(zip(("height", "width"), image.shape, strict=True))
@@ -239,7 +241,7 @@ class StoreWriter(SealedWriter):
             self.file["tiles/position"] = positions[:, 1:]
             self.file["tiles/labelled"] = labelled[positions[:, 0]]
             self.file["metadata"] = text
-            self._seal(extended="classes" in parameters and len(parameters["classes"]) > 2)
+            self._seal(extended=self._ignores or len(parameters.get("classes", TWO_PHASES)) > 2)
 
 
 def are_names(names: Sequence) -> bool:

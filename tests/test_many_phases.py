@@ -25,6 +25,7 @@ import models
 import train_supervised
 from benchmarks.published import PlainHead
 from common.errors import InputError
+from common.limits import IGNORED
 from data import prepare, verify
 from data.images import prepare_mask
 from data.masks import Values, phase_fractions, read_mask
@@ -159,6 +160,18 @@ def test_an_older_version_does_not_take_three_phases_for_two(folder, stores):
     schema = {path: json.loads(path.read_bytes()[:512])["schema"] for path in (stores / "source.h5",
               folder / "stores" / "source.h5")}  # fmt: skip
     assert [*schema.values()] == [1, 2]
+
+
+def test_an_older_version_does_not_take_ignored_pixels_for_a_phase(tmp_path):
+    for value, schema in ((1, 1), (IGNORED, 2)):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[3, 5] = value
+        with StoreWriter(tmp_path / "one.h5", 32, 4) as writer:
+            writer.add(np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8), name="a", parent="a")
+            writer.add(np.zeros((64, 64), np.uint8), mask, name="b", parent="b")
+            writer.finish({}, [])
+            writer.place()
+        assert json.loads((tmp_path / "one.h5").read_bytes()[:512])["schema"] == schema
 
 
 @pytest.mark.parametrize("classes", ["aa", ["a"], ["a", "b", 3], ["a", "../b", "c"], ["a", "b", "B"]])
