@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import models
+from benchmarks import methods
 from benchmarks.judge import summary
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
@@ -357,6 +358,21 @@ def test_the_benchmark_sums_up_how_right_the_judge_was():
     assert "within 3 points of the best: 0 pairs; mean 7.5, most 10.0" in said
     assert "below the best candidate: mean 9.5, most 19.0" in said and "below generalization: most 4.0" in said
     assert "mean absolute error 5.0 points, Spearman correlation 1.00" in said
+
+
+def test_methods_are_measured_against_generalization_and_the_oracle():
+    """A pair without an oracle counts for the gains, and not for the gap."""
+    row = {"pair": "t3.0", "generalization": 0.5, "DACS": 0.6, "judge's choice": 0.6, "oracle": 0.9}
+    rows = [row, row | {"pair": "t3.1", "DACS": 0.42, "judge's choice": 0.8}]
+    rows.append({"pair": "ebc.0", "generalization": 0.7, "judge's choice": 0.66})
+    assert methods.table(rows)[2:] == [
+        "| oracle | 90 |  | 40.0 (40.0 to 40.0) | 2 |",
+        "| judge's choice | 70 | 66 | 12.0 (-4.0 to 30.0) | 3 |",
+        "| DACS | 51 |  | 1.0 (-8.0 to 10.0) | 2 |",
+        "| generalization | 50 | 70 | 0.0 (0.0 to 0.0) | 3 |",
+    ]
+    closed, below = methods.summary(rows)
+    assert "50 % of the gap" in closed and "2 pairs" in closed and "most 4.0 points" in below
 
 
 def test_a_choice_is_shown_beside_the_model_as_it_is(monkeypatch):
