@@ -92,14 +92,19 @@ def test_gains_are_trusted_from_where_they_were_real():
         found = Calibration.fit(samples, worse, groups, [False, False, False, True] * 60)
         assert (found.trusted_gain > 0.4) == (wrong == 1) and (found.trusted_turn > 0.4) == (wrong == 3), wrong
         assert min(found.trusted_gain, found.trusted_turn) >= found.error / 3, "what is badly known tells nothing apart"
+        assert (
+            found.trusted(Remedy(match=True)) == found.trusted_gain
+            and found.trusted(Remedy(True)) == found.trusted_turn
+        )
+        assert found.trusted(Remedy(scale=2.0)) == max(found.trusted_gain, found.error), "no trial has a scale"
     assert Calibration.fit(samples, miou, groups, [False] * 240).trusted_turn == np.inf, "nothing was tried"
 
 
 def test_a_gain_that_is_not_trusted_is_left():
     mious = {Remedy(): 0.75, Remedy(match=True): 0.84}
     found = [tried(*each) for each in mious.items()]
-    assert advise(found, "t", "s", 0.93, 0.3, _ANY, trusted_gain=0.3).recommended.remedy == Remedy(match=True)
-    kept = advise(found, "t", "s", 0.93, 0.3, _ANY, trusted_gain=1.0)
+    assert advise(found, "t", "s", 0.93, 0.3, _ANY, trusted=lambda remedy: 0.3).recommended.remedy == Remedy(match=True)
+    kept = advise(found, "t", "s", 0.93, 0.3, _ANY, trusted=lambda remedy: 1.0)
     assert kept.recommended.remedy == Remedy() and "no remedy surely helps" in kept.sentence
 
 
@@ -222,13 +227,14 @@ def choice_of(expected, fractions=_ANY):
     order = list(expected)
     image = np.zeros((32, 32), np.uint8)
     found = [({}, Expected(miou, miou - 0.1, miou + 0.1)) for miou in expected.values()]
+    trusting = SimpleNamespace(trusted=lambda remedy: 0.3 if remedy.invert else 0.15)
     judge = SimpleNamespace(
         adabn=True,
         phases=2,
         fractions=fractions,
         images_of=lambda target: [image],
         look=lambda images, remedy, networks=None: Look([{}], [image], [[image]], [image[None]]),
-        expected=lambda looks, voices, share: (found, SimpleNamespace(trusted_gain=0.15, trusted_turn=0.3)),
+        expected=lambda looks, voices, share: (found, trusting),
     )
     candidates = [Candidate(name, (members.get(name, members["bold"]),)) for name in order]
     target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": {"match": None}})
@@ -263,7 +269,7 @@ def test_a_person_is_told_what_to_check():
     """An unlike fraction, and a scale that is not sure."""
     mious = {Remedy(scale=0.5): 0.72, Remedy(): 0.7, Remedy(scale=2.0): 0.7}
     found = [tried(*each) for each in mious.items()]
-    kept = advise(found, "t", "s", 0.9, 0.3, _ANY, trusted_gain=0.3)
+    kept = advise(found, "t", "s", 0.9, 0.3, _ANY, trusted=lambda remedy: 0.3)
     assert kept.recommended.remedy == Remedy()
     scale, fraction = remarks(found, kept, np.array([[0.92, 0.96], [0.04, 0.08]]), ("matrix", "pores"))
     assert "look 2 times too large: check pixel_size_nm, 0.5 times" in scale and "Not sure" in scale
@@ -277,7 +283,11 @@ def test_a_polarity_has_to_gain_over_all_that_keeps_it():
     """Phases that change places may look as plausible."""
     mious = {Remedy(): 0.3, Remedy(match=True): 0.8, Remedy(True): 0.83}
     for gain, kept in ((0.1, False), (0.5, True)):
-        found = advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, _ANY, 0.1, trusted_turn=gain)
+
+        def trusted(remedy, gain=gain):
+            return gain if remedy.invert else 0.1
+
+        found = advise([tried(*each) for each in mious.items()], "t", "s", 0.9, 0.3, _ANY, trusted)
         assert found.recommended.remedy == (Remedy(match=True) if kept else Remedy(True))
 
 

@@ -1,6 +1,6 @@
 """Advice about a gap between source and target, from what is expected with and without remedies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,29 +46,28 @@ def advise(
     source_miou: float,
     floor: float,
     labelled: np.ndarray,
-    trusted_gain: float = 0.0,
-    trusted_turn: float = 0.0,
+    trusted: Callable[[Remedy], float] = lambda remedy: 0.0,
     inverted: bool = False,
 ) -> Advice:
     """Choose the simplest remedy that is as good as the best, and say whether it is enough.
 
     source_miou: of held-out source micrographs; floor: of one phase everywhere. Both fractions of 1. labelled: of the
-    source's phases, as Judge.fractions; a remedy that aligns contradicts itself with others. trusted_gain: what
-    a remedy has to be expected to gain over the model as it is; what gains less is left. trusted_turn: what the other
-    polarity has to gain over all that keeps it. Both as of Calibration. inverted: if the store already is.
+    source's phases, as Judge.fractions; a remedy that aligns contradicts itself with others. trusted: what
+    a remedy has to be expected to gain over the model as it is, and the other polarity over all that keeps it, as of
+    Calibration; what gains less is left. inverted: if the store already is.
     """
     before = as_it_is(tried)
     kept = max((each for each in tried if not each.remedy.invert), key=lambda each: each.expected.miou)
     # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right one.
-    over = {False: (before, trusted_gain), True: (kept, trusted_turn)}
-    trusted = [before]
+    taken = [before]
     for each in tried:
-        safer, gain = over[each.remedy.invert]
+        safer = kept if each.remedy.invert else before
         contradicted = each.remedy.aligns and unlike(each.fractions, labelled)
-        if each is not before and not contradicted and each.expected.surely_over(safer.expected, gain):
-            trusted.append(each)
-    best = max(each.expected.miou for each in trusted)
-    good = [each for each in trusted if each.expected.miou >= best - _AS_GOOD]
+        gains = each is not before and each.expected.surely_over(safer.expected, trusted(each.remedy))
+        if gains and not contradicted:
+            taken.append(each)
+    best = max(each.expected.miou for each in taken)
+    good = [each for each in taken if each.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))
     known = f"expected mIoU {chosen.expected}, the source's own is {100 * source_miou:.0f}"
     if chosen.expected.miou < floor + _LITTLE * (source_miou - floor):
@@ -82,7 +81,7 @@ def advise(
     if chosen is before:
         if enough:
             return Advice("as it is", chosen, f"use the model on {target} as it is: {known}.")
-        surely = "" if len(trusted) == len(tried) else " surely"
+        surely = "" if len(taken) == len(tried) else " surely"
         return Advice("adapt", chosen, f"no remedy{surely} helps on {target}: {known}. Adaptation is worth its hours.")
     gain = f"expected mIoU {100 * before.expected.miou:.0f} -> {chosen.expected}, the source's own is"
     sentence = f"{_asked(chosen.remedy, target, source, inverted)}: {gain} {100 * source_miou:.0f}."

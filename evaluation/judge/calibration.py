@@ -9,6 +9,7 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr, theilslopes
 
 from evaluation.judge.criteria import VOTE
+from evaluation.judge.remedies import Remedy
 
 _LIMITS = (-3.0, 4.0)  # standard deviations of the samples; a criterion does not count for more
 _EQUAL = 100  # samples that equal weights count as: of a hundred real ones a criterion may look useless by chance
@@ -157,6 +158,12 @@ class Calibration:
             trusted_gain=max(least, _trusted(*gains)),
             trusted_turn=max(least, _trusted(*turns)),
         )
+
+    def trusted(self, remedy: Remedy) -> float:
+        """Least gain of a remedy that is trusted, in logits. No trial has tried a scale, so its gain is to be beyond
+        what the expectation may be wrong by."""
+        least = self.trusted_turn if remedy.invert else self.trusted_gain
+        return max(least, self.error) if remedy.scale != 1 else least
 
     @property
     def weights(self) -> dict[str, float]:

@@ -149,11 +149,10 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     safe = next((one for one in ranked if one.candidate.is_generalization), None)
     if safe is None:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
-    trusted = {False: calibration.trusted_gain, True: calibration.trusted_turn}
     taken = [safe]
     for one in ranked:
         contradicted = one.candidate.aligns and unlike(one.fractions, judge.fractions)
-        least = trusted[one.candidate.remedy.invert]
+        least = calibration.trusted(one.candidate.remedy)
         if one is not safe and not contradicted and one.expected.surely_over(safe.expected, least):
             taken.append(one)
     best = max(one.expected.miou for one in taken)
