@@ -27,7 +27,8 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OTHER_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 # Frame header of a JPEG (or of a preview inside it): process, length, 8 bit, height, width, number of components.
 _JPEG_FRAME = re.compile(rb"\xff([\xc0-\xcf])\0[\x0b\x0e\x11\x14]\x08(..)(..)([\x01-\x04])", re.DOTALL)
-_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # TIFF tag 262
+_PHOTOMETRIC = 262  # TIFF tag
+_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # its values
 _JPEG_IN_TIFF = (6, 7, 33007, 34892)  # TIFF tag 259
 _ORIENTATION = 274  # tag of TIFF and EXIF
 _ALPHA = (1, 2)  # TIFF tag 338
@@ -89,7 +90,7 @@ def decode(path: Path | str, page: Page = None, numbers: bool = False) -> Decode
     page: which one, of a TIFF with several. numbers: as of a TIFF, palette images of the other formats come as their
     numbers with a palette, not as colours, and grey of less than 8 bit is not spread over 8.
     """
-    path = Path(path)
+    path, hidden = Path(path), None
     content = _content(path)
     if content.startswith(_TIFF_MAGIC):
         with _damage_named(path), tifffile.TiffFile(path) as tiff:
@@ -104,7 +105,9 @@ def decode(path: Path | str, page: Page = None, numbers: bool = False) -> Decode
         if facts.bits < 8:  # OpenCV has spread them over 8 bit
             pixels = pixels // (255 // (2**facts.bits - 1)) if numbers else pixels
             facts = facts if numbers else replace(facts, bits=8)
-    hidden = None
+        if numbers and pixels.ndim == 2:
+            hidden = np.isin(pixels, _transparent_numbers(content))
+            hidden = hidden if hidden.any() else None
     if pixels.ndim == 3:
         *colours, alpha = (pixels[..., channel] for channel in range(pixels.shape[2]))
         if len(colours) in (1, 3) and alpha.min() < alpha.max():
@@ -190,7 +193,7 @@ class _Picture:
         sides = sides if orientation < 5 else sides[::-1]
         counted = page.dtype is not None and page.dtype.kind in "bu" and page.photometric != _PALETTE
         bits = page.bitspersample if counted and isinstance(page.bitspersample, int) else 8
-        white_is_zero = page.photometric == _MINISWHITE
+        white_is_zero = page.photometric == _MINISWHITE and _PHOTOMETRIC in page.tags  # tifffile assumes it
         if bits == 1 and str(page.tags.valueof(_SOFTWARE, "")).startswith("tifffile"):
             white_is_zero = False  # it calls True black unasked, and who saves a mask as bool means white
         return Facts(*sides, bits, orientation, white_is_zero, page.compression in _JPEG_IN_TIFF)
@@ -215,9 +218,14 @@ class _Picture:
         calibration = page.parent.imagej_metadata if page.parent.is_imagej else None
         if page.dtype == np.uint16 and (calibration or {}).get("c0") == -(1 << 15):
             raise InputError(f"{path}: ImageJ's signed 16-bit numbers (c0 = -32768); make it 8-bit in ImageJ")
-        ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
-        if max(ends, default=0) + self.slice * page.nbytes > path.stat().st_size:
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        if max(map(sum, parts), default=0) + self.slice * page.nbytes > path.stat().st_size:
             raise InputError(f"{path}: truncated, pixel data is missing at the end; copy the file again")
+        if unwritten := sum(not (start and count) for start, count in parts):
+            raise InputError(
+                f"{path}: {unwritten} of its {len(parts)} parts were never written, they would be black; export the "
+                "file again"
+            )
         tile = page.tilewidth * page.tilelength * page.tiledepth * page.samplesperpixel if page.is_tiled else 0
         size = max(page.nbytes, tile * page.dtype.itemsize)
         _check_size(path, page.imagewidth, page.imagelength, size * (6 if page.photometric == _PALETTE else 1))
@@ -236,7 +244,10 @@ class _Picture:
         if palette is not None:
             pixels = pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
             if pixels.dtype.kind != "u" or pixels.ndim != 2 or pixels.max() >= len(palette):
-                raise InputError(f"{path}: damaged TIFF (its palette does not fit its pixels); export it again")
+                raise InputError(
+                    f"{path}: its palette does not fit its pixels (damaged, or with transparency); flatten it, or "
+                    "export it again"
+                )
         return pixels, palette
 
 
@@ -244,7 +255,7 @@ def _chosen(path: Path, tiff: tifffile.TiffFile, page: Page) -> _Picture:
     """Choose the picture that is asked for. InputError, which names them all, where there is not one such."""
     most = max(_MOST_PAGES, page if isinstance(page, int) else 0)
     pages = list(islice(tiff.pages, most))  # in a damaged file they may go on for ever
-    pages = [one for one in pages if not one.is_reduced]  # microscopes add previews as reduced pages
+    pages = [one for one in pages if not one.is_reduced] or pages  # microscopes add previews as reduced pages
     alone = len(pages) == 1
     pictures = list(islice((picture for one in pages for picture in _pictures(path, tiff, one, alone)), most))
     more = " or more" * (most in (len(pages), len(pictures)))
@@ -388,6 +399,20 @@ def _numbers_of_palette(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colours)] = colours
     return numbers, palette
+
+
+def _transparent_numbers(content: bytes) -> list[int]:
+    """Numbers of a PNG's palette, or its grey level, that are wholly transparent; of colours OpenCV gives the alpha."""
+    if not content.startswith(b"\x89PNG"):
+        return []
+    try:
+        with Image.open(BytesIO(content)) as image:
+            found = image.info.get("transparency")
+    except Exception:  # as in _numbers_of_palette
+        return []
+    if isinstance(found, bytes):
+        return [number for number, alpha in enumerate(found) if alpha == 0]
+    return [found] if isinstance(found, int) else []
 
 
 def _exif_of_jpeg(content: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """domains.toml: which folders make up a domain and how its micrographs are cut (docs/data_format.md)."""
 
 import re
+import sys
 import tomllib
 import zlib
 from collections.abc import Callable, Iterable
@@ -190,7 +191,11 @@ def _domain(name: str, table: Table, seed: int, classes: tuple[str, ...]) -> Dom
     stems = {composed(stem): stem for stem in images}
     test = table.take("test", list, "a list of names (file names without suffix)", [],
                       lambda names: all(isinstance(name, str) for name in names))  # fmt: skip
-    test = {stems.get(composed(name), name) for name in test} | {stem for stem in rows if rows[stem].get("test")}
+    test = {stems.get(composed(name), name) for name in test}
+    for name in sorted(test):
+        if rows.get(name, {}).get("test") is False:
+            raise table.error("test", name, f"{table.entries['micrographs']} says that it is none; correct one of them")
+    test |= {stem for stem in rows if rows[stem].get("test")}
     for missing, problem in ((test - set(images), "no image"), (test - set(masks), "no mask")):
         if missing:
             raise table.error("test", sorted(missing)[0], f"{problem} of this name; correct or remove it")
@@ -238,7 +243,14 @@ def _folds(table: Table, candidates: list[str], rows: dict[str, dict], seed: lis
         if folds not in (0, count) or count < 2 or set(fold.values()) != set(range(count)):
             fault = f"fold = {sorted(set(fold.values()))}: folds are 0, 1, ... without a gap, as many as `folds` says"
             raise InputError(f"{table.path.parent / table.entries['micrographs']}: {fault}")
-        return count, fold
+        others = [name for name in candidates if name not in fold]
+        if others and not folds:
+            print(
+                f"warning: {table.path.parent / table.entries['micrographs']}: no fold for {len(others)} annotated "
+                f"micrographs ({others[0]}, ...), so every training takes them; give `folds`, or a fold of each",
+                file=sys.stderr,
+            )
+        return count, fold | (split_in_folds(others, count, seed) if folds else {})
     if folds and len(candidates) < 2:
         raise table.error("folds", folds, TOO_FEW_ANNOTATED.format(count=len(candidates)))
     if len(candidates) < folds:

@@ -5,7 +5,7 @@ TIFF's resolution tags are no source of it: in nearly all of these files they ar
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -58,9 +58,9 @@ def read_header(path: Path, page: Page = None) -> Header | None:
     """
     try:
         with tiff_page(path, page) as opened:
-            found = _of_tiff(*opened) if opened else []
+            sources = _of_tiff(*opened) if opened else []
             size = (opened[1].imagelength, opened[1].imagewidth) if opened else None
-            found = [_checked(header) for header in (*found, *_beside(path, size))]
+            found = [_checked(header) for source in (*sources, _beside(path, size)) for header in _undamaged(source)]
     except InputError:
         return None
     except Exception:  # a damaged tag fails anywhere; reading the picture says what is wrong with the file
@@ -75,6 +75,16 @@ def read_header(path: Path, page: Page = None) -> Header | None:
     turned = bool(bar) and look(path, page).orientation > _MIRRORED
     bar = None if turned else bar
     return replace(sized, information_bar=bar, bar_maker=bar_maker, doubts=doubts, turned=turned)
+
+
+def _undamaged(source: Iterable[Header]) -> Iterator[Header]:
+    """Yield what a source says before it turns out to be damaged, which may be anywhere; the others may be whole."""
+    try:
+        yield from source
+    except InputError:
+        raise
+    except Exception:
+        return
 
 
 def _doubts(sized: Header, barred: Header, told: list[Header]) -> Iterator[str]:
@@ -119,16 +129,27 @@ def _checked(header: Header) -> Header | None:
     return replace(header, pixel_size_nm=size, information_bar=bar, pixel_height_nm=height, unread=unread)
 
 
-def _of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Header]:
-    """Yield what stands in the tags of a page, or of others of its width where it has none; the surest source first."""
+def _of_tiff(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[Iterator[Header]]:
+    """Sources of what a TIFF says, each by itself, the surest first."""
+    return [_of_pages(tiff, page), _of_ome(tiff, page), _of_imagej(tiff, page)]
+
+
+def _of_pages(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Header]:
+    """Yield what stands in the tags of a page, or of others of its width where it has none."""
     others = [one for one in islice(tiff.pages, _PAGES) if one is not page and one.imagewidth == page.imagewidth]
     for tags in (one.tags for one in (page, *others)):
         of_page = [*_of_tags(tags, page)]
         yield from of_page
         if of_page:
             break
+
+
+def _of_ome(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Header]:
     if tiff.is_ome:
         yield _ome(tiff.ome_metadata, page)
+
+
+def _of_imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Header]:
     if tiff.is_imagej:
         (size, said), (height, _) = (_imagej(tiff, page, tag) for tag in (282, 283))
         yield Header("ImageJ", pixel_size_nm=size, pixel_height_nm=height, unread=said)

@@ -41,13 +41,13 @@ def read_image(path: Path | str, depth: int | None = None, page: Page = None) ->
     Raises InputError if the file is not exactly one such image.
     """
     decoded = _read_pixels(path, page)
-    return to_uint8(to_grey(decoded.pixels), _depths(decoded, (depth,) if depth else DEPTHS))
+    return _shown(decoded, to_uint8(to_grey(decoded.pixels), _depths(decoded, (depth,) if depth else DEPTHS)))
 
 
 def read_picture(path: Path | str) -> np.ndarray:
     """Read one picture as `read_image` does, in colour: uint8 (h, w), or RGB (h, w, 3) of colour channels."""
     decoded = _read_pixels(path)
-    return to_uint8(decoded.pixels, _depths(decoded, DEPTHS_BEFORE))
+    return _shown(decoded, to_uint8(decoded.pixels, _depths(decoded, DEPTHS_BEFORE)))
 
 
 def colours_of(palette: np.ndarray) -> np.ndarray:
@@ -170,7 +170,10 @@ def cut_tiles(array: np.ndarray, tile: int, overlap: int) -> tuple[np.ndarray, n
 
 
 def _read_pixels(path: Path | str, page: Page = None) -> Decoded:
-    """Decode a micrograph to uint8 or uint16 pixels (h, w) or RGB (h, w, 3). InputError for anything else."""
+    """Decode a micrograph to uint8 or uint16 pixels (h, w) or RGB (h, w, 3). InputError for anything else.
+
+    What is white at zero is inverted, but for 16 bit: a camera's depth is to be found first, so that waits.
+    """
     decoded = decode(path, page)
     pixels, facts = decoded.pixels, decoded.facts
     if decoded.palette is not None:
@@ -181,10 +184,17 @@ def _read_pixels(path: Path | str, page: Page = None) -> Decoded:
         pixels, facts = _float_to_uint8(pixels, path), replace(facts, bits=8)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path}: pixels of type {pixels.dtype} are not supported; save it with 8 or 16 bit a channel")
-    if facts.white_is_zero and decoded.palette is None:
+    inverted = facts.white_is_zero and decoded.palette is None
+    if inverted and facts.bits != 16:
         pixels = np.minimum(pixels, 2**facts.bits - 1, dtype=pixels.dtype)
         pixels = pixels.dtype.type(2**facts.bits - 1) - pixels
+    facts = replace(facts, white_is_zero=inverted and facts.bits == 16)
     return Decoded(np.ascontiguousarray(pixels), None, facts)
+
+
+def _shown(decoded: Decoded, grey: np.ndarray) -> np.ndarray:
+    """Grey levels uint8 as a viewer shows them, where `_read_pixels` has left them white at zero."""
+    return 255 - grey if decoded.facts.white_is_zero else grey
 
 
 def _depths(decoded: Decoded, of_sixteen: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,6 +11,14 @@ def grey_levels(images: Iterable[np.ndarray]) -> np.ndarray:
     return counts / counts.sum()
 
 
+FEW_LEVELS, _NEARLY_ALL = 4, 0.9  # levels of a mask, and share of its pixels that has them when it is resized
+
+
+def has_few_levels(image: np.ndarray) -> bool:
+    """True where nearly all pixels of a micrograph uint8 (h, w) have one of FEW_LEVELS: it may be a mask."""
+    return bool(np.sort(grey_levels([image]))[-FEW_LEVELS:].sum() > _NEARLY_ALL)
+
+
 def matched(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Micrograph uint8 (h, w) whose grey levels are replaced, in their order, so that they are spread as `levels`."""
     return transfer(grey_levels([image]), levels)[image]

@@ -59,6 +59,10 @@ def readings(path: Path, decoded: Decoded) -> Iterator[np.ndarray]:
         return
     if pixels.dtype.kind not in "ui":
         raise InputError(f"{path}: a mask of type {pixels.dtype} is not supported; save it with 8 or 16 bit a channel")
+    if pixels.dtype == np.uint64 and (most := int(pixels.max())) >= 1 << 63:
+        raise InputError(
+            f"{path}: {most} is beyond 64 bit with a sign; where -1 was meant, save the mask with a sign (int32)"
+        )
     if palette is not None:
         colours = colours_of(palette)
         yield from (colours[pixels], pixels) if palette.dtype == np.uint8 else (pixels, colours[pixels])

@@ -55,7 +55,8 @@ def values_of(table: Table, masks: dict[str, Path], classes: Sequence[str] = ())
     for one, other in (("background", "foreground"), ("ignore", "foreground"), ("ignore", "background")):
         shared = set(groups[one]) & set(groups[other])
         if shared:
-            raise table.error(one, table.entries.get(one, [0]), f"{shared.pop()} is {other} too")
+            given = "" if one in table.entries else "; this is the default, so list the values of `background` too"
+            raise table.error(one, table.entries.get(one, [0]), f"{shared.pop()} is {other} too{given}")
     return Values(foreground, background, ignore, threshold, instances)
 
 

@@ -103,10 +103,8 @@ def _likeliest(path: Path, known: list["Judged"], lossy: bool, values: Values) -
     chosen, *others = (one for one in known if one.listed == most)
     mask = chosen.mask()
     if any(not np.array_equal(mask, other.mask()) for other in others):
-        raise InputError(
-            f"{path}: the listed values may be colours of its palette or numbers in it; list those of every phase in "
-            'place of "rest"'
-        )
+        remedy = "save it without a palette" if values.instances else 'list those of every phase in place of "rest"'
+        raise InputError(f"{path}: the listed values may be colours of its palette or numbers in it; {remedy}")
     if values.rest is not None or values.instances:
         why = "a JPEG has other values along the borders" if lossy else "its borders are smooth (values in between)"
         if lossy or chosen.smooth:

@@ -39,10 +39,10 @@ def settled(path: Path, page: Page, given: Given, quiet: bool = False) -> tuple[
     for value, key, named in ((size, "pixel_size_nm", given.named_size), (bar, "information_bar", given.named_bar)):
         if value == FILE and (header is None or getattr(header, key) is None):
             look(path, page)  # which says what is wrong with the file, if anything is
-            raise InputError(
-                f'{path}: {named} = "{FILE}", but {_lacking(header, key)}; give a number, for this one in a table '
-                "(`micrographs`)"
-            )
+            table = "for this one in a table (`micrographs`)"
+            if named.startswith("--"):
+                table = "or with --images-of a domains.toml, where a table (`micrographs`) has one for this"
+            raise InputError(f'{path}: {named} = "{FILE}", but {_lacking(header, key)}; give a number, {table}')
     if header and not quiet:
         for warning in _contradictions(path, page, header, given):
             print(f"warning: {warning}", file=sys.stderr)

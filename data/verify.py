@@ -21,13 +21,12 @@ from common.errors import InputError, exits_cleanly
 from common.limits import IGNORED
 from data.contact_sheet import draw_contact_sheet
 from data.images import cut_tiles
-from data.levels import grey_levels
+from data.levels import FEW_LEVELS, has_few_levels
 from data.masks import counted, phase_fraction, phase_fractions
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Micrograph, Store, differences, digest
 
 _ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
-_OF_MASK, _SHARE = 4, 0.9  # grey levels of a mask among the images, and share of its pixels that has them when resized
 
 
 @exits_cleanly
@@ -116,13 +115,12 @@ def oddities(store: Store) -> list[str]:
     found = []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
-        of_few_levels = np.sort(grey_levels([image]))[-_OF_MASK:].sum()
         mask = store.mask(micrograph.index) if micrograph.labelled else None
         if image.min() == image.max():
             found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
-        elif of_few_levels > _SHARE:
+        elif has_few_levels(image):
             found.append(
-                f"micrograph '{micrograph.name}' has {_OF_MASK} grey levels or fewer nearly everywhere; is it a mask?"
+                f"micrograph '{micrograph.name}' has {FEW_LEVELS} grey levels or fewer nearly everywhere; is it a mask?"
             )
         if mask is not None and (mask == IGNORED).all():
             found.append(f"mask of '{micrograph.name}' is all ignored; check the mask file and `ignore`")

@@ -23,7 +23,7 @@ from data.decoding import SUFFIXES, Page
 from data.domains import AUTO, Domain, read_domains
 from data.files import Found
 from data.images import list_images, prepare_micrograph, read_image, warn_of_enlargement
-from data.levels import matched
+from data.levels import FEW_LEVELS, has_few_levels, matched
 from data.pictures import write_classes
 from data.store import TWO_PHASES, differences, reported
 from data.survey import Given, depth_of, settled
@@ -110,6 +110,12 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         grey = read_image(file, depth, page)
         factor, origin = resize(pixel_size)
         image = prepare_micrograph(grey, factor, invert, bar, origin, free_memory())
+        if has_few_levels(image):
+            print(
+                f"warning: {file}: {FEW_LEVELS} grey levels or fewer nearly everywhere; is it a mask? It counts in the "
+                "phase fractions",
+                file=sys.stderr,
+            )
         image = image if levels is None else matched(image, levels)
         return _Read(file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar)
 

@@ -197,7 +197,9 @@ def _imagej(path: Path) -> Annotated:
         contents = [path.read_bytes()]
     else:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".roi")]
+            named = ((entry, entry.filename.rpartition("/")[2]) for entry in archive.infolist())
+            # macOS packs hidden files beside the others.
+            entries = [entry for entry, name in named if name.lower().endswith(".roi") and not name.startswith(".")]
             if sum(entry.file_size for entry in entries) > _MOST:
                 raise ValueError(f"its content has more than {_MOST >> 20} MiB")
             contents = [archive.read(entry) for entry in entries]
@@ -230,7 +232,7 @@ def _imagej_shape(roi: roifile.ImagejRoi, label: str) -> Shape | None:
         rx, ry = (roi.right - roi.left) / 2, (roi.bottom - roi.top) / 2
         return ellipse(label, roi.left + rx, roi.top + ry, rx, ry)
     if roi.roitype == kinds.RECT:
-        return rectangle(label, roi.left, roi.top, roi.right, roi.bottom)
+        return rectangle(label, roi.left, roi.top, roi.right, roi.bottom, arc=roi.rounded_rect_arc_size)
     if roi.roitype in (kinds.POLYGON, kinds.FREEHAND, kinds.TRACED):
         return polygon(label, roi.coordinates())
     return None

@@ -63,9 +63,17 @@ def polygon(label: str, *rings: Sequence[Sequence[float]]) -> Shape | None:
     return Shape(label, tuple(found)) if found else None
 
 
-def rectangle(label: str, left: float, top: float, right: float, bottom: float, degrees: float = 0) -> Shape | None:
-    """Shape of a rectangle, turned clockwise about its centre."""
+def rectangle(
+    label: str, left: float, top: float, right: float, bottom: float, degrees: float = 0, arc: float = 0
+) -> Shape | None:
+    """Shape of a rectangle, turned clockwise about its centre. arc: diameter in px of its rounded corners."""
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+    if arc > 0:
+        radii = np.minimum(arc, (right - left, bottom - top)) / 2
+        middles = corners + radii * [(1, 1), (-1, 1), (-1, -1), (1, -1)]
+        angles = np.linspace(0, np.pi / 2, 90) + np.pi / 2 * np.array([[2], [3], [0], [1]])
+        corners = middles[:, None] + radii * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        corners = corners.reshape(-1, 2)
     shape = polygon(label, _turned(corners, degrees))
     return replace(shape, centred=True) if degrees else shape
 
