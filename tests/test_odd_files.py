@@ -26,7 +26,7 @@ TWO = Values((1,), (0,))
 
 
 def test_white_is_zero_is_inverted_at_the_depth_of_the_camera(tmp_path):
-    """Twelve bits in a file of sixteen, as of a camera with an inverted lookup table; full sixteen stay as they were."""
+    """Twelve bits in a file of sixteen, as of a camera with an inverted lookup table; sixteen stay as they were."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, 4080 - GREY.astype(np.uint16) * 16, photometric="miniswhite")
     assert brightest(path).level < 4096
