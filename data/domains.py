@@ -192,9 +192,9 @@ def _domain(name: str, table: Table, seed: int, classes: tuple[str, ...]) -> Dom
     test = table.take("test", list, "a list of names (file names without suffix)", [],
                       lambda names: all(isinstance(name, str) for name in names))  # fmt: skip
     test = {stems.get(composed(name), name) for name in test}
-    for name in sorted(test):
-        if rows.get(name, {}).get("test") is False:
-            raise table.error("test", name, f"{table.entries['micrographs']} says that it is none; correct one of them")
+    for stem in sorted(test):
+        if rows.get(stem, {}).get("test") is False:
+            raise table.error("test", stem, f"{table.entries['micrographs']} says that it is none; correct one of them")
     test |= {stem for stem in rows if rows[stem].get("test")}
     for missing, problem in ((test - set(images), "no image"), (test - set(masks), "no mask")):
         if missing:
