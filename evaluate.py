@@ -45,6 +45,7 @@ from evaluation.members import (
     reference_of,
     refuse_trained_on,
     require_batch_norm,
+    require_once,
 )
 from evaluation.metrics import rdt
 from evaluation.scoring import Predictor
@@ -306,6 +307,8 @@ def main() -> None:
     for domain in options.domain or [None]:
         # Loaded anew for each domain, because --adabn changes the models.
         members = [load_member(path, options.checkpoint, device, options.network) for path in options.runs]
+        if options.ensemble:
+            require_once(options.runs)
         for member in members:
             member.tta, member.image_share = options.tta, options.adabn_by_image
             if options.adabn_by_image:

@@ -31,7 +31,7 @@ from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
 from evaluation.judge.remedies import Remedy
 from evaluation.judge.truth import true_mious
-from evaluation.members import Member, load_member, read_otherwise, require_same_preparation
+from evaluation.members import Member, load_member, read_otherwise, require_once, require_same_preparation
 from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
+    require_once(options.candidates)
     candidates = grouped(members_of(options.candidates, device))
     plain = next((one for one in candidates if one.is_generalization), None)
     if plain is None:
@@ -98,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
     target = Store(store_path(options.data, options.domain), labels=False)
     for member in (member for candidate in candidates for member in candidate.members):
         require_same_preparation(member, target)
+        if (adapted := member.config.get("target")) and adapted != target.domain:
+            raise InputError(f"{member.run}: was adapted to {adapted}, not to {target.domain}. Leave it out.")
         if read := read_otherwise(member, target):
             raise InputError(
                 f"{member.run}: was adapted to {target.domain} as it was read then ({read}). Give the --data of that "

@@ -15,6 +15,7 @@ if not __package__:
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from common.errors import InputError, exits_cleanly, make_folder
@@ -27,7 +28,7 @@ from evaluation.judge.pages import gap_page
 from evaluation.judge.remedies import Remedy
 from evaluation.judge.search import measure
 from evaluation.judge.truth import true_mious
-from evaluation.members import load_member, require_same_preparation
+from evaluation.members import load_member, require_once, require_same_preparation
 from training.device import choose_algorithms, choose_device
 
 
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--out takes one --domain at a time")
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
+    require_once(options.runs)
     members = [load_member(run, options.checkpoint, device) for run in options.runs]
     for member in members:
         if member.config.get("target") or member.remedy != Remedy():
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join([f"{target.domain}: {gap.advice.sentence}", *gap.remarks, str(out / "gap.html")]), flush=True)
         print(*(f"  {name}: scored {100 * miou:.1f}" for name, miou in truth.items()), sep="\n", end="\n" * bool(truth))
         words = [*map(str, files), *["--ensemble"] * (len(members) > 1)]
-        print(f"To segment with it: python evaluate.py {' '.join(words)} --images ...")
+        print(f"To segment with it: python evaluate.py {shlex.join(words)} --images ...")
 
 
 if __name__ == "__main__":

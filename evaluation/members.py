@@ -118,6 +118,15 @@ def load_member(path: Path | str, which: str, device: torch.device | str, networ
     return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy, **networks)
 
 
+def require_once(runs: Iterable[Path | str]) -> None:
+    """Raise InputError where one run or checkpoint is given twice: it would count as several models."""
+    seen = set()
+    for run in runs:
+        if (place := Path(run).resolve()) in seen:
+            raise InputError(f"{run}: is given twice. Give each run once.")
+        seen.add(place)
+
+
 def chosen_runs(path: Path) -> list[str]:
     """Runs that a choice.json names, by paths from its folder. InputError where it is damaged."""
     try:

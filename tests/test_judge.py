@@ -18,7 +18,7 @@ from evaluation import choose as choosing
 from evaluation import gap, scoring
 from evaluation.choose import remaining
 from evaluation.judge import judge as judging
-from evaluation.judge.choice import Candidate
+from evaluation.judge.choice import Candidate, grouped
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge, Look
@@ -257,6 +257,21 @@ def test_an_adapted_model_is_not_judged_on_a_store_read_otherwise(micrographs, t
     with pytest.raises(SystemExit):
         chosen(tmp_path / "stores", [trained[0], adapted], tmp_path / "choice", monkeypatch)
     assert not (tmp_path / "choice").exists()
+
+
+def test_a_run_counts_once_and_for_its_own_target(micrographs, trained, adapted, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other" / "fold0"
+    shutil.copytree(adapted, other, ignore=shutil.ignore_patterns("step*.pt"))
+    state = torch.load(other / "last.pt", weights_only=True)
+    checkpoint.save(other / "last.pt", state | {"config": state["config"] | {"target": "elsewhere"}})
+    for extra, said in ((other, "was adapted to elsewhere, not to negative"), (f"{trained[0]}/.", "is given twice")):
+        with pytest.raises(SystemExit):
+            chosen(micrographs / "domains", [trained[0], extra], tmp_path / "choice", monkeypatch)
+        assert said in capsys.readouterr().err
+    beside = other.with_name("fold1")
+    shutil.copytree(adapted, beside)
+    members = [load_member(run, "last", "cpu") for run in (beside, other)]
+    assert [len(one.members) for one in grouped(members)] == [1, 1], "of other targets"
 
 
 def test_the_report_is_there_when_all_of_it_is(micrographs, trained, tmp_path, monkeypatch):

@@ -113,9 +113,10 @@ def grouped(members: Sequence[Member]) -> list[Candidate]:
         of_run = (member.run / "config.json").is_file()
         label = member.label if member.network == "model" else member.network
         key = (member.run.parent, label) if of_run else (member.run, "")
-        groups.setdefault((member.config.get("experiment"), *key), []).append(member)
+        training = member.config.get("experiment"), member.config.get("target")
+        groups.setdefault((*training, *key), []).append(member)
     found = []
-    for (_, folder, label), group in groups.items():
+    for (*_, folder, label), group in groups.items():
         name = str(group[0].run) if len(group) == 1 else str(folder)
         name += f", {label}" if label not in ("", "last") else ""
         name += f", {group[0].remedy}" if group[0].remedy != Remedy() else ""
