@@ -105,9 +105,9 @@ def decode(path: Path | str, page: Page = None, numbers: bool = False) -> Decode
         if facts.bits < 8:  # OpenCV has spread them over 8 bit
             pixels = pixels // (255 // (2**facts.bits - 1)) if numbers else pixels
             facts = facts if numbers else replace(facts, bits=8)
-        if numbers and pixels.ndim == 2:
-            hidden = np.isin(pixels, _transparent_numbers(content))
-            hidden = hidden if hidden.any() else None
+        if numbers and pixels.ndim == 2 and (clear := _transparent_numbers(content)):
+            hidden = np.isin(pixels, clear)
+            hidden = None if hidden.all() or not hidden.any() else hidden
     if pixels.ndim == 3:
         *colours, alpha = (pixels[..., channel] for channel in range(pixels.shape[2]))
         if len(colours) in (1, 3) and alpha.min() < alpha.max():
