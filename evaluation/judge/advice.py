@@ -60,7 +60,7 @@ def advise(
     kept = max((each for each in tried if not each.remedy.invert), key=lambda each: each.expected.miou)
     taken = [before]
     for each in tried:
-        # In the wrong polarity phases may change places and look as plausible: it has to gain over all in the right one.
+        # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right.
         safer = kept if each.remedy.invert else before
         contradicted = each.remedy.aligns and unlike(each.fractions, labelled)
         gains = each is not before and each.expected.surely_over(safer.expected, trusted(each.remedy))
