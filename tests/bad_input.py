@@ -821,10 +821,17 @@ def _stores() -> Iterator[Fault]:
     yield Fault("store", "with metadata that are a list", forged_list, SCORE, (labelled, "damaged", "data.prepare"))
 
 
+class _ListTakenForDict(list):
+    """A list that a writer asks for its phases."""
+
+    def get(self, _name: str, default: object) -> object:
+        return default
+
+
 def forged_list() -> None:
     with StoreWriter("stores/labelled.h5", 48, 8) as writer:
         writer.add(GREY, None, name="a", parent="a")
-        writer.finish([], [])
+        writer.finish(_ListTakenForDict(), [])
         writer.place()
 
 
