@@ -28,7 +28,7 @@ from evaluation.judge.pages import gap_page
 from evaluation.judge.remedies import Remedy
 from evaluation.judge.search import measure
 from evaluation.judge.truth import true_mious
-from evaluation.members import load_member, require_once, require_same_preparation
+from evaluation.members import by_fold, load_member, require_once, require_same_preparation
 from training.device import choose_algorithms, choose_device
 
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
     require_once(options.runs)
-    members = [load_member(run, options.checkpoint, device) for run in options.runs]
+    members = by_fold(load_member(run, options.checkpoint, device) for run in options.runs)
     for member in members:
         if member.config.get("target") or member.remedy != Remedy():
             raise InputError(

@@ -21,6 +21,7 @@ from evaluation import page
 from evaluation.fractions import ACCURACY, Fraction, sentence
 from evaluation.judge.advice import ENOUGH, scale_asked
 from evaluation.judge.calibration import Expected
+from evaluation.judge.remedies import Remedy
 from evaluation.segment_folder import SPECIMEN
 
 _FRACTION = "phase_fraction"  # column; of more phases than two with the name of each
@@ -97,7 +98,7 @@ def report(outcome: Outcome) -> str:
         f"<b>{page.text(gap['source'])}</b>. No label of {page.text(gap['target'])} was used. "
         f"The expected mIoU is {_interval(expected)} %; held-out micrographs of {page.text(gap['source'])} have "
         f"{100 * gap['source_miou']:.0f} %.</p>",
-        f"<p>{page.text(said[:1].upper() + said[1:])}{_measured(outcome)}</p>",
+        f"<p>{page.text(said[:1].upper() + said[1:])}{_applied(outcome)}{_measured(outcome)}</p>",
         "<h2>What to check</h2>",
         _list(remarks(outcome)),
         *_warned(outcome),
@@ -201,6 +202,13 @@ def _legend(outcome: Outcome) -> str:
 
 def _of(end: str) -> str:
     return f" of {end[1:]}" if end else ""
+
+
+def _applied(outcome: Outcome) -> str:
+    """Say that what is recommended has been done already, where the segmentation is by the source's models."""
+    if outcome.choice is not None or outcome.gap["recommended"]["remedy"] == str(Remedy()):
+        return ""
+    return " That has been done here, by the models that segmented these images. domains.toml is as it was."
 
 
 def _measured(outcome: Outcome) -> str:

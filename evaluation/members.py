@@ -118,6 +118,11 @@ def load_member(path: Path | str, which: str, device: torch.device | str, networ
     return Member(run, label, model, state["config"], state["preparation"], state["step"], **remedy, **networks)
 
 
+def by_fold(members: Iterable[Member]) -> list[Member]:
+    """Sort members by their fold, so that the order in which runs are given changes nothing."""
+    return sorted(members, key=lambda member: str(member.config.get("fold")))
+
+
 def require_once(runs: Iterable[Path | str]) -> None:
     """Raise InputError where one run or checkpoint is given twice: it would count as several models."""
     seen = set()
@@ -136,7 +141,14 @@ def chosen_runs(path: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a readable choice ({error}). Run evaluation.choose again.") from error
     # Those of before November 2026 have paths as they were typed.
-    return [str(found) if (found := path.parent / run).exists() else run for run in runs]
+    there = [found if (found := path.parent / run).exists() else Path(run) for run in runs]
+    for run in there:
+        if not run.exists():
+            raise InputError(
+                f"{path}: names the model {run}, which is not there from here. Move the folder of the choice as a "
+                "whole, with the runs that it names, or run evaluation.choose again."
+            )
+    return list(map(str, there))
 
 
 def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:

@@ -16,7 +16,9 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from common import gpus
@@ -43,11 +45,18 @@ class Launch:
     def __init__(self, options: argparse.Namespace):
         """Read what the folder holds. InputError where source or target are not in domains.toml, or not to be used."""
         self.options, self.out, self.toml = options, options.out, options.domains
+        if not options.domains.exists():
+            raise InputError(f"{options.domains}: not there, seen from {Path.cwd()}. Give its path from there.")
         cutting, domains = read_domains(options.domains)
         options.experiments = options.experiments or (SMALL if cutting.phases == 2 else SMALL_OF_MANY)
         self.trained = trained(options.experiments)
         self.kinds = list(self.trained)
         self.adapted = self.kinds[1:]
+        each = (f"{kind} {fold}" for kind in self.kinds for fold in range(options.folds))
+        known = ["prepare", "gap", "remedied", *each, "choose", "segment", "report"]
+        for name in options.only or ():
+            if name not in known:
+                raise InputError(f"--only {name}: no such step. There are: {', '.join(map(shlex.quote, known))}")
         for name in (options.source, options.target):
             if name not in domains:
                 raise InputError(f"{options.domains}: no domain {name} in it, only {', '.join(domains)}")
@@ -77,10 +86,29 @@ class Launch:
         for step in self._steps():
             yield replace(step, noted=self.out / "steps" / f"{step.name}.json")
 
+    def plan(self) -> list[Step]:
+        """List the steps. With --again, adapted runs of before the target's store was made are set aside first."""
+        if self.options.again:
+            store = store_path(self.data, self.options.target)
+            for run in (run for kind in self.adapted for run in self._runs(kind)):
+                begun = run / "config.json"
+                if store.exists() and begun.exists() and begun.stat().st_mtime < store.stat().st_mtime:
+                    self._set_aside(run)
+        return list(self.steps())
+
+    def _set_aside(self, run: Path) -> None:
+        when = datetime.fromtimestamp((run / "config.json").stat().st_mtime)
+        place = make_folder(self.out / "before" / when.strftime("%Y-%m-%d-%H%M%S")) / f"{run.parent.name}-{run.name}"
+        with suppress(FileNotFoundError):  # another job was faster
+            run.rename(place)
+            print(f"{run}: set aside as {place}, because the target has changed")
+
     def _steps(self) -> Iterator[Step]:
         yield self.prepare()
         yield from map(self.supervised, self.folds)
         yield self.measure()
+        if self.learnt_nothing:
+            return
         if self.adapts:
             yield from ([self.prepare_remedied()] if self.changes_store else [])
             yield from (self.adapt(kind, fold) for kind in self.adapted for fold in self.folds)
@@ -90,7 +118,7 @@ class Launch:
 
     def prepare(self) -> Step:
         """Cut both domains into tile stores and check them; what is up to date is kept."""
-        return Step("prepare", "tile stores", [self._prepare(self.stores), self._verify(self.stores)])
+        return Step("prepare", "tile stores", [*self._prepare(self.stores), self._verify(self.stores)])
 
     def supervised(self, fold: int) -> Step:
         """Train on the source."""
@@ -115,7 +143,7 @@ class Launch:
         return Step(
             "remedied",
             "tile stores with the remedy",
-            [self._prepare(self.remedied, "--gap", self.gap), self._verify(self.remedied)],
+            [*self._prepare(self.remedied, "--gap", self.gap), self._verify(self.remedied)],
             store_path(self.remedied, self.options.target),
             [self.gap],
         )
@@ -164,13 +192,22 @@ class Launch:
 
     def run_only(self, names: list[str]) -> None:
         """Run some steps. A training takes this program's place, so that signals reach it."""
-        for step in self.steps():
+        for step in self.plan():
             if step.name in names and not step.done:
                 if step.trains:
                     record(self.out, step, [one.name for one in self.steps()])
                     command = executable(step.commands[0])
                     os.execvp(command[0], command)
-                run_all(lambda: list(self.steps()), self.out, [step.name])
+                run_all(self.plan, self.out, [step.name])
+        self.refuse_to_go_on()
+
+    def refuse_to_go_on(self) -> None:
+        """Raise InputError where the source's models have learnt nothing, so that there is nothing to adapt."""
+        if self.learnt_nothing:
+            raise InputError(
+                f"{self.gap}: {self._advice['sentence']} To train longer give another --out and -- --steps. To go on "
+                "all the same, give --always-adapt."
+            )
 
     def outcome(self) -> str:
         """Say what was found, in the judge's sentence."""
@@ -181,6 +218,11 @@ class Launch:
     def adapts(self) -> bool:
         """True where the gap report advises to adapt, or it is asked for; and before there is a report."""
         return self.options.always_adapt or not self.gap.exists() or self._advice["advice"] not in NO_TRAINING
+
+    @property
+    def learnt_nothing(self) -> bool:
+        """True where the gap report says that the source's models are of no use, and nobody asks to go on."""
+        return not self.options.always_adapt and self.gap.exists() and self._advice["advice"] == "train"
 
     @property
     def changes_store(self) -> bool:
@@ -208,10 +250,12 @@ class Launch:
     def _runs(self, kind: str) -> list[Path]:
         return [self._run(kind, fold) for fold in self.folds]
 
-    def _prepare(self, out: Path, *more: object) -> list[str]:
-        names = ("--domain", self.options.source, "--domain", self.options.target)
+    def _prepare(self, out: Path, *more: object) -> list[list[str]]:
+        """Prepare both domains; with --again the target anew, where it has changed."""
+        source, target = (("--domain", name) for name in (self.options.source, self.options.target))
         yes = ["--yes"] if self.options.yes else []
-        return _python(["-m", "data.prepare", self.toml, "--out", out, *names, *more, *yes])
+        parts = [source, (*target, "--force")] if self.options.again else [(*source, *target)]
+        return [_python(["-m", "data.prepare", self.toml, "--out", out, *part, *more, *yes]) for part in parts]
 
     def _verify(self, out: Path) -> list[str]:
         return _python(["-m", "data.verify", out])
@@ -268,6 +312,11 @@ def build_parser() -> argparse.ArgumentParser:
         f"(default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without; of several phases {SMALL_OF_MANY[1]})",
     )  # fmt: skip
     parser.add_argument("--processes", type=positive, help="of a training (default: the number of GPUs, or 1)")
+    parser.add_argument(
+        "--again", action="store_true",
+        help="the target's images, or its entry in domains.toml, have changed: do anew what follows from them, and set "
+        "aside what was adapted to it before",
+    )  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="odd sizes of images are meant, as of data.prepare")
     parser.add_argument("--dry-run", action="store_true", help="print all commands and stop")
     parser.add_argument("--submit", action="store_true", help="submit the steps as SLURM jobs (PROCESSES=4 GPUs each)")
@@ -301,6 +350,11 @@ def main() -> None:
         _do(launch, options)
     except Failed as error:
         print(f"{error}\nWhat it printed is in {options.out / 'log.txt'}. The same command goes on.", file=sys.stderr)
+        if "data.prepare" in str(error) and not options.again:
+            print(
+                "If the target was changed on purpose, add --again. For another source give another --out.",
+                file=sys.stderr,
+            )
         sys.exit(error.status if error.status > 0 else 1)
 
 
@@ -313,7 +367,8 @@ def _do(launch: Launch, options: argparse.Namespace) -> None:
         launch.run_only(options.only)
     else:
         make_folder(options.out)
-        run_all(lambda: list(launch.steps()), options.out)
+        run_all(launch.plan, options.out)
+        launch.refuse_to_go_on()
         print(f"\n{launch.outcome()}\n{options.out / 'report.html'}")
 
 

@@ -6,4 +6,9 @@
 # The same command again goes on where it was stopped. All options: --help
 set -euo pipefail
 cd "$(dirname "$0")/.."
+python -c 'import h5py' 2> /dev/null || {
+    echo "error: this shell has no Python with the project's packages. In $PWD: make .venv/.installed, then" \
+        "source .venv/bin/activate" >&2
+    exit 1
+}
 exec python -m launch.adapt "$@"

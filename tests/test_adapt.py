@@ -174,6 +174,7 @@ def test_the_advice_decides_what_is_trained(laboratory, tmp_path, advice, trains
     [
         (("--target", "lom"), (), ["no domain lom", "source, negative"]),
         (("--target", "source"), (), ["it is the source too"]),
+        (("--only", "prepare", "segments"), (), ["--only segments", "'supervised 0', 'uda 0', choose, segment"]),
         (("--folds", 4), (), ["source has 3 folds, 4 are to be trained"]),
         (("--experiments", "demo.supervised"), (), ["at least one adaptation"]),
         (("--experiments", "demo.uda", "demo.uda"), (), ["demo.uda", "train_supervised", "S.10"]),

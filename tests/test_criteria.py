@@ -1,5 +1,6 @@
 """The judge's parts: criteria, calibration, remedies, disturbances, advice and choice."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from evaluation import page
 from evaluation.inference import predict
 from evaluation.judge.advice import Tried, advise, remarks
 from evaluation.judge.calibration import Alone, Calibration, Expected
-from evaluation.judge.choice import Candidate, choose
+from evaluation.judge.choice import Candidate, choose, grouped
 from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.judge import Look
@@ -82,6 +83,20 @@ def test_more_of_any_criterion_never_lets_expect_more():
     for name in ("a", VOTE):
         values = [fitted.expected([samples[0] | {name: away}, *samples[1:4]])[0].miou for away in np.linspace(0, 1, 20)]
         assert name == "a" or (np.diff(values) <= 0).all()
+
+
+def test_a_vote_that_is_worse_than_all_that_were_tried_counts_for_nothing():
+    """Voters that see nothing agree too."""
+    samples, miou, groups = drawn_votes(0, 40)
+    fitted = Calibration.fit(samples, miou, groups, [False] * len(groups))
+    alone = [fitted.alone.logit({"a": away, VOTE: 0.0}) for away in (0.2, 5.0)]
+    least, most = fitted.seen
+    assert least < alone[0] < most and alone[1] < least - (most - least) / 2
+    seen, blind = (fitted.expected([{"a": away, VOTE: 0.0}] * 4)[0].miou for away in (0.2, 5.0))
+    logit = np.log(blind / (1 - blind))
+    assert logit == pytest.approx(alone[1]) and blind < 0.3 < seen
+    halfway = fitted.expected([{"a": a, VOTE: 0.0} for a in np.full(4, 1.2)])[0].miou
+    assert blind <= halfway <= seen
 
 
 def test_gains_are_trusted_from_where_they_were_real():
@@ -153,6 +168,53 @@ def test_an_adapted_model_that_finds_what_no_source_has_is_left():
         assert bool(found.remarks) == (taken == "safe") == ("cannot tell" in found.sentence)
 
 
+def test_what_finds_nothing_of_a_phase_that_all_have_needs_a_label():
+    """Whether there is none of it, or the model does not see it, nobody can tell; what aligns finds it anyhow."""
+    labelled = np.array([[0.6, 0.8], [0.2, 0.4]])
+    blind = Tried(Remedy(), {}, Expected(0.87, 0.8, 0.9), [0.999, 0.001], [])
+    forced = Tried(Remedy(match=True), {}, Expected(0.5, 0.4, 0.6), [0.7, 0.3], [])
+    kept = advise([blind, forced], "t", "s", 0.9, 0.3, labelled)
+    assert kept.kind == "label" and "finds next to nothing of a phase" in kept.sentence
+    assert len(remarks([blind, forced], kept, labelled, TWO_PHASES)) == 1, "an unlike fraction"
+    everywhere = Tried(Remedy(), {}, Expected(0.87, 0.8, 0.9), [0.01, 0.99], [])
+    assert advise([everywhere], "t", "s", 0.9, 0.3, labelled).kind == "label"
+    assert advise([blind], "t", "s", 0.9, 0.3, np.array([[0.6, 1.0], [0.0, 0.4]])).kind == "as it is", "one has none"
+    forced = replace(forced, expected=Expected(0.95, 0.9, 0.97))
+    taken = advise([forced, blind], "t", "s", 0.9, 0.3, labelled)
+    (said,) = remarks([forced, blind], taken, labelled, ("matrix", "pores"))
+    assert taken.recommended is forced and "finds 0.1 % of pores" in said and "30 %" in said
+
+    found = choice_of({"safe": 0.5, "bold": 0.9}, labelled, {"safe": 0.0, "bold": 0.3})
+    assert found.chosen.candidate.name == "bold" and "finds 0 % of foreground" in found.remarks[0]
+
+
+def test_a_model_that_has_learnt_nothing_is_named():
+    labelled = np.array([[0.0, 1.0], [0.0, 1.0]])
+    as_is = [tried(Remedy(), 0.87)]
+    found = advise(as_is, "t", "s", 0.38, 0.33, labelled)
+    assert found.kind == "train" and "mIoU of 38 %" in found.sentence and "33 %" in found.sentence
+    assert advise(as_is, "t", "s", 0.45, 0.33, labelled).kind == "as it is"
+    (said,) = remarks(as_is, found, labelled, ("matrix", "pores"), [0.8, 0.04])
+    assert "has not learnt pores" in said and "4 %" in said
+    assert remarks(as_is, found, labelled, ("matrix", "pores"), [0.8, float("nan")]) == []
+
+
+def test_runs_that_differ_in_the_fold_alone_are_one_candidate(tmp_path):
+    def member(name, **more):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+        start = f"runs/S/fold{more['fold']}"
+        config = {"script": "train_uda", "target": "t", "seed": 0, "pretraining": start} | more
+        return Member(tmp_path / name, "last", torch.nn.Identity(), config, {}, 10)
+
+    members = [member("fold1", fold=1), member("fold0", fold=0), member("seed1", fold=0, seed=1)]
+    members += [member("weak", fold=0, lambda_adv_main=0.9), member("weak1", fold=1, lambda_adv_main=0.9)]
+    found = {one.name: [of.run.name for of in one.members] for one in grouped(members)}
+    folds = {f"{tmp_path / 'fold0'}, fold1": ["fold0", "fold1"], f"{tmp_path / 'weak'}, weak1": ["weak", "weak1"]}
+    assert found == folds | {str(tmp_path / "seed1"): ["seed1"]}
+    assert [one.name for one in grouped(members[:2])] == [str(tmp_path)], "named after the folder where that is enough"
+
+
 def test_matching_gives_the_levels_asked_for_and_keeps_their_order():
     rng = np.random.default_rng(2)
     image = np.clip(rng.normal(60, 15, (200, 200)), 0, 255).astype(np.uint8)
@@ -218,14 +280,23 @@ def test_disturbances_keep_mask_and_image_together(number):
     assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
 
 
-def choice_of(expected, fractions=_ANY):
-    """The choice between a source model, safe, and adapted ones, of which so much is expected."""
+def choice_of(expected, fractions=_ANY, found_by=None, **parameters):
+    """The choice between a source model, safe, and adapted ones, of which so much is expected.
+
+    found_by: fraction of the second phase that each finds, 0 by default. parameters: of the target's store.
+    """
     members = {
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
         "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
     }
     order = list(expected)
     image = np.zeros((32, 32), np.uint8)
+    shares = iter([(found_by or {}).get(name, 0.0) for name in order] + [0.0] * 99)
+
+    def look(images, remedy, networks=None):
+        predicted = (np.arange(image.size).reshape(image.shape) < image.size * next(shares)).astype(np.uint8)
+        return Look([{}], [image], [[predicted]], [image[None]])
+
     found = [({}, Expected(miou, miou - 0.1, miou + 0.1)) for miou in expected.values()]
     trusting = SimpleNamespace(trusted=lambda remedy: 0.3 if remedy.invert else 0.15)
     judge = SimpleNamespace(
@@ -233,11 +304,11 @@ def choice_of(expected, fractions=_ANY):
         phases=2,
         fractions=fractions,
         images_of=lambda target: [image],
-        look=lambda images, remedy, networks=None: Look([{}], [image], [[image]], [image[None]]),
+        look=look,
         expected=lambda looks, voices, share: (found, trusting),
     )
     candidates = [Candidate(name, (members.get(name, members["bold"]),)) for name in order]
-    target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": {"match": None}})
+    target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": {"invert": False} | parameters})
     return choose(judge, candidates, target)
 
 

@@ -357,7 +357,7 @@ def test_runs_of_one_name_have_checkpoints_of_their_own(micrographs, trained, tm
     assert found == [0, 1]
 
 
-def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained, tmp_path, monkeypatch):
+def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(judging, "DISTURBANCES", 4)
     source, kept = Store(micrographs / "domains" / "source.h5"), tmp_path / "of" / "calibration.json"
     judges = [Judge([load_member(trained[fold], "last", "cpu")], source) for fold in (0, 0, 1)]
@@ -372,6 +372,7 @@ def test_what_was_learnt_is_kept_for_the_same_models_alone(micrographs, trained,
     monkeypatch.undo()
     monkeypatch.setattr(judging, "DISTURBANCES", 4)
     judges[2].calibrate(kept)
+    assert "of other models" in capsys.readouterr().err
     assert kept.read_bytes() != before, "another model learns for itself"
 
 
@@ -400,6 +401,9 @@ def test_a_damaged_choice_is_refused(tmp_path):
         (tmp_path / "choice.json").write_text(text)
         said = run("evaluate.py", tmp_path / "choice.json", "--domain", "t", ok=False).stderr
         assert "not a readable choice" in said and "Traceback" not in said
+    (tmp_path / "choice.json").write_text('{"runs": ["moved/fold0.pt"]}')
+    said = run("evaluate.py", tmp_path / "choice.json", "--domain", "t", ok=False).stderr
+    assert "choice.json: names the model moved/fold0.pt, which is not there" in said
 
 
 def test_a_source_without_held_out_micrographs_is_refused(micrographs, trained, tmp_path, monkeypatch, capsys):

@@ -165,7 +165,8 @@ def _how_to_train_longer(folder: Path, schedule: str | None) -> str:
 def digest_of(config: dict) -> str:
     """Six hexadecimal digits that all repeats of one configuration share, whatever their fold and seed.
 
-    Only what differs from an option's default counts, so that a new option does not part old scores from new ones.
+    Only what differs from an option's default counts, so that a new option does not part old scores from new ones. Nor
+    does a pre-training that is the same run in each fold.
     """
     defaults = defaults_of(config.get("script"))
     compared = {
@@ -173,6 +174,9 @@ def digest_of(config: dict) -> str:
         for key, value in config.items()
         if key not in REPEATED and (value or None) != (defaults.get(key) or None)
     }
+    if isinstance(start := compared.get("pretraining"), str):
+        own = f"fold{config.get('fold')}"
+        compared["pretraining"] = "/".join("fold" if part == own else part for part in start.split("/"))
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:6]
 
 

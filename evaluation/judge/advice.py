@@ -12,6 +12,9 @@ _AS_GOOD = 0.01  # mIoU: a simpler remedy that is expected to lose no more is as
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
 _FAR = 1.5  # ratio of odds f / (1 - f): area fractions that are farther apart are not alike
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
+_NOTHING = 0.1  # of the way from one phase everywhere to 1: a source's model below that has learnt next to nothing
+_ABSENT = 0.05  # of the least fraction that a labelled source micrograph has of a phase: it is as good as not found
+_UNLEARNT = 0.1  # IoU of a phase on the source
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Advice:
-    """Kind is 'as it is', 'remedy', 'adapt' or 'label'; what is recommended; and a sentence for a person."""
+    """Kind is 'as it is', 'remedy', 'adapt', 'label' or 'train'; what is recommended; and a sentence for a person."""
 
     kind: str
     recommended: Tried
@@ -69,7 +72,21 @@ def advise(
     best = max(each.expected.miou for each in taken)
     good = [each for each in taken if each.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda each: (each.remedy.changes, -each.expected.miou))
+    if source_miou < floor + _NOTHING * (1 - floor):
+        return Advice(
+            "train", before,
+            f"the model of {source} has learnt next to nothing: on held-out micrographs of {source} itself it has a "
+            f"mIoU of {100 * source_miou:.0f} %, and one phase everywhere has {100 * floor:.0f} %. Compare images and "
+            f"masks of {source}, and train it longer. Nothing can be said of {target} by it.",
+        )  # fmt: skip
     known = f"expected mIoU {chosen.expected}, the source's own is {100 * source_miou:.0f}"
+    if absent(chosen.fractions, labelled):
+        return Advice(
+            "label", chosen,
+            f"on {target} the model of {source} finds next to nothing of a phase that all labelled micrographs of "
+            f"{source} have. Either there is none, or the model does not see it; nobody can tell without a label. "
+            f"Compare the pictures, and label five micrographs of {target}.",
+        )  # fmt: skip
     if chosen.expected.miou < floor + _LITTLE * (source_miou - floor):
         return Advice(
             "label", chosen,
@@ -91,13 +108,29 @@ def advise(
     return Advice("adapt", chosen, f"{sentence} {then} is worth its hours.")
 
 
-def remarks(tried: Sequence[Tried], advice: Advice, labelled: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """List in sentences what a person should check. labelled: of the source's phases, as Judge.fractions."""
+def remarks(
+    tried: Sequence[Tried],
+    advice: Advice,
+    labelled: np.ndarray,
+    classes: Sequence[str],
+    source_iou: Sequence[float] = (),
+) -> list[str]:
+    """List in sentences what a person should check. labelled: of the source's phases, as Judge.fractions.
+
+    source_iou: of each phase on held-out source micrographs.
+    """
     found, best, chosen = [], tried[0], advice.recommended
+    found += [
+        f"The source's model has not learnt {name}: its IoU is {100 * iou:.0f} % on held-out micrographs of the source."
+        for name, iou in zip(classes, source_iou, strict=False)
+        if iou < _UNLEARNT
+    ]
     better = best.expected.miou > chosen.expected.miou + _AS_GOOD
     if better and best.remedy.scale not in (1, chosen.remedy.scale):
         known = f"expected mIoU {best.expected} against {chosen.expected}"
         found.append(f"Not sure, but {scale_asked(best.remedy.scale)}: {known}.")
+    aligned = chosen.fractions if chosen.remedy.aligns else None
+    found += absent_remarks(as_it_is(tried).fractions, aligned, labelled, classes)
     return found + unlike_remarks(chosen.fractions, labelled, classes)
 
 
@@ -112,6 +145,27 @@ def unlike(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
 
     ranges = list(enumerate(zip(fractions, labelled, strict=True)))[1:]
     return [phase for phase, (found, (least, most)) in ranges if more(found, most) or more(least, found)]
+
+
+def absent(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
+    """Phases that are as good as not found, although every labelled micrograph of the source has them."""
+    return [phase for phase, (least, _) in enumerate(labelled) if fractions[phase] < _ABSENT * least]
+
+
+def absent_remarks(
+    before: Sequence[float], aligned: Sequence[float] | None, labelled: np.ndarray, classes: Sequence[str]
+) -> list[str]:
+    """Say which phase the model as it is does not find, and what assumes like fractions does; a sentence, or none.
+
+    before, aligned: what either finds of each phase; aligned is None where nothing that is taken assumes that.
+    """
+    for phase in absent(before, labelled)[:1] if aligned is not None else ():
+        return [
+            f"As it is, the model finds {100 * before[phase]:.2g} % of {classes[phase]}. What is taken finds "
+            f"{100 * aligned[phase]:.0f} %, and it assumes fractions like the source's. If the target has no "
+            f"{classes[phase]}, the model as it is is the right one. Compare the pictures."
+        ]
+    return []
 
 
 def unlike_remarks(fractions: Sequence[float], labelled: np.ndarray, classes: Sequence[str]) -> list[str]:

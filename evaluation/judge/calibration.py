@@ -19,6 +19,7 @@ _SHARE = 0.8  # of trials, and of micrographs, that a gain is trusted by
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
 _FEW = 4  # gains, and fewer have no share
+_BEYOND = 0.5  # of the range of what votes were tried: as far below it a vote counts for nothing
 _OF_ERROR = 1 / 3  # of what nine of ten expectations were not wrong by: a smaller gain is not trusted
 
 
@@ -99,16 +100,17 @@ class Calibration:
     """Model of predictions that have voted: mIoU = quality of the vote * (agreement with it) ** power.
 
     alone: of each prediction by itself, which gives the weights in the vote. quality: intercept and slope of the logit
-    of the vote's mIoU, over the weighted mean of the voters' logits. share: of this in the expected logit; the rest is
-    what each lets expect alone. error: what the logit was wrong by, in nine of ten
-    samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: least gain over a model as it is that
-    is trusted, in logits, a third of the error or more; trusted_turn: that of another polarity over the best that keeps
-    it.
+    of the vote's mIoU, over the weighted mean of the voters' logits. seen: least and greatest of these means. share: of
+    this in the expected logit; the rest is what each lets expect alone. error: what the logit was wrong by, in nine of
+    ten samples that the fit had not seen. mae, spearman: of their mIoU. trusted_gain: least gain over a model as it is
+    that is trusted, in logits, a third of the error or more; trusted_turn: that of another polarity over the best that
+    keeps it.
     """
 
     alone: Alone
     power: float
     quality: tuple[float, float]
+    seen: tuple[float, float]
     share: float = 1.0
     error: float = float("nan")
     mae: float = float("nan")
@@ -191,9 +193,11 @@ class Calibration:
         ]
 
     def _logits(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> np.ndarray:
-        quality = _share(self.quality[0] + self.quality[1] * _of_vote(self.alone, voters, voices))
-        voted = _logit(quality * np.exp(self.power * _agreement(voters)))
-        return self.share * voted + (1 - self.share) * np.array([self.alone.logit(voter) for voter in voters])
+        vote, (least, most) = _of_vote(self.alone, voters, voices), self.seen
+        voted = _logit(_share(self.quality[0] + self.quality[1] * vote) * np.exp(self.power * _agreement(voters)))
+        # Voters that see nothing agree too. Of a vote that is worse than all that were tried, no trial tells the worth.
+        share = self.share * float(np.clip(1 - (least - vote) / (_BEYOND * (most - least) + 1e-9), 0, 1))
+        return share * voted + (1 - share) * np.array([self.alone.logit(voter) for voter in voters])
 
 
 def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndarray) -> Calibration:
@@ -210,7 +214,8 @@ def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndar
         quality.append(_logit(np.exp(np.average(log_miou - power * agreement, weights=weights))))
     # Medians: where all voters were wrong alike, the vote says nothing of what it is worth elsewhere.
     slope = max(0.0, float(theilslopes(quality, expected)[0])) if len(set(expected)) > 1 else 0.0
-    return Calibration(alone, power, (float(np.median(np.array(quality) - slope * np.array(expected))), slope))
+    line = float(np.median(np.array(quality) - slope * np.array(expected))), slope
+    return Calibration(alone, power, line, (min(expected), max(expected)))
 
 
 def _of_vote(alone: Alone, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> float:

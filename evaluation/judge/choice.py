@@ -11,12 +11,13 @@ import numpy as np
 import models
 from common.errors import InputError
 from data.store import Store
-from evaluation.judge.advice import unlike, unlike_remarks
+from evaluation.judge.advice import absent_remarks, unlike, unlike_remarks
 from evaluation.judge.calibration import Expected
 from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy, remedies
-from evaluation.members import Member
+from evaluation.members import Member, by_fold
 from evaluation.scoring import spread
+from training.configuration import digest_of
 
 _VOTE = 0.5  # share of the vote: models of the source outvote one that has learnt what they do not know
 _AS_GOOD = 0.01  # a safer candidate that is expected to lose no more is as good
@@ -107,17 +108,19 @@ class Choice:
 
 
 def grouped(members: Sequence[Member]) -> list[Candidate]:
-    """Candidates of members: those that differ in fold only are one."""
+    """Candidates of members: those that differ in fold only are one, in the order of the folds."""
     groups: dict[tuple, list[Member]] = {}
-    for member in members:
+    for member in by_fold(members):
         of_run = (member.run / "config.json").is_file()
         label = member.label if member.network == "model" else member.network
         key = (member.run.parent, label) if of_run else (member.run, "")
-        training = member.config.get("experiment"), member.config.get("target")
-        groups.setdefault((*training, *key), []).append(member)
-    found = []
+        facts = (member.config.get(name) for name in ("experiment", "target", "seed"))
+        groups.setdefault((*facts, digest_of(member.config), *key), []).append(member)
+    found, places = [], Counter(key[-2:] for key in groups)
     for (*_, folder, label), group in groups.items():
-        name = str(group[0].run) if len(group) == 1 else str(folder)
+        alike = places[folder, label] > 1  # as trainings of one folder that differ in more than the fold
+        runs = ", ".join(one.run.name for one in group[1:])
+        name = str(group[0].run) if len(group) == 1 else f"{group[0].run}, {runs}" if alike else str(folder)
         name += f", {label}" if label not in ("", "last") else ""
         name += f", {group[0].remedy}" if group[0].remedy != Remedy() else ""
         found.append(Candidate(name, tuple(group)))
@@ -160,23 +163,32 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
     chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
     undecided = chosen is safe and ranked[0].expected.miou > best + _AS_GOOD
-    sentence = _undecided(ranked[0], safe) if undecided else _decided(chosen, safe)
-    said = unlike_remarks(chosen.fractions, judge.fractions, target.classes)
+    model = f"the source's model {_as_prepared(target)}"
+    sentence = _undecided(ranked[0], safe, model) if undecided else _decided(chosen, safe, model)
+    aligned = chosen.fractions if chosen.candidate.aligns else None
+    said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
+    said += unlike_remarks(chosen.fractions, judge.fractions, target.classes)
     return Choice(target.domain, target.classes, ranked, chosen, sentence, said)
 
 
-def _undecided(chosen: Ranked, safe: Ranked) -> str:
+def _as_prepared(target: Store) -> str:
+    """Say how the source's model sees a target: a store may have polarity and grey levels of a remedy already."""
+    parameters = target.metadata["parameters"]
+    changes = ["inverted"] * bool(parameters["invert"]) + ["with the source's grey levels"] * bool(
+        parameters.get("match")
+    )
+    return "as it is" + f", on micrographs that were prepared {' and '.join(changes)}" * bool(changes)
+
+
+def _undecided(chosen: Ranked, safe: Ranked, model: str) -> str:
     return (
-        f"the judge cannot tell {chosen.candidate.name} ({chosen.expected}) from the source's model "
+        f"the judge cannot tell {chosen.candidate.name} ({chosen.expected}) from {model} "
         f"({safe.expected}), so it keeps the safer one: {safe.candidate.name}."
     )
 
 
-def _decided(chosen: Ranked, safe: Ranked) -> str:
+def _decided(chosen: Ranked, safe: Ranked, model: str) -> str:
     if chosen is safe:
-        known = f"{safe.candidate.name}: expected mIoU {safe.expected}"
-        return f"nothing is expected to be better than the source's model as it is, {known}."
-    return (
-        f"take {chosen.candidate.name}: expected mIoU {chosen.expected}, against {safe.expected} of the source's model "
-        "as it is."
-    )
+        known = f"{safe.candidate.name}, expected mIoU {safe.expected}"
+        return f"nothing is expected to be better than {model}: {known}."
+    return f"take {chosen.candidate.name}: expected mIoU {chosen.expected}, against {safe.expected} of {model}."

@@ -6,6 +6,7 @@ It never reads a label of a target. What it knows of right and wrong it learns o
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,14 +146,24 @@ class Judge:
         ]
         return Look(single, seen, predictions, ballots)
 
-    @cached_property
+    @property
     def source_miou(self) -> float:
         """Give the mIoU of held-out source micrographs, up to SCORED of each model, the mean over the models."""
+        return float(np.mean([of_model.miou for of_model in self._on_source]))
+
+    @property
+    def source_iou(self) -> list[float]:
+        """Give the IoU of each phase on them, of all models together; nan of a phase that is not there."""
+        return sum(self._on_source, Confusion.none(self.phases)).iou()
+
+    @cached_property
+    def _on_source(self) -> list[Confusion]:
+        """Score each model on held-out source micrographs."""
         found = []
         for member, held_out in zip(self.members, self.held_out, strict=True):
             predictor, name = member.predictor(self.device), f"{self.source.domain}, {member.run.name}"
-            found.append(scoring.score(predictor, self.source, spread(held_out, SCORED), name)[0].miou)
-        return float(np.mean(found))
+            found.append(scoring.score(predictor, self.source, spread(held_out, SCORED), name)[0])
+        return found
 
     def images_of(self, target: Store, member: Member | None = None) -> list[np.ndarray]:
         """Training micrographs of a target, uint8 (h, w), up to MICROGRAPHS of them, spread evenly.
@@ -180,6 +191,8 @@ class Judge:
         if known:
             self._samples = [tuple(sample) for sample in known["samples"]]
             return
+        if kept and kept.exists():
+            print(f"remark: {kept}: is of other models or another source, so it is learnt anew", file=sys.stderr)
         self._learn()
         if kept:
             content = {"of": self._identity(), "samples": self._samples}

@@ -81,7 +81,7 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
     inverted = _prepared(target)["invert"]
     advice = advise(found, *names, judge.source_miou, judge.floor, judge.fractions, calibration.trusted, inverted)
     runs, source = [str(member.run) for member in judge.members], judge.source
-    said = remarks(found, advice, judge.fractions, source.classes)
+    said = remarks(found, advice, judge.fractions, source.classes, judge.source_iou)
     found_of = (_prepared(target), judge.source_miou, found, advice, said, calibration, source.classes)
     return Gap(source.domain, target.domain, runs, *found_of)
 
