@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -125,6 +126,38 @@ def test_an_adaptation_starts_from_what_the_judge_recommends(laboratory, tmp_pat
         assert html.escape(decided["sentence"][8:60]) in (out / "report.html").read_text()
     assert "not decided yet" in run(*command[:4], tmp_path / "anew", *command[5:]).stdout
     assert Store(tmp_path / "anew" / "negative.h5").metadata["parameters"]["invert"] is False
+
+
+def test_a_target_that_has_changed_is_done_anew_and_its_source_is_not(laboratory, tmp_path):
+    shutil.copytree(laboratory, tmp_path / "lab")
+    out, begun = tmp_path / "out", "uda/fold0/config.json"
+
+    def call(*more, ok=True):
+        done = adapt(tmp_path / "lab", out, "--always-adapt", *more, rest=("--steps", 6), ok=ok)
+        return done.stdout + done.stderr
+
+    call()
+    first = {name: (out / name / "fold0" / "last.pt").read_bytes() for name in ("supervised", "uda")}
+    image = tmp_path / "lab/negative/images/m0.png"
+    cv2.imwrite(str(image), cv2.imread(str(image), cv2.IMREAD_GRAYSCALE)[:-2])
+    refused = call(ok=False)
+    assert "differs in the image or mask files" in refused and "add --again" in refused
+    assert (out / "uda/fold0/last.pt").read_bytes() == first["uda"], "nothing was lost"
+
+    assert "set aside" in call("--again")
+    (kept,) = (out / "before").glob("*/uda-fold0")
+    assert (kept / "last.pt").read_bytes() == first["uda"] != (out / "uda/fold0/last.pt").read_bytes()
+    assert (out / "supervised/fold0/last.pt").read_bytes() == first["supervised"]
+    made = (out / "choice/choice.json").stat().st_mtime
+    assert made > (out / "gap/gap.json").stat().st_mtime > (out / "stores/negative.h5").stat().st_mtime
+    before = (out / begun).stat().st_mtime
+    assert "set aside" not in call("--again") and "set aside" not in call()
+    assert (out / begun).stat().st_mtime == before and len(list((out / "before").iterdir())) == 1
+
+    gap = json.loads((out / "gap/gap.json").read_text())
+    (out / "gap/gap.json").write_text(json.dumps(gap | {"advice": "train", "sentence": "Nothing was learnt."}))
+    failed = adapt(tmp_path / "lab", out, rest=("--steps", 6), ok=False)
+    assert failed.returncode == 2 and "Nothing was learnt." in failed.stderr and "--always-adapt" in failed.stderr
 
 
 def test_a_dry_run_says_everything_and_does_nothing(laboratory, tmp_path):
