@@ -22,7 +22,7 @@ test-faults: .venv/.installed-dev
 	$(BIN)/python tests/faults/kill_and_resume.py $(RUNS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: .venv/.installed-dev
 	tests/slurm/run.sh -s

@@ -1,8 +1,10 @@
 """The judge as commands: what they find, that others take it up, and that no label of a target reaches any of it."""
 
+import io
 import json
 import re
 import shutil
+from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import cv2
@@ -26,7 +28,7 @@ from evaluation.judge.remedies import Remedy
 from evaluation.judge.truth import true_miou
 from evaluation.judge.watch import TargetWatch
 from evaluation.judge.windows import labelled_part
-from evaluation.members import load_member
+from evaluation.members import chosen_runs, load_member
 from training import checkpoint
 from training.checkpoint import load_model
 
@@ -69,36 +71,51 @@ def trained(micrographs, tmp_path_factory):
 
 
 def judged(stores, runs, out, monkeypatch, *more):
-    """Run the command here, with few disturbances; return the content of gap.json."""
+    """Run the command here, with few disturbances; return the content of gap.json.
+
+    What is learnt of the source's models is kept for all tests: most of the time goes there.
+    """
     monkeypatch.setattr(judging, "DISTURBANCES", 6)
-    words = ["--domain", "negative", "--data", str(stores), "--out", str(out), "--device", "cpu", *more]
-    gap.main([*map(str, runs), *words])
+    words = ["--domain", "negative", "--data", stores, "--out", out, "--device", "cpu"]
+    words += ["--calibration", stores.parent / f"learnt-{len(runs)}.json", *more]
+    gap.main(list(map(str, (*runs, *words))))
     return json.loads((out / "gap.json").read_text())
 
 
-def test_the_other_polarity_is_found_and_said(micrographs, trained, tmp_path, monkeypatch, capsys):
-    found = judged(micrographs / "domains", trained, tmp_path / "out", monkeypatch)
+@pytest.fixture(scope="module")
+def of_two(micrographs, trained, tmp_path_factory):
+    """Folder of the report of two models, with scores, and what was printed."""
+    folder, printed = tmp_path_factory.mktemp("of_two"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(printed):
+        judged(micrographs / "domains", trained, folder, patched, "--score")
+    return folder, printed.getvalue()
+
+
+def test_the_other_polarity_is_found_and_said(of_two):
+    folder, said = of_two
+    found = json.loads((folder / "gap.json").read_text())
     assert found["recommended"]["invert"] and "`invert = true`" in found["sentence"]
     assert found["as_it_is"]["expected"]["miou"] < found["recommended"]["expected"]["miou"]
     assert found["source_miou"] > 0.8
-    assert found["sentence"] in capsys.readouterr().out
+    assert found["sentence"] in said
     expected = [each["expected"]["miou"] for each in found["tried"]]
     assert expected == sorted(expected, reverse=True)
     for each in found["tried"]:
         assert len(each["expected"]["by_micrograph"]) == 4, "of the training micrographs"
         assert each["expected"]["low"] <= each["expected"]["miou"] <= each["expected"]["high"]
         assert set(each["criteria"]) == set(CRITERIA), "two models disagree too"
-    page = (tmp_path / "out" / "gap.html").read_text()
+    page = (folder / "gap.html").read_text()
     assert "recommended" in page and page.count("data:image/jpeg") == 1
 
 
-def test_the_remedy_is_a_checkpoint_that_every_command_takes(micrographs, trained, tmp_path, monkeypatch, capsys):
-    found = judged(micrographs / "domains", trained, tmp_path / "out", monkeypatch, "--score")
-    stores, files = ("--data", micrographs / "domains"), [tmp_path / "out" / f"fold{fold}.pt" for fold in (0, 1)]
+def test_the_remedy_is_a_checkpoint_that_every_command_takes(micrographs, trained, of_two, tmp_path):
+    out, _ = of_two
+    found = json.loads((out / "gap.json").read_text())
+    stores, files = ("--data", micrographs / "domains"), [out / f"fold{fold}.pt" for fold in (0, 1)]
     before = run("evaluate.py", trained[0], *stores, "--domain", "source", "negative").stdout
     after = run("evaluate.py", files[0], *stores, "--domain", "negative").stdout
     run("evaluate.py", *files, *stores, "--domain", "negative", "--ensemble", "--out", tmp_path / "scored")
-    scores, page = json.loads((tmp_path / "out/scores.json").read_text()), (tmp_path / "out/gap.html").read_text()
+    scores, page = json.loads((out / "scores.json").read_text()), (out / "gap.html").read_text()
     assert list(scores) == ["as it is", found["recommended"]["remedy"]], "measured afterwards, by --score"
     assert scores[found["recommended"]["remedy"]] == json.loads((tmp_path / "scored/score.json").read_text())["miou"]
     assert all(f"{100 * score:.1f}" in page for score in scores.values())
@@ -184,8 +201,9 @@ def test_models_of_one_test_set_are_scored_as_the_ensemble_that_they_are(microgr
 
 def test_no_label_of_the_target_is_read(micrographs, trained, tmp_path, monkeypatch):
     """All masks of the target are inverted in the second stores."""
-    judged(micrographs / "domains", trained[:1], tmp_path / "right", monkeypatch)
-    judged(micrographs / "wrong", trained[:1], tmp_path / "wrong", monkeypatch)
+    for stores, out in (("domains", "right"), ("wrong", "wrong")):
+        learnt = ("--calibration", tmp_path / out / "learnt.json")
+        judged(micrographs / stores, trained[:1], tmp_path / out, monkeypatch, *learnt)
     for name in ("gap.json", "gap.html"):
         assert (tmp_path / "right" / name).read_bytes() == (tmp_path / "wrong" / name).read_bytes()
 
@@ -202,7 +220,8 @@ def adapted(micrographs, trained, tmp_path_factory):
 def chosen(stores, candidates, out, monkeypatch, *more):
     """Run the command here, with few disturbances; return the content of choice.json."""
     monkeypatch.setattr(judging, "DISTURBANCES", 6)
-    options = ("--domain", "negative", "--data", stores, "--out", out, "--device", "cpu", *more)
+    options = ("--domain", "negative", "--data", stores, "--out", out, "--device", "cpu")
+    options += ("--calibration", stores.parent / "learnt-1.json", *more)
     choosing.main(list(map(str, (*candidates, *options))))
     return json.loads((out / "choice.json").read_text())
 
@@ -275,13 +294,13 @@ def test_a_run_counts_once_and_for_its_own_target(micrographs, trained, adapted,
 
 
 def test_the_report_is_there_when_all_of_it_is(micrographs, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "DISTURBANCES", 4)
+    monkeypatch.setattr(judging, "DISTURBANCES", 6)
     for module, out in ((gap, tmp_path / "gap"), (choosing, tmp_path / "choice")):
         page = "gap_page" if module is gap else "choice_page"
         monkeypatch.setattr(module, page, lambda *_: {}["stopped"])
-        line = [str(trained[0]), "--domain", "negative", "--data", str(micrographs / "domains"), "--out", str(out)]
+        line = [trained[0], "--domain", "negative", "--data", micrographs / "domains", "--out", out]
         with pytest.raises(KeyError, match="stopped"):
-            module.main(line)
+            module.main(list(map(str, (*line, "--calibration", micrographs / "learnt-1.json"))))
         assert out.is_dir() and not list(out.glob("*.json")), "gap.json and choice.json come last"
 
 
@@ -399,8 +418,8 @@ def test_a_training_logs_the_criteria_and_warns_where_the_target_gets_worse(micr
 def test_a_damaged_choice_is_refused(tmp_path):
     for text in ("", "{}", '{"runs": []}', '{"runs": [1]}', "[]"):
         (tmp_path / "choice.json").write_text(text)
-        said = run("evaluate.py", tmp_path / "choice.json", "--domain", "t", ok=False).stderr
-        assert "not a readable choice" in said and "Traceback" not in said
+        with pytest.raises(InputError, match="not a readable choice"):
+            chosen_runs(tmp_path / "choice.json")
     (tmp_path / "choice.json").write_text('{"runs": ["moved/fold0.pt"]}')
     said = run("evaluate.py", tmp_path / "choice.json", "--domain", "t", ok=False).stderr
     assert "choice.json: names the model moved/fold0.pt, which is not there" in said

@@ -25,7 +25,7 @@ from data.levels import grey_levels
 from data.masks import counted, phase_fractions
 from data.store import Store
 from evaluation import scoring
-from evaluation.inference import for_inference, window_batches
+from evaluation.inference import Network, for_inference, window_batches
 from evaluation.judge.calibration import Alone, Calibration, Expected
 from evaluation.judge.criteria import CRITERIA, VOTE, Cut, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
@@ -131,10 +131,10 @@ class Judge:
         judged, shapes: as of `criteria`; by default all models, and the shapes of all labels. networks: other models
         than the judge's own. count: of windows, as of `windows`.
         """
-        seen, networks = self.windows(images, remedy, count), networks or self.networks
+        seen = self.windows(images, remedy, count)
         if remedy.adabn:
-            networks = [with_statistics_of(one, seen, self.cut, self.device) for one in networks]
-        segmenting = [for_inference(one) for one in networks]
+            networks = [with_statistics_of(one, seen, self.cut, self.device) for one in networks or self.networks]
+        segmenting = [for_inference(one) for one in networks] if networks else self._segmenting
         found = [criteria(segmenting, window, shapes or self.shapes, self.cut, self.device, judged) for window in seen]
         each = len(seen) // len(images)
         single = [_means([of for of, _ in found[first : first + each]]) for first in range(0, len(found), each)]
@@ -145,6 +145,11 @@ class Judge:
             for place, each in zip(where, predictions, strict=True)
         ]
         return Look(single, seen, predictions, ballots)
+
+    @cached_property
+    def _segmenting(self) -> list[Network]:
+        """Give the models as they segment."""
+        return [for_inference(one) for one in self.networks]
 
     @property
     def source_miou(self) -> float:
