@@ -26,10 +26,10 @@ import torch
 
 from common.arguments import first_contradiction, given_options, number, share, whole
 from common.errors import InputError, exits_cleanly
-from data.decoding import Page
 from data.selection_file import Selection, read_selection
 from data.store import Store, store_path
 from data.table import FILE, page_of
+from data.tiff import Page
 from evaluation import gradcam, scoring
 from evaluation.figures import fractions_text
 from evaluation.floors import majority_floor, otsu_floor

@@ -12,7 +12,6 @@ from typing import TypeVar
 import numpy as np
 
 from common.errors import InputError
-from data.decoding import Page
 from data.entries import SLASHES, Table
 from data.files import cut
 from data.mask_readings import Values
@@ -20,6 +19,7 @@ from data.mask_values import OF_MASKS, classes_of, values_of
 from data.pairs import files_of
 from data.survey import Given, middle, settled
 from data.table import FILE, composed, page_of, pixel_size_of
+from data.tiff import Page
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 import tifffile
 
 from common.errors import InputError
-from data.decoding import Page, look, tiff_page
+from data.decoding import look
+from data.tiff import Page, tiff_page
 
 _ZEISS, _FEI, _TESCAN, _OLYMPUS = 34118, (34680, 34682), 50431, (33560, 33471)  # TIFF tags
 _NANOMETRES = {

@@ -11,7 +11,8 @@ import numpy as np
 
 from common.errors import InputError
 from common.limits import IGNORED
-from data.decoding import SUFFIXES, Decoded, Page, decode
+from data.decoding import SUFFIXES, Decoded, decode
+from data.tiff import Page
 
 DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras that write 16-bit files
 DEPTHS_BEFORE = (8, 12, 16)  # as of stores that do not say which depth their micrographs have

@@ -13,9 +13,11 @@ from data import annotations
 from data.annotations.labels import read_labels
 from data.annotations.outlines import of_image
 from data.annotations.shapes import draw, misfit, of_page
-from data.decoding import Decoded, Facts, Page, decode
+from data.decoding import Decoded, decode
+from data.file_facts import Facts
 from data.images import colours_of, crop_information_bar, to_grey, to_uint8
 from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, greys_of, is_grey, readings, shown
+from data.tiff import Page
 
 _TINT, _COLOURED = 32, 1e-3  # difference of channels that JPEG leaves in grey; share of pixels that make a colour mask
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.parallel import all_of
-from data.decoding import Facts, Page, look
+from data.decoding import look
+from data.file_facts import Facts
 from data.headers import TOLERANCE, Header, read_header
 from data.images import DEPTHS, DEPTHS_BEFORE, Brightest, brightest
 from data.table import FILE
+from data.tiff import Page
 
 _DARK = 8  # times darker than white
 _SIXTEEN = 16  # bits of files whose camera may have had less

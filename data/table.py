@@ -8,7 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import InputError
-from data.decoding import SUFFIXES, Page
+from data.decoding import SUFFIXES
+from data.tiff import Page
 
 FILE = "file"  # in place of a number: what the file itself says
 _COLUMNS = ("name", "pixel_size_nm", "information_bar", "mask", "page", "test", "fold")

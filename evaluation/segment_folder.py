@@ -19,7 +19,7 @@ from common.files import write_csv, write_file, write_image
 from common.limits import IGNORED
 from common.memory import free_memory
 from common.parallel import ahead
-from data.decoding import SUFFIXES, Page
+from data.decoding import SUFFIXES
 from data.domains import AUTO, Domain, read_domains
 from data.files import Found
 from data.images import list_images, prepare_micrograph, read_image, warn_of_enlargement
@@ -28,6 +28,7 @@ from data.pictures import write_classes
 from data.store import TWO_PHASES, differences, reported
 from data.survey import Given, depth_of, settled
 from data.table import FILE
+from data.tiff import Page
 from evaluation.figures import heat, overlay
 from evaluation.fractions import FIELD, Fraction, fields_of, of_specimen, sentence
 from evaluation.inference import Segmentation, segment
