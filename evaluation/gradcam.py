@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from captum.attr import LayerGradCam
 from torch import Tensor
 
 import models
@@ -65,6 +64,8 @@ def phase_map(
     # The graph begins at the layer: what is before it needs no memory for gradients.
     begins = layer.register_forward_hook(lambda _module, _inputs, output: output.detach().requires_grad_())
     try:
+        from captum.attr import LayerGradCam  # slow to import, and evaluate.py mostly does without
+
         cam = LayerGradCam(
             lambda images: (models.logits_of(model(images)["main"], phase) * chosen).sum(dim=(1, 2)), layer
         )

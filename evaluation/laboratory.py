@@ -125,11 +125,9 @@ def remarks(outcome: Outcome) -> list[str]:
             "The models are expected to be far from what they reach on the source. Do not quote the fraction before a "
             "person has compared masks and images."
         )
-    if outcome.gap["advice"] == "label":
-        found.append(
-            "Without adaptation the model is hardly better than one phase everywhere. Check every picture, and label "
-            "five images of the target."
-        )
+    if outcome.gap["advice"] == "label" and outcome.choice:  # else it stands above
+        said = outcome.gap["sentence"]
+        found.append(f"Before adaptation: {said} Check every picture.")
     if expected["high"] - expected["low"] > _WIDE:
         found.append(f"The expected mIoU is {_interval(expected)} %. That is wide: look at the pictures.")
     scale = outcome.gap["recommended"]["scale"]

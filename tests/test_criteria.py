@@ -186,6 +186,12 @@ def test_what_finds_nothing_of_a_phase_that_all_have_needs_a_label():
 
     found = choice_of({"safe": 0.5, "bold": 0.9}, labelled, {"safe": 0.0, "bold": 0.3})
     assert found.chosen.candidate.name == "bold" and "finds 0 % of foreground" in found.remarks[0]
+    # Nearer to one phase everywhere than to the source's score: it may have made up what is not there.
+    assert choice_of({"safe": 0.2, "bold": 0.55}, labelled, {"safe": 0.0, "bold": 0.3}).chosen.candidate.name == "safe"
+    assert choice_of({"safe": 0.2, "bold": 0.55}, labelled, {"safe": 0.02, "bold": 0.3}).chosen.candidate.name == "bold"
+    doubtful = replace(forced, expected=Expected(0.55, 0.4, 0.7))
+    low = replace(blind, expected=Expected(0.2, 0.1, 0.3))
+    assert advise([doubtful, low], "t", "s", 0.9, 0.3, labelled).recommended is low
 
 
 def test_a_model_that_has_learnt_nothing_is_named():
@@ -303,6 +309,8 @@ def choice_of(expected, fractions=_ANY, found_by=None, **parameters):
         adabn=True,
         phases=2,
         fractions=fractions,
+        floor=0.3,
+        source_miou=0.9,
         images_of=lambda target: [image],
         look=look,
         expected=lambda looks, voices, share: (found, trusting),

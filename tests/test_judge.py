@@ -202,8 +202,7 @@ def test_models_of_one_test_set_are_scored_as_the_ensemble_that_they_are(microgr
 def test_no_label_of_the_target_is_read(micrographs, trained, tmp_path, monkeypatch):
     """All masks of the target are inverted in the second stores."""
     for stores, out in (("domains", "right"), ("wrong", "wrong")):
-        learnt = ("--calibration", tmp_path / out / "learnt.json")
-        judged(micrographs / stores, trained[:1], tmp_path / out, monkeypatch, *learnt)
+        judged(micrographs / stores, trained[:1], tmp_path / out, monkeypatch)
     for name in ("gap.json", "gap.html"):
         assert (tmp_path / "right" / name).read_bytes() == (tmp_path / "wrong" / name).read_bytes()
 

@@ -60,12 +60,13 @@ def advise(
     Calibration; what gains less is left. inverted: if the store already is.
     """
     before = as_it_is(tried)
+    least = (floor + source_miou) / 2 if absent(before.fractions, labelled) else 0.0
     kept = max((each for each in tried if not each.remedy.invert), key=lambda each: each.expected.miou)
     taken = [before]
     for each in tried:
         # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right.
         safer = kept if each.remedy.invert else before
-        contradicted = each.remedy.aligns and unlike(each.fractions, labelled)
+        contradicted = each.remedy.aligns and implausible(each.fractions, each.expected, labelled, least)
         gains = each is not before and each.expected.surely_over(safer.expected, trusted(each.remedy))
         if gains and not contradicted:
             taken.append(each)
@@ -145,6 +146,15 @@ def unlike(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
 
     ranges = list(enumerate(zip(fractions, labelled, strict=True)))[1:]
     return [phase for phase, (found, (least, most)) in ranges if more(found, most) or more(least, found)]
+
+
+def implausible(fractions: Sequence[float], expected: Expected, labelled: np.ndarray, least: float) -> bool:
+    """Tell if something that assumes fractions like the source's contradicts itself, or has too little to show.
+
+    least: mIoU that it is to be expected to have. Where the model as it is finds nothing of a phase, it is halfway from
+    one phase everywhere to the source's score: in a target without that phase, such a thing finds it all the same.
+    """
+    return bool(unlike(fractions, labelled)) or expected.miou < least
 
 
 def absent(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:

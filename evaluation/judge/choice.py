@@ -11,7 +11,7 @@ import numpy as np
 import models
 from common.errors import InputError
 from data.store import Store
-from evaluation.judge.advice import absent_remarks, unlike, unlike_remarks
+from evaluation.judge.advice import absent, absent_remarks, implausible, unlike_remarks
 from evaluation.judge.calibration import Expected
 from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy, remedies
@@ -153,11 +153,12 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     safe = next((one for one in ranked if one.candidate.is_generalization), None)
     if safe is None:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
-    taken = [safe]
+    taken, labelled = [safe], judge.fractions
+    least = (judge.floor + judge.source_miou) / 2 if absent(safe.fractions, labelled) else 0.0
     for one in ranked:
-        contradicted = one.candidate.aligns and unlike(one.fractions, judge.fractions)
-        least = calibration.trusted(one.candidate.remedy)
-        if one is not safe and not contradicted and one.expected.surely_over(safe.expected, least):
+        contradicted = one.candidate.aligns and implausible(one.fractions, one.expected, labelled, least)
+        gain = calibration.trusted(one.candidate.remedy)
+        if one is not safe and not contradicted and one.expected.surely_over(safe.expected, gain):
             taken.append(one)
     best = max(one.expected.miou for one in taken)
     good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
@@ -166,8 +167,8 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     model = f"the source's model {_as_prepared(target)}"
     sentence = _undecided(ranked[0], safe, model) if undecided else _decided(chosen, safe, model)
     aligned = chosen.fractions if chosen.candidate.aligns else None
-    said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
-    said += unlike_remarks(chosen.fractions, judge.fractions, target.classes)
+    said = absent_remarks(safe.fractions, aligned, labelled, target.classes)
+    said += unlike_remarks(chosen.fractions, labelled, target.classes)
     return Choice(target.domain, target.classes, ranked, chosen, sentence, said)
 
 
