@@ -71,7 +71,7 @@ def summary(rows: list[dict]) -> list[str]:
     return [
         f"the choice closes {100 * gains.sum() / possible.sum():.0f} % of the gap between generalization and oracle on "
         f"{len(both)} pairs, all gains summed",
-        f"the choice below generalization: most {-100 * _gains(rows, CHOICE).min():.1f} points",
+        f"the least that the choice gains over generalization: {100 * _gains(rows, CHOICE).min():.1f} points",
     ]
 
 
