@@ -19,7 +19,7 @@ _SHARE = 0.8  # of trials, and of micrographs, that a gain is trusted by
 _NO_LOSS = 0.05  # logits: a point of mIoU in the middle
 _LEAST = 0.1  # logits: a smaller gain is not trusted
 _FEW = 4  # gains, and fewer have no share
-_BEYOND = 0.5  # of the range of what votes were tried: as far below it a vote counts for nothing
+_BEYOND = 0.5  # of the range of the votes that were tried: as far below it a vote adds nothing to what one has alone
 _OF_ERROR = 1 / 3  # of what nine of ten expectations were not wrong by: a smaller gain is not trusted
 
 
@@ -195,9 +195,11 @@ class Calibration:
     def _logits(self, voters: Sequence[dict[str, float]], voices: Sequence[float] | None = None) -> np.ndarray:
         vote, (least, most) = _of_vote(self.alone, voters, voices), self.seen
         voted = _logit(_share(self.quality[0] + self.quality[1] * vote) * np.exp(self.power * _agreement(voters)))
+        alone = np.array([self.alone.logit(voter) for voter in voters])
         # Voters that see nothing agree too. Of a vote that is worse than all that were tried, no trial tells the worth.
-        share = self.share * float(np.clip(1 - (least - vote) / (_BEYOND * (most - least) + 1e-9), 0, 1))
-        return share * voted + (1 - share) * np.array([self.alone.logit(voter) for voter in voters])
+        beyond = np.clip((least - vote) / (_BEYOND * (most - least) + 1e-9), 0, 1)
+        voted += beyond * np.minimum(alone - voted, 0)
+        return self.share * voted + (1 - self.share) * alone
 
 
 def _fit(samples: Sequence[dict[str, float]], truth: np.ndarray, groups: np.ndarray) -> Calibration:
