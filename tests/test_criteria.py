@@ -194,6 +194,13 @@ def test_what_finds_nothing_of_a_phase_that_all_have_needs_a_label():
     assert advise([doubtful, low], "t", "s", 0.9, 0.3, labelled).recommended is low
 
 
+def test_the_choice_says_what_the_store_has_been_given():
+    assert choice_of({"safe": 0.6, "bold": 0.9}).sentence.endswith("60 (50 to 70) of the source's model as it is.")
+    advised = {"invert": True, "match": "sem"}
+    found = choice_of({"safe": 0.6, "bold": 0.3}, gap=advised, **advised)
+    assert "as it is, on micrographs that were prepared inverted and with the source's grey levels:" in found.sentence
+
+
 def test_a_model_that_has_learnt_nothing_is_named():
     labelled = np.array([[0.0, 1.0], [0.0, 1.0]])
     as_is = [tried(Remedy(), 0.87)]
@@ -316,7 +323,7 @@ def choice_of(expected, fractions=_ANY, found_by=None, **parameters):
         expected=lambda looks, voices, share: (found, trusting),
     )
     candidates = [Candidate(name, (members.get(name, members["bold"]),)) for name in order]
-    target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": {"invert": False} | parameters})
+    target = SimpleNamespace(domain="t", classes=TWO_PHASES, metadata={"parameters": parameters})
     return choose(judge, candidates, target)
 
 

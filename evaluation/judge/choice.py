@@ -173,11 +173,10 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
 
 
 def _as_prepared(target: Store) -> str:
-    """Say how the source's model sees a target: a store may have polarity and grey levels of a remedy already."""
-    parameters = target.metadata["parameters"]
-    changes = ["inverted"] * bool(parameters["invert"]) + ["with the source's grey levels"] * bool(
-        parameters.get("match")
-    )
+    """Say how the source's model sees a target: its store may have polarity and grey levels that gap.json advised."""
+    advised = target.metadata["parameters"].get("gap") or {}
+    names = {"invert": "inverted", "match": "with the source's grey levels"}
+    changes = [words for key, words in names.items() if advised.get(key)]
     return "as it is" + f", on micrographs that were prepared {' and '.join(changes)}" * bool(changes)
 
 
