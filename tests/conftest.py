@@ -17,6 +17,19 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bits are compared, and two processes 
 os.environ["WANDB_MODE"] = "disabled"  # tests that read its files ask for them
 ROOT = Path(__file__).parent.parent
 
+# The files that take minutes, the longest first: begun last, one of them would run alone.
+LONG = (
+    "test_judge", "test_reliability", "test_adapt", "test_training", "test_speed", "test_many_phases", "test_hangs",
+    "test_full_size", "test_evaluate", "test_old_runs", "test_surroundings", "test_precision",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    place = {name: position for position, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 SMALL = {"reference": "source", "scale": 1.0, "tile": 48, "overlap": 8}
 
 
