@@ -192,7 +192,8 @@ class Launch:
 
     def run_only(self, names: list[str]) -> None:
         """Run some steps. A training takes this program's place, so that signals reach it."""
-        for step in self.plan():
+        self.plan()  # sets aside what is to be
+        for step in self.steps():  # one after the other: the gap report decides about those behind it
             if step.name in names and not step.done:
                 if step.trains:
                     record(self.out, step, [one.name for one in self.steps()])

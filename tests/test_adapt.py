@@ -143,6 +143,11 @@ def test_a_target_that_has_changed_is_done_anew_and_its_source_is_not(adapted):
         done = adapt(laboratory, out, *more, rest=("--steps", 60), ok=ok)
         return done.stdout + done.stderr
 
+    for made in (out / "gap" / "gap.json", out / "remedied" / "negative.h5"):
+        made.unlink()
+    call("--always-adapt", "--only", "gap", "remedied")
+    assert (out / "remedied" / "negative.h5").exists(), "a job of both: the first decides about the second"
+
     first = {name: (out / name / "fold0" / "last.pt").read_bytes() for name in ("supervised", "uda")}
     image = laboratory / "negative/images/m0.png"
     cv2.imwrite(str(image), cv2.imread(str(image), cv2.IMREAD_GRAYSCALE)[:-2])
