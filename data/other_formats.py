@@ -58,6 +58,7 @@ def facts_of(path: Path, content: bytes) -> Facts:
 
 
 def decoded(path: Path, content: bytes) -> np.ndarray:
+    """Decode to pixels (h, w), (h, w, 3) RGB or (h, w, 4), uint8 or uint16. InputError where it cannot be."""
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # instead of None for sides that OpenCV takes for impossible

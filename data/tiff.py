@@ -43,6 +43,7 @@ def tiff_page(path: Path, page: Page = None) -> Iterator[tuple[tifffile.TiffFile
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
+    """Turn what tifffile and its codecs raise over a damaged file into an InputError that names it."""
     try:
         yield
     except InputError:
@@ -61,6 +62,7 @@ class Picture:
 
     @property
     def facts(self) -> Facts:
+        """Give what its page states, turned as a viewer shows it."""
         page = self.page
         orientation = page.tags.valueof(ORIENTATION, 1)
         orientation = orientation if orientation in TURNED else 1
@@ -75,6 +77,7 @@ class Picture:
 
     @property
     def kind(self) -> str:
+        """Name its size, type and colours for a person."""
         colour = " palette" if self.page.photometric == _PALETTE else " RGB" * (_channels(self.page) == 3)
         return f"{self.page.imagewidth} x {self.page.imagelength} {self.page.dtype}{colour * (self.channel is None)}"
 
