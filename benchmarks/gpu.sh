@@ -35,13 +35,13 @@ part() { # NAME SECONDS MODULE OPTIONS...
 study="--batch-size 8 --no-published"
 # shellcheck disable=SC2086  # words on purpose
 {
-    part step_uda 80 benchmarks.step $study --steps 5 --blocks 8 --profile 10
-    part step_uda_loader 60 benchmarks.step $study --steps 10 --loader --workers 7
+    part step_uda 70 benchmarks.step $study --steps 5 --blocks 8 --profile 10
+    part step_uda_loader 50 benchmarks.step $study --steps 10 --loader --workers 7
     part step_supervised 40 benchmarks.step --script train_supervised --batch-size 12 --steps 10 --no-published
-    part step_published 50 benchmarks.step --batch-size 2 --steps 5 --profile 10
-    part loader 45 benchmarks.loader --tiles 60 --workers 4 8 16
-    part inference 50 benchmarks.inference --model deeplabv2_resnet101 --sides 4000
-    part step_uda_compiled 200 benchmarks.step $study --steps 10 --compile
+    part step_published 90 benchmarks.step --batch-size 2 --steps 5 --profile 10
+    part loader 60 benchmarks.loader --tiles 30 --workers 4 8 16
+    part inference 60 benchmarks.inference --model deeplabv2_resnet101 --sides 2000
+    part step_uda_compiled 150 benchmarks.step $study --steps 10 --compile
 }
 "$python" - "$parts" "$out/gpu.json" << 'EOF'
 import json, pathlib, sys

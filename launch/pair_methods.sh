@@ -1,27 +1,37 @@
 #!/usr/bin/env bash
 # Every method on the pairs of launch/pairs.sh, beside each pair's own adaptation, and docs/methods_pairs.csv.
 # What is finished is skipped, so that METHODS and pairs may grow.
-#   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400
+#   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400 JOBS=1
+# JOBS trainings run at a time: one method on all pairs, then the next.
 # Each starts from the pair's source model, as the adaptation did, on the store that it took, for as many steps;
 # AdaptSegNet-DACS and DAST-ST from what they follow. The oracle trains on the labels of the target's training
-# micrographs. It and what knows no target are no candidates of the choice.
+# micrographs, which drawn t1 and t2 do not have. It and what knows no target are no candidates of the choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 default="no-adversary ADVENT MinEnt FDA-0.05 histogram DACS AdaptSegNet-DACS MIC DAST DAST-ST curves convolutions oracle"
 
-with_folds() { # drawn t1, t2 and t3 have a test set alone, and the oracle needs a fold to validate on
+with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to validate on
     local drawn=${pair%/*}/micrographs/seed$seed
-    [[ $target == t? ]] || return 0
+    [[ $target == t3 ]] || return 0
     trained_on=$pair/with_folds
     sed "/^\[domains.$target\]/a folds = 5" "$drawn/domains.toml" > "$drawn/$target.toml"
     python -m data.prepare "$drawn/$target.toml" --domain source --domain "$target" --out "$trained_on"
 }
 
-method() { # NAME: train it and score it, where its outcome is missing
+about() { # PAIR: what its adaptation was made of
+    pair=$1 of=$1/methods
+    read -r seed fold data target < <(python -c 'import json, sys; c = json.load(open(sys.argv[1]))
+print(c["seed"], c["fold"], c["data"], c["target"])' "$pair/uda/fold0/config.json")
+}
+
+method() { # NAME PAIR: train it and score it, where its outcome is missing
+    local pair of seed fold data target
+    about "$2"
     local run=$of/$1 script=train_uda start=$pair/supervised/fold0 from=source experiment=small.$1-t3
     local training=() network=() trained_on=$data
     [[ ! -f $run/evaluation/$target/score.json ]] || return 0
+    [[ $1 != oracle || $target != t[12] ]] || return 0
     case $1 in
         no-adversary | curves | convolutions | regions) experiment=small.$1 ;;
         oracle) experiment=small.source from=$target && with_folds ;;
@@ -40,19 +50,30 @@ method() { # NAME: train it and score it, where its outcome is missing
     python evaluate.py "$run" --data "$data" --domain "$target"
 }
 
-for pair; do
-    of=$pair/methods
-    read -r seed fold data target < <(python -c 'import json, sys; c = json.load(open(sys.argv[1]))
-print(c["seed"], c["fold"], c["data"], c["target"])' "$pair/uda/fold0/config.json")
-    candidates=()
-    for name in ${METHODS:-$default}; do
-        method "$name"
-    done
+choice() { # PAIR: among its generalization, remedy and adaptation and the methods that have adapted to its target
+    local pair of seed fold data target config candidates=()
+    about "$1"
     for config in "$of"/*/config.json; do
-        ! grep -q '"target": "' "$config" || candidates+=("${config%/*}")
+        [[ ! -f $config ]] || ! grep -q '"target": "' "$config" || candidates+=("${config%/*}")
     done
     python -m evaluation.choose "$pair/supervised/fold0" "$pair/uda/fold0" "${candidates[@]}" --domain "$target" \
         --gap "$pair/gap/gap.json" --data "$data" --calibration "$pair/calibration.json" --score --out "$of/choice"
-done
+}
 
-python -m benchmarks.methods "$@" --out docs/methods_pairs.csv
+on_all_pairs() { # NAME...: a failure does not stop the others; xargs then ends with 123
+    for name; do
+        for pair in "${pairs[@]}"; do
+            printf '%s\0' "$name" "$pair"
+        done
+    done | xargs -0 -r -n 2 -P "${JOBS:-1}" bash -euo pipefail -c 'method "$@"' _
+}
+
+pairs=("$@")
+export -f with_folds about method choice
+names=" ${METHODS-$default} "
+# shellcheck disable=SC2086  # words on purpose
+on_all_pairs ${names/ DAST-ST / }
+[[ $names != *" DAST-ST "* ]] || on_all_pairs DAST-ST # it goes on from DAST
+printf '%s\0' "${pairs[@]}" | xargs -0 -n 1 -P "${JOBS:-1}" bash -euo pipefail -c 'choice "$@"' _
+
+python -m benchmarks.methods "${pairs[@]}" --out docs/methods_pairs.csv
