@@ -48,10 +48,12 @@ def row_of(folder: Path) -> dict[str, str | float]:
 def table(rows: list[dict]) -> list[str]:
     """Lines of Markdown: the mean mIoU in percent of each method on each kind of pair, and on all pairs that have it.
 
-    The gain is over generalization, on the same pairs, with its least and its most.
+    The gain is over generalization, on the same pairs, with its least and its most. What all pairs have comes first,
+    since gains on other pairs do not compare.
     """
     kinds = list(dict.fromkeys(row["pair"].rpartition(".")[0] for row in rows))
-    names = sorted({name for row in rows for name in row} - {"pair"}, key=lambda name: -_gains(rows, name).mean())
+    names = {name for row in rows for name in row} - {"pair"}
+    names = sorted(names, key=lambda name: (-len(_gains(rows, name)), -_gains(rows, name).mean()))
     lines = [f"| method | {' | '.join(kinds)} | gain (least to most) | pairs |", "| --- " * (len(kinds) + 3) + "|"]
     for name in names:
         having = [(row["pair"].rpartition(".")[0], row[name]) for row in rows if name in row]

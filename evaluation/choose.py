@@ -23,7 +23,7 @@ from pathlib import Path
 
 from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_file
-from data.decision import read_decision, recorded
+from data.decision import read_decision
 from data.store import Store, store_path
 from evaluation.judge.choice import Candidate, choose, grouped
 from evaluation.judge.export import export
@@ -39,8 +39,8 @@ _STATISTICS = Remedy(adabn=True)
 
 
 def remaining(gap: Path, target: Store) -> Remedy:
-    """Read the remedy that gap.json recommends, without what the target's store was prepared with on its advice."""
-    decision = read_decision(gap)
+    """Read the remedy that gap.json recommends, without what the target's store has by now of polarity and levels."""
+    decision, prepared = read_decision(gap), target.metadata["parameters"]
     if decision.domain != target.domain:
         raise InputError(f"{gap}: is about {decision.domain}, not {target.domain}. Give the file of that domain.")
     recommended = json.loads(gap.read_text())["recommended"]
@@ -48,7 +48,9 @@ def remaining(gap: Path, target: Store) -> Remedy:
         remedy = Remedy(*(recommended[key] for key in ("invert", "match", "scale", "adabn")))
     except KeyError as error:
         raise InputError(f"{gap}: what it recommends has no {error}. Run evaluation.gap again.") from error
-    return replace(remedy, invert=False, match=False) if recorded(target.path) == decision else remedy
+    invert = prepared["invert"] != decision.invert
+    matched = prepared.get("match") == decision.match and not invert  # which takes the grey levels away again
+    return replace(remedy, invert=invert, match=remedy.match and not matched)
 
 
 def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
@@ -79,7 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("candidates", nargs="+", metavar="RUN_OR_CHECKPOINT", help="one of them trained on the source")
+    parser.add_argument(
+        "candidates", nargs="+", metavar="RUN_OR_CHECKPOINT",
+        help="the first that knows no target is what the others are measured against",
+    )  # fmt: skip
     parser.add_argument("--domain", required=True, metavar="TARGET", help="the unlabelled domain")
     parser.add_argument("--gap", type=Path, metavar="FILE", help="gap.json, whose recommended remedy is a candidate")
     parser.add_argument("--data", default="stores", help="folder of tile stores (default: stores)")
@@ -96,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     if plain is None:
         parser.error("none of them is trained on the source alone; add the run that the others are measured against")
     source = Store(store_path(options.data, plain.members[0].config["source"]))
+    candidates = [replace(one, foreign=one.members[0].config["source"] != source.domain) for one in candidates]
     target = Store(store_path(options.data, options.domain), labels=False)
     for member in (member for candidate in candidates for member in candidate.members):
         require_same_preparation(member, target)

@@ -88,7 +88,8 @@ def report(outcome: Outcome) -> str:
     said = (gap if outcome.choice is None else outcome.choice)["sentence"].replace(f"{folder}/", "")
     said_of = (sentence(one, outcome.specimen["field"], end[1:]) for end, one in outcome.fractions.items())
     fraction, expected = "\n".join(text[:1].upper() + text[1:] for text in said_of), outcome.expected
-    links = [("gap/gap.html", "what the target needs"), ("choice/choice.html", "the choice")]
+    links = [("gap/gap.html", "what the target needs")]
+    links += [("choice/choice.html", "the choice")] if outcome.choice else []
     links += [("stores/contact_sheet.png", "the micrographs as they were cut"), ("log.txt", "the log")]
     links += [("segmented/phase_fractions.csv", "all phase fractions"), ("segmented/masks", "all masks")]
     there = [f"<a href='{path}'>{page.text(name)}</a>" for path, name in links if (folder / path).exists()]

@@ -3,8 +3,8 @@
     launch/adapt.sh domains.toml --source sem --target lom
 
 prepares and verifies both domains, trains on the source in several folds, and asks what the target needs. Where a
-remedy suffices, or labels are needed, it does not train more; else it adapts, and chooses between what it has. Then it
-segments all images of the target and writes report.html. The same command again goes on where it was stopped.
+remedy suffices, it does not train more; else it adapts, and chooses between what it has. Then it segments all images
+of the target and writes report.html. The same command again goes on where it was stopped.
 """
 
 if not __package__:

@@ -16,13 +16,18 @@ with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to v
     [[ $target == t3 ]] || return 0
     trained_on=$pair/with_folds
     sed "/^\[domains.$target\]/a folds = 5" "$drawn/domains.toml" > "$drawn/$target.toml"
-    python -m data.prepare "$drawn/$target.toml" --domain source --domain "$target" --out "$trained_on"
+    local as_advised=()
+    [[ $data != */remedied ]] || as_advised=(--gap "$pair/gap/gap.json")
+    python -m data.prepare "$drawn/$target.toml" --domain source --domain "$target" --out "$trained_on" \
+        "${as_advised[@]}"
 }
 
 about() { # PAIR: what its adaptation was made of
     pair=$1 of=$1/methods
-    read -r seed fold data target < <(python -c 'import json, sys; c = json.load(open(sys.argv[1]))
-print(c["seed"], c["fold"], c["data"], c["target"])' "$pair/uda/fold0/config.json")
+    { read -r seed && read -r fold && read -r data && read -r target; } < <(
+        python -c 'import json, sys; c = json.load(open(sys.argv[1]))
+print(*(c[name] for name in ("seed", "fold", "data", "target")), sep="\n")' "$pair/uda/fold0/config.json"
+    )
 }
 
 method() { # NAME PAIR: train it and score it, where its outcome is missing

@@ -340,7 +340,13 @@ def test_the_choice_has_what_is_left_of_the_remedy(micrographs, tmp_path):
     prepared = taken(micrographs, tmp_path / "prepared", "--gap", file)
     assert remaining(file, prepared) == Remedy(scale=0.5, adabn=True)
     file.write_text(json.dumps(gap | {"recommended": recommended | {"match": False}}))
-    assert remaining(file, prepared) == Remedy(invert=True, scale=0.5, adabn=True), "of another advice"
+    assert remaining(file, prepared) == Remedy(scale=0.5, adabn=True), "it is inverted, by whatever advice"
+    by_hand = SimpleNamespace(domain="negative", metadata={"parameters": {"invert": True}})
+    assert remaining(file, by_hand) == Remedy(scale=0.5, adabn=True)
+    file.write_text(json.dumps(gap | {"recommended": recommended}))
+    assert remaining(file, by_hand) == Remedy(match=True, scale=0.5, adabn=True)
+    levels = SimpleNamespace(domain="negative", metadata={"parameters": {"invert": False, "match": "source"}})
+    assert remaining(file, levels) == Remedy(**recommended), "inverting takes the grey levels away"
     file.write_text(json.dumps(gap | {"recommended": recommended, "target": "lom"}))
     with pytest.raises(InputError, match="is about lom, not negative"):
         remaining(file, prepared)

@@ -11,6 +11,7 @@ from evaluation.judge.remedies import Remedy
 _AS_GOOD = 0.01  # mIoU: a simpler remedy that is expected to lose no more is as good
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
 _FAR = 1.5  # ratio of odds f / (1 - f): area fractions that are farther apart are not alike
+_NEAR = 0.01  # area: fractions of a rare phase that are no farther apart are alike, whatever their ratio
 _LITTLE = 0.25  # of the way from one phase everywhere to the source's score: there is too little to adapt
 _NOTHING = 0.1  # of the way from one phase everywhere to 1: a source's model below that has learnt next to nothing
 _ABSENT = 0.05  # of the least fraction that a labelled source micrograph has of a phase: it is as good as not found
@@ -138,11 +139,12 @@ def remarks(
 def unlike(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
     """Phases, but the first, whose area fraction is far from all that the source's labelled micrographs have.
 
-    Its odds f / (1 - f) are half as much again as the most of them, or the least are so beside it.
+    Its odds f / (1 - f) are half as much again as the most of them, or the least are so beside it. Windows show too
+    little of a rare phase for that alone, so it is to differ by a hundredth of the area too.
     """
 
     def more(one: float, other: float) -> bool:
-        return one * (1 - other) > _FAR * other * (1 - one)
+        return one - other > _NEAR and one * (1 - other) > _FAR * other * (1 - one)
 
     ranges = list(enumerate(zip(fractions, labelled, strict=True)))[1:]
     return [phase for phase, (found, (least, most)) in ranges if more(found, most) or more(least, found)]
@@ -181,13 +183,17 @@ def absent_remarks(
 def unlike_remarks(fractions: Sequence[float], labelled: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Say which phase is not as in the source, and what that may mean: in a sentence for a person, or none."""
     for phase in unlike(fractions, labelled)[:1]:  # what one phase has too much of, others have too little of
-        least, most = (f"{100 * fraction:.0f}" for fraction in labelled[phase])
+        found, least, most = map(_percent, (fractions[phase], *labelled[phase]))
         return [
-            f"The model finds {100 * fractions[phase]:.0f} % of {classes[phase]}, and the source's labels have {least} "
+            f"The model finds {found} % of {classes[phase]}, and the source's labels have {least} "
             f"to {most} % in a micrograph. If the target is so, adaptation may do harm: it assumes like fractions. If "
             "not, the model is wrong. Compare pictures, and label five images."
         ]
     return []
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f}" if fraction >= 0.01 else f"{100 * fraction:.1g}"
 
 
 def scale_asked(scale: float) -> str:

@@ -29,6 +29,7 @@ class Candidate:
 
     name: str
     members: tuple[Member, ...]
+    foreign: bool = False  # of another source than the others are measured against, such as a translated one
 
     @property
     def remedy(self) -> Remedy:
@@ -42,8 +43,8 @@ class Candidate:
 
     @property
     def is_adapted(self) -> bool:
-        """True for a model that was trained on a target too."""
-        return bool(self.members[0].config.get("target"))
+        """True for a model that was trained on a target too, or for one, on a source that is drawn like it."""
+        return self.foreign or bool(self.members[0].config.get("target"))
 
     @property
     def aligns(self) -> bool:
@@ -115,7 +116,7 @@ def grouped(members: Sequence[Member]) -> list[Candidate]:
         label = member.label if member.network == "model" else member.network
         key = (member.run.parent, label) if of_run else (member.run, "")
         facts = (member.config.get(name) for name in ("experiment", "target", "seed"))
-        groups.setdefault((*facts, digest_of(member.config), *key), []).append(member)
+        groups.setdefault((*facts, digest_of(member.config), member.remedy, *key), []).append(member)
     found, places = [], Counter(key[-2:] for key in groups)
     for (*_, folder, label), group in groups.items():
         alike = places[folder, label] > 1  # as trainings of one folder that differ in more than the fold
@@ -137,22 +138,30 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
         networks = [member.model.eval() for member in candidate.members]
         shown = replace(candidate.remedy, adabn=False)  # the checkpoint has these statistics already
         looks.append(judge.look(images, shown, networks=networks))
-    matched = target.metadata["parameters"].get("match") is not None
+    matched = target.metadata["parameters"].get("match") == judge.source.domain
     free = {candidate.remedy for candidate in candidates if not candidate.is_adapted}
     scales, voters = {remedy.scale for remedy in free} - {1.0}, remedies(judge.adabn, matched)
     voters += [replace(one, scale=scale) for scale in sorted(scales) for one in voters if not one.invert]
     remedied = [judge.look(images, remedy) for remedy in voters if remedy not in free]  # only to vote
     runs = Counter(candidate.origin for candidate in candidates)
-    voices = [1 / runs[candidate.origin] for candidate in candidates] + [1.0] * len(remedied)
+    # Adaptations of one source model err alike, so all of them have one voice: more of them would not be more to trust.
+    adapted = len({candidate.origin for candidate in candidates if candidate.is_adapted})
+    of = [runs[candidate.origin] * (adapted if candidate.is_adapted else 1) for candidate in candidates]
+    voices = [1 / number for number in of] + [1.0] * len(remedied)
     expected, calibration = judge.expected(looks + remedied, voices, _VOTE)
     ranked = [
         Ranked(candidate, *of_look, look.fractions(judge.phases), look.pictures())
         for candidate, of_look, look in zip(candidates, expected, looks, strict=False)
     ]
     ranked.sort(key=lambda one: -one.expected.miou)
-    safe = next((one for one in ranked if one.candidate.is_generalization), None)
-    if safe is None:
+    general = [one for one in ranked if one.candidate.is_generalization]
+    if not general:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
+    ends: dict[Path, int] = {}  # the last step of each training: what it kept on its way has to gain as others do
+    for one in general:
+        run, step = one.candidate.members[0].run, one.candidate.members[0].step
+        ends[run] = max(step, ends.get(run, 0))
+    safe = next(one for one in general if one.candidate.members[0].step == ends[one.candidate.members[0].run])
     taken, labelled = [safe], judge.fractions
     least = (judge.floor + judge.source_miou) / 2 if absent(safe.fractions, labelled) else 0.0
     for one in ranked:

@@ -154,12 +154,12 @@ class Judge:
     @property
     def source_miou(self) -> float:
         """Give the mIoU of held-out source micrographs, up to SCORED of each model, the mean over the models."""
-        return float(np.mean([of_model.miou for of_model in self._on_source]))
+        return float(np.mean([np.nanmean(_iou_of_labelled(of_model)) for of_model in self._on_source]))
 
     @property
     def source_iou(self) -> list[float]:
-        """Give the IoU of each phase on them, of all models together; nan of a phase that is not there."""
-        return sum(self._on_source, Confusion.none(self.phases)).iou()
+        """Give the IoU of each phase on them, of all models together; nan of a phase that no label there has."""
+        return _iou_of_labelled(sum(self._on_source, Confusion.none(self.phases)))
 
     @cached_property
     def _on_source(self) -> list[Confusion]:
@@ -300,6 +300,12 @@ class Judge:
         return sorted(self.masks, key=lambda mask: np.count_nonzero((mask > 0) & (mask != IGNORED)))[
             first : first + count
         ]
+
+
+def _iou_of_labelled(confusion: Confusion) -> list[float]:
+    """Give the IoU of each phase, nan of one without a label: a single pixel that is taken for it would make it 0."""
+    labelled = confusion.counts.sum(1) > 0
+    return [iou if there else float("nan") for iou, there in zip(confusion.iou(), labelled, strict=True)]
 
 
 def _means(found: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -48,10 +48,11 @@ def remedies(adabn: bool, matched: bool = False) -> list[Remedy]:
     """Remedies but scales, the first of which changes nothing.
 
     adabn: if the models have batch-norm statistics. matched: if the micrographs have the source's grey levels already:
-    the same once more would vote twice.
+    the same once more would vote twice. Inverted, they have lost them, and get them anew.
     """
-    match, statistics = (False, True)[: 2 - matched], (False, True)[: 1 + adabn]
-    return [Remedy(*parts) for parts in product((False, True), match, (1.0,), statistics)]
+    statistics = (False, True)[: 1 + adabn]
+    tried = [Remedy(*parts) for parts in product((False, True), (False, True), (1.0,), statistics)]
+    return [each for each in tried if not matched or each.match == each.invert]
 
 
 def scaled(image: np.ndarray, factor: float) -> np.ndarray:

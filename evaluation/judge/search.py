@@ -74,7 +74,7 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
         ]
         return sorted(tried, key=lambda each: -each.expected.miou), calibration
 
-    look(remedies(judge.adabn, matched=_prepared(target)["match"] is not None))
+    look(remedies(judge.adabn, matched=_prepared(target)["match"] == judge.source.domain))
     look([replace(best.remedy, scale=scale) for best in ranked()[0][:_SCALED] for scale in SCALES])
     found, calibration = ranked()
     names = target.domain, judge.source.domain
