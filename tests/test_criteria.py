@@ -226,6 +226,9 @@ def test_runs_that_differ_in_the_fold_alone_are_one_candidate(tmp_path):
     folds = {f"{tmp_path / 'fold0'}, fold1": ["fold0", "fold1"], f"{tmp_path / 'weak'}, weak1": ["weak", "weak1"]}
     assert found == folds | {str(tmp_path / "seed1"): ["seed1"]}
     assert [one.name for one in grouped(members[:2])] == [str(tmp_path)], "named after the folder where that is enough"
+    (tmp_path / "exported").mkdir()
+    files = [Member(tmp_path / "exported", name, torch.nn.Identity(), {"fold": 0}, {}, 10) for name in "ab"]
+    assert len(grouped([files[0], replace(files[1], remedy=Remedy(scale=2.0))])) == 2, "which show different pictures"
 
 
 def test_matching_gives_the_levels_asked_for_and_keeps_their_order():
@@ -294,15 +297,17 @@ def test_disturbances_keep_mask_and_image_together(number):
     assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
 
 
-def choice_of(expected, fractions=_ANY, found_by=None, **parameters):
+def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, **parameters):
     """The choice between a source model, safe, and adapted ones, of which so much is expected.
 
-    found_by: fraction of the second phase that each finds, 0 by default. parameters: of the target's store.
+    found_by: fraction of the second phase that each finds, 0 by default. voices_heard: a list that gets the voices.
+    parameters: of the target's store.
     """
     members = {
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
         "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
         "early": Member(Path("safe"), "step000005", torch.nn.Identity(), {"fold": 0}, {}, 5),
+        "other": Member(Path("other"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
         "translated": Member(Path("translated"), "last", torch.nn.Identity(), {"fold": 0}, {}, 20),
     }
     order = list(expected)
@@ -324,8 +329,14 @@ def choice_of(expected, fractions=_ANY, found_by=None, **parameters):
         source_miou=0.9,
         images_of=lambda target: [image],
         look=look,
-        expected=lambda looks, voices, share: (found, trusting),
     )
+
+    def expecting(looks, voices, share):
+        if voices_heard is not None:
+            voices_heard.extend(voices[: len(order)])
+        return found, trusting
+
+    judge.expected = expecting
     candidates = [
         Candidate(name, (members.get(name, members["bold"]),), foreign=name == "translated") for name in order
     ]
@@ -338,6 +349,12 @@ def test_only_the_end_of_a_training_on_the_source_is_the_safe_one(other):
     """A checkpoint on its way, and a model of a source that is drawn like the target, have to gain as others do."""
     assert choice_of({other: 0.83, "safe": 0.81}).chosen.candidate.name == "safe"
     assert choice_of({other: 0.95, "safe": 0.81}).chosen.candidate.name == other
+
+
+def test_more_adaptations_are_not_more_voices():
+    heard = []
+    choice_of({"bold": 0.8, "safe": 0.7, "other": 0.8}, voices_heard=heard)
+    assert heard == [0.5, 1, 0.5]
 
 
 def test_a_rare_phase_is_not_unlike_by_a_few_pixels():
