@@ -36,25 +36,13 @@ done
 pkill -KILL -f -- "--run-dir $out/killed"
 wait $! || echo "killed: exit status $?"
 train train_uda "${adapting[@]}" "${small[@]}" --run-dir "$out/killed"
-python - "$out" << 'END'
+PYTHONPATH=.:tests python - "$out" << 'END'
 import pathlib
 import sys
 
-import torch
+from short_runs import differences
 
-def tensors(value, name=""):
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, dict | list | tuple):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from tensors(part, f"{name}.{key}")
-
-whole, killed = (
-    dict(tensors(torch.load(pathlib.Path(sys.argv[1], run, "last.pt"), weights_only=True)))
-    for run in ("whole", "killed")
-)
-assert whole.keys() == killed.keys()
-differing = [name for name in whole if not torch.equal(whole[name], killed[name])]
-print(f"killed and resumed, as uninterrupted: {len(whole) - len(differing)} of {len(whole)} tensors have the same bits")
+differing = differences(*(pathlib.Path(sys.argv[1], run) for run in ("whole", "killed")))
+print("killed and resumed, as uninterrupted:", ", ".join(differing) or "the same bits")
 sys.exit(bool(differing))
 END
