@@ -43,7 +43,13 @@ def remaining(gap: Path, target: Store) -> Remedy:
     decision, prepared = read_decision(gap), target.metadata["parameters"]
     if decision.domain != target.domain:
         raise InputError(f"{gap}: is about {decision.domain}, not {target.domain}. Give the file of that domain.")
-    recommended = json.loads(gap.read_text())["recommended"]
+    found = json.loads(gap.read_text())
+    recommended, now = found["recommended"], prepared.get("pixel_size_nm")
+    if (then := found["prepared"].get("pixel_size_nm", now)) != now:  # files of earlier versions have none
+        raise InputError(
+            f"{gap}: {target.domain} had pixel_size_nm = {then} then, and has {now} in {target.path}. Run "
+            "evaluation.gap again."
+        )
     try:
         remedy = Remedy(*(recommended[key] for key in ("invert", "match", "scale", "adabn")))
     except KeyError as error:

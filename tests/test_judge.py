@@ -350,6 +350,10 @@ def test_the_choice_has_what_is_left_of_the_remedy(micrographs, tmp_path):
     file.write_text(json.dumps(gap | {"recommended": recommended, "target": "lom"}))
     with pytest.raises(InputError, match="is about lom, not negative"):
         remaining(file, prepared)
+    corrected = {"prepared": gap["prepared"] | {"pixel_size_nm": 25}}
+    file.write_text(json.dumps(gap | {"recommended": recommended} | corrected))
+    with pytest.raises(InputError, match=r"pixel_size_nm = 25 then, and has \S+ in .*negative.h5. Run evaluation.gap"):
+        remaining(file, prepared)
     file.write_text(json.dumps(gap | {"recommended": {"invert": True, "match": True}}))
     with pytest.raises(InputError, match="recommends has no 'scale'"):
         remaining(file, prepared)

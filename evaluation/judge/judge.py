@@ -27,7 +27,7 @@ from data.store import Store
 from evaluation import scoring
 from evaluation.inference import Network, for_inference, window_batches
 from evaluation.judge.calibration import Alone, Calibration, Expected
-from evaluation.judge.criteria import CRITERIA, VOTE, Cut, Shapes, criteria
+from evaluation.judge.criteria import VOTE, Cut, Shapes, criteria
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.remedies import Remedy, remedies
 from evaluation.judge.vote import compared, dissent
@@ -197,7 +197,8 @@ class Judge:
             self._samples = [tuple(sample) for sample in known["samples"]]
             return
         if kept and kept.exists():
-            print(f"remark: {kept}: is of other models or another source, so it is learnt anew", file=sys.stderr)
+            what = "other models, another source or another version of the judge"
+            print(f"remark: {kept}: is of {what}, so it is learnt anew", file=sys.stderr)
         self._learn()
         if kept:
             content = {"of": self._identity(), "samples": self._samples}
@@ -205,8 +206,9 @@ class Judge:
             write_file(kept, json.dumps(content) + "\n")
 
     def _identity(self) -> str:
-        """Digest of what is learnt from: the models, their source, and how many disturbances there are."""
-        how = f"{DISTURBANCES} {HELD_OUT} {self.side} {CRITERIA}"
+        """Digest of what is learnt from: the models, their source, and the judge's own code."""
+        code = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+        how = f"{DISTURBANCES} {self.side} {code}"
         digest = hashlib.sha256(f"{self.source.fingerprint} {self.held_out} {how}".encode())
         for network in self.networks:
             for value in network.state_dict().values():

@@ -20,7 +20,7 @@ _SCALED = 3  # of the best remedies are tried at other scales
 class Gap:
     """Outcome for a target: what was tried, best first, the advice, what to check, and the judge's calibration.
 
-    prepared: polarity and grey levels that its store has.
+    prepared: polarity, grey levels and pixel size that its store has.
     """
 
     source: str
@@ -89,7 +89,8 @@ def measure(judge: Judge, target: Store, progress: str | None = None) -> Gap:
 def _prepared(target: Store) -> dict:
     """Describe what the remedies are on top of: a store may have some of them already."""
     parameters = target.metadata["parameters"]
-    return {"invert": parameters["invert"], "match": parameters.get("match")}
+    known = {name: parameters[name] for name in ("invert", "pixel_size_nm")}
+    return known | {"match": parameters.get("match")}
 
 
 def _described(tried: Tried) -> dict:
