@@ -191,11 +191,11 @@ class Launch:
         return found
 
     def run_only(self, names: list[str]) -> None:
-        """Run some steps. A training takes this program's place, so that signals reach it."""
+        """Run some steps. A training alone takes this program's place, so that signals reach it."""
         self.plan()  # sets aside what is to be
         for step in self.steps():  # one after the other: the gap report decides about those behind it
             if step.name in names and not step.done:
-                if step.trains:
+                if step.trains and len(names) == 1:
                     record(self.out, step, [one.name for one in self.steps()])
                     command = executable(step.commands[0])
                     os.execvp(command[0], command)

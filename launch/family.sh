@@ -61,6 +61,6 @@ case $mode in
         echo "$jobs" > "$list"
         SBATCH_GRES=${SBATCH_GRES:-gpu:$PROCESSES} sbatch --parsable --job-name="$family" \
             --array="0-$(($(wc -l < "$list") - 1))" --cpus-per-task="$((${CPUS:-8} * PROCESSES))" \
-            ${DEPENDENCY:+"--dependency=$DEPENDENCY"} launch/slurm/jobs.sbatch "$list"
+            ${DEPENDENCY:+"--dependency=$DEPENDENCY" --kill-on-invalid-dep=yes} launch/slurm/jobs.sbatch "$list"
         ;;
 esac

@@ -50,7 +50,8 @@ def _sbatch(name: str, lines: list[str], gpus: int, after: str | None) -> str:
     resources = os.environ.get("SBATCH_GRES") or (f"gpu:{gpus}" if gpus else "none")
     cores = int(os.environ.get("CPUS", CPUS)) * max(1, gpus)
     command = ["sbatch", "--parsable", f"--job-name={name}", f"--array=0-{len(lines) - 1}", f"--gres={resources}"]
-    command += [f"--cpus-per-task={cores}", *([f"--dependency=afterok:{after}"] if after else [])]
+    command += [f"--cpus-per-task={cores}", "--kill-on-invalid-dep=yes"]  # else a job would wait for ever
+    command += [f"--dependency=afterok:{after}"] if after else []
     try:
         found = subprocess.run(
             [*command, "launch/slurm/jobs.sbatch", file.name], capture_output=True, text=True, check=True

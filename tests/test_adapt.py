@@ -96,6 +96,20 @@ def stopped(laboratory, out):
     assert "stopped by SIGTERM" in said and (out / "supervised" / "fold0" / "last.pt").exists()
 
 
+def test_a_training_that_is_refused_is_not_done_the_next_time(laboratory, tmp_path):
+    def call(steps, *names, ok=True):
+        return adapt(laboratory, tmp_path, "--folds", 2, "--only", *names, rest=("--steps", steps), ok=ok)
+
+    call(2, "prepare", "supervised 0", "supervised 1")
+    runs = [tmp_path / "supervised" / f"fold{fold}" for fold in (0, 1)]
+    first = [(run_folder / "last.pt").read_bytes() for run_folder in runs]
+    for _ in range(2):
+        refused = call(4, "supervised 0", ok=False)
+        assert refused.returncode == 2 and "another configuration" in refused.stderr
+    call(2, "supervised 0")
+    assert [(run_folder / "last.pt").read_bytes() for run_folder in runs] == first
+
+
 @pytest.fixture(scope="module")
 def adapted(laboratory, tmp_path_factory) -> tuple[Path, Path]:
     """A laboratory's folder of its own, and what came of its adaptation."""

@@ -168,6 +168,7 @@ def test_submission_makes_an_array_a_family_with_its_dependencies(tmp_path):
     by_family = {re.search(r"--job-name=(\w+)", call)[1]: call for call in calls}
     assert list(by_family) == list(FAMILIES)
     needs = {name: re.findall(r"(?<=:)\d+", " ".join(re.findall(r"afterok\S*", c))) for name, c in by_family.items()}
+    assert all(("--kill-on-invalid-dep=yes" in call) == ("afterok" in call) for call in by_family.values())
     number = {name: str(i) for i, name in enumerate(FAMILIES, start=1)}
     assert needs["pretrain"] == [] and needs["supervised"] == [number["pretrain"]]
     assert needs["uda"] == [number["supervised"]] and needs["shifted"] == [number["selection"]]
