@@ -3,11 +3,13 @@
 import re
 import struct
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from common.errors import InputError
@@ -65,11 +67,23 @@ def decoded(path: Path, content: bytes) -> np.ndarray:
         pixels = None
     if pixels is None:
         raise InputError(f"{path}: damaged or truncated; copy or export the file again")
+    if content.startswith(b"\xff\xd8"):
+        require_whole_jpeg(path, content)
     if pixels.ndim == 3 and pixels.shape[2] >= 3:  # OpenCV decodes to BGR(A); a reversed copy would double the memory
         blue = pixels[..., 0].copy()
         pixels[..., 0] = pixels[..., 2]
         pixels[..., 2] = blue
     return pixels
+
+
+def require_whole_jpeg(path: Path, content: bytes) -> None:
+    """Raise InputError for a JPEG that is damaged in its middle: decoders fill the rest with what never was there."""
+    try:
+        simplejpeg.decode_jpeg(content, "GRAY", strict=True)
+    except ValueError as error:
+        with suppress(ValueError):  # of a kind that this library cannot read at all
+            simplejpeg.decode_jpeg(content, "GRAY", strict=False)
+            raise InputError(f"{path}: damaged ({error}); copy or export the file again") from error
 
 
 def numbers_of_palette(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:

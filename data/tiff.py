@@ -13,6 +13,7 @@ import tifffile
 
 from common.errors import InputError
 from data.file_facts import ORIENTATION, TURNED, Facts, check_size
+from data.other_formats import require_whole_jpeg
 
 Page = int | str | None  # of a file of several: its number from 1, "image", "largest"; None where there is one
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -20,7 +21,8 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAKERS = (34118, 34680, 34682, 50431, 33560, 33471)  # tags in which microscopes write: Zeiss, FEI, Tescan, Olympus
 _PHOTOMETRIC = 262  # tag
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # its values
-_JPEG_IN_TIFF = (6, 7, 33007, 34892)  # tag 259
+_JPEG = 7  # tag 259
+_JPEG_IN_TIFF = (6, _JPEG, 33007, 34892)
 _ALPHA = (1, 2)  # tag 338
 _SOFTWARE = 305  # tag
 _MOST_PAGES = 32
@@ -114,6 +116,8 @@ class Picture:
             pixels = pixels.astype(page.dtype)
         else:
             pixels = page.asarray()
+            if page.compression == _JPEG and page.dtype == np.uint8:
+                _require_whole_jpegs(path, page, parts)
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)
         if self.channel is not None:
@@ -151,6 +155,16 @@ def chosen_picture(path: Path, tiff: tifffile.TiffFile, page: Page) -> Picture:
         f"{path}: {len(pictures)}{more} pages ({listed}){asked}; give `page` with a number (of an image), or export "
         "one micrograph a file"
     )
+
+
+def _require_whole_jpegs(path: Path, page: tifffile.TiffPage, parts: list[tuple[int, int]]) -> None:
+    """Raise InputError where a strip or tile, (offset, bytes), is a damaged JPEG. Tables may be the page's."""
+    tables = page.jpegtables[:-2] if page.jpegtables else b""
+    with path.open("rb") as file:
+        for offset, count in parts:
+            file.seek(offset)
+            part = file.read(count)
+            require_whole_jpeg(path, tables + part[2 * bool(tables) :])
 
 
 def _of_kind(pictures: list[Picture], kind: str) -> list[Picture]:

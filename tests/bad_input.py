@@ -161,6 +161,12 @@ def flipped(content: bytes, place: int | None = None) -> bytes:
     return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
 
+def gap_filled(content: bytes) -> bytes:
+    """Zeros in the middle, as of a sector that cannot be read."""
+    middle = len(content) // 2
+    return content[: middle - 50] + bytes(100) + content[middle + 50 :]
+
+
 def encoded(ending: str, pixels=GREY) -> bytes:
     return cv2.imencode(ending, pixels)[1].tobytes()
 
@@ -292,6 +298,10 @@ def _images() -> Iterator[Fault]:
     yield bad("truncated PNG", "m1.png", half(encoded(".png")), "damaged or truncated", "again")
     yield bad("PNG with one flipped byte", "m1.png", flipped(encoded(".png")), "damaged", "again")
     yield bad("truncated JPEG", "m1.jpg", half(encoded(".jpg")), "damaged or truncated", "again")
+    yield bad("JPEG with a gap", "m1.jpg", gap_filled(encoded(".jpg")), "damaged (", "again")
+    yield bad(
+        "TIFF of a JPEG with a gap", "m1.tif", gap_filled(tiff_bytes(GREY, compression="jpeg")), "damaged", "again"
+    )
     yield bad("truncated BMP", "m1.bmp", half(encoded(".bmp")), "damaged or truncated", "again")
     yield bad("only the first 8 bytes of a PNG", "m1.png", encoded(".png")[:8], "damaged", "again")
     yield bad("only the first 8 bytes of a TIFF", "m1.tif", tiff_bytes(GREY)[:8], "0 pages", "export")
