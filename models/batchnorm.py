@@ -4,7 +4,8 @@ Domain-specific batch norm: Chang et al., CVPR 2019. Re-estimation (AdaBN): Li e
 what was learnt: Schneider et al., NeurIPS 2020.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 
 import torch
@@ -31,18 +32,21 @@ class SourceAndTarget(nn.Module):
 
     forward(source, target, ...) takes image batches (N, 1, H, W), one of the source and one or more of the target, and
     returns the output of each, logits by level, computed under its own domain's statistics where the model has them.
-    The model is left on domain 'target'.
+    Of several batches of the target only the first adds to its running statistics: the others are views, such as tiles
+    with hidden blocks, that no micrograph looks like. The model is left on domain 'target'.
     """
 
     def __init__(self, model: nn.Module, compiled: bool = False):
         super().__init__()
         self.model = torch.compile(model, dynamic=False) if compiled else model
 
-    def forward(self, source: Tensor, *targets: Tensor) -> tuple[dict[str, Tensor], ...]:
+    def forward(self, source: Tensor, target: Tensor, *views: Tensor) -> tuple[dict[str, Tensor], ...]:
         set_domain(self.model, "source")
         source_logits = self.model(source)
         set_domain(self.model, "target")
-        return source_logits, *map(self.model, targets)
+        target_logits = self.model(target)
+        with _statistics_kept(self.model):
+            return source_logits, target_logits, *map(self.model, views)
 
 
 def domain_batch_norm(model: nn.Module, domains: tuple[str, ...] = ("source", "target")) -> nn.Module:
@@ -101,6 +105,20 @@ def synchronise_batch_norm(model: nn.Module, group: torch.distributed.ProcessGro
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = SynchronisedBatchNorm
+
+
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Let batch norms normalise a training batch by its own statistics, and leave their running ones as they are."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

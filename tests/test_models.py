@@ -186,6 +186,17 @@ def test_source_and_target_run_under_their_own_statistics():
         assert torch.equal(model(images(seed=3))["main"], logits["main"])
 
 
+def test_only_the_first_batch_of_the_target_adds_to_its_statistics():
+    batches = [images(seed=seed) for seed in (1, 2, 3)]
+    alone, more = small(domains=True).train(), small(domains=True).train()
+    alone.load_state_dict(more.state_dict())
+    models.SourceAndTarget(alone)(*batches[:2])
+    view = models.SourceAndTarget(more)(*batches)[2]
+    assert equal(statistics(more), statistics(alone))
+    assert torch.equal(view["main"], more(batches[2])["main"]), "it is normalised by its own all the same"
+    assert not equal(statistics(more), statistics(alone)), "another pass, after it, counts again"
+
+
 @pytest.mark.parametrize("domains", [False, True])
 def test_frozen_norms_survive_train_and_still_learn(domains):
     model = small(domains)
