@@ -35,5 +35,5 @@ class GanLoss:
 
 
 def grey_distance(one: Tensor, other: Tensor) -> Tensor:
-    """Mean distance of images (N, 1, H, W) in 0..255 from others, as a share of all grey levels."""
-    return (one.float() - other.float()).abs().mean() / 255
+    """Mean distance of images (N, 1, H, W) in 0..255 from others, as if they were in -1..1 (Zhu et al., ICCV 2017)."""
+    return (one.float() - other.float()).abs().mean() / 127.5

@@ -55,8 +55,8 @@ def test_updates_equal_the_published_recipe(stores, supervised, tmp_path):
         fake_y, fake_x = g(x), f(y)
         seen = lambda image: 2 * image / 255 - 1  # noqa: E731
         loss = ((d_y(seen(fake_y)) - 1) ** 2).mean() + ((d_x(seen(fake_x)) - 1) ** 2).mean()
-        loss = loss + 10 * ((f(fake_y) - x).abs().mean() + (g(fake_x) - y).abs().mean()) / 255
-        loss = loss + 5 * ((g(y) - y).abs().mean() + (f(x) - x).abs().mean()) / 255
+        loss = loss + 10 * ((seen(f(fake_y)) - seen(x)).abs().mean() + (seen(g(fake_x)) - seen(y)).abs().mean())
+        loss = loss + 5 * ((seen(g(y)) - seen(y)).abs().mean() + (seen(f(x)) - seen(x)).abs().mean())
         of_generators = torch.autograd.grad(loss, list(generators.parameters()), retain_graph=True)
         loss_d = sum(
             ((d(seen(real)) - 1) ** 2).mean() / 2 + (d(seen(fake.detach())) ** 2).mean() / 2
