@@ -33,7 +33,7 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     target = two_views(options)
     source = labelled_tiles(options, target)
     model, optimizer = build_model(options, processes, source.store.classes)
-    teacher = build_teacher(model, own_statistics=options.teacher_statistics == "batch")
+    teacher = build_teacher(model, options, processes)
     trained = bool(trained_on(options.pretraining))  # else the teacher forgets its beginning, as published
     drift = Drift(source.store.classes, from_model=trained).to(processes.device)
     precision = Precision(options.amp, processes.device)

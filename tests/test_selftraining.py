@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from short_runs import differences, metrics, selftraining_arguments
 
 import models
 import train_selftraining
+from common.errors import InputError
 from data.store import TWO_PHASES, Store
 from data.tiles import BatchStream, LabelledTiles
 from data.views import TwoViews
@@ -25,7 +27,7 @@ from losses import Labelled, class_mix, sure_labels
 from training import checkpoint, distributed
 from training.configuration import parse
 from training.options import parser_of
-from training.teacher import Drift
+from training.teacher import Drift, build_teacher
 
 MIC = ("--lambda-masked", 0.5, "--masked-block", 16)
 
@@ -167,6 +169,18 @@ def test_two_processes_train_as_one_does(stores, supervised, tmp_path):
     here(stores, tmp_path / "one", *more)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, abs=2e-3, rel=2e-2)
+
+
+def test_teachers_of_several_processes_may_not_go_by_statistics_of_their_own():
+    model, two = (
+        models.domain_batch_norm(models.build("deeplabv2_small")),
+        distributed.Processes(0, 2, torch.device("cpu")),
+    )
+    options = SimpleNamespace(teacher_statistics="running", batch_norm="local")
+    with pytest.raises(InputError, match=r"2 processes .* --batch-norm sync"):
+        build_teacher(model, options, two)
+    assert not build_teacher(model, options, replace(two, world=1)).training
+    assert build_teacher(model, SimpleNamespace(teacher_statistics="batch", batch_norm="local"), two).training
 
 
 def test_what_is_ignored_is_not_pasted_and_half_of_the_phases_is():

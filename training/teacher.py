@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import models
+from common.errors import InputError
 from losses import centre, sure_labels
+from training.distributed import Processes
 
 _FRACTION = "pseudo_fraction_"
 _FIRST = 20  # updates whose pseudo-labels are those of the starting model
@@ -19,12 +21,18 @@ _PATIENCE = 10  # logging steps before the first judgement
 _APART = 4.0  # times the odds that a phase had
 
 
-def build_teacher(model: models.Segmenter, own_statistics: bool) -> models.Segmenter:
+def build_teacher(model: models.Segmenter, options: SimpleNamespace, processes: Processes) -> models.Segmenter:
     """Copy a model that has batch-norm statistics for each domain. The copy learns nothing by itself.
 
-    own_statistics: it normalises the target by each batch, and keeps running statistics of these; else by the model's
-    running ones.
+    With --teacher-statistics batch it normalises the target by each batch, and keeps running statistics of these; else
+    by the model's running ones. InputError where these would be other ones in each process.
     """
+    own_statistics = options.teacher_statistics == "batch"
+    if processes.world > 1 and options.batch_norm == "local" and not own_statistics:
+        raise InputError(
+            f"--teacher-statistics running with --batch-norm local: the teachers of {processes.world} processes would "
+            "label by statistics of their own, until a checkpoint makes them equal. Give --batch-norm sync."
+        )
     teacher = copy.deepcopy(model).requires_grad_(False).train(own_statistics)
     models.set_domain(teacher, "target")
     return teacher
