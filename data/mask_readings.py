@@ -17,7 +17,8 @@ INSTANCES = 64  # more values than phases
 SOFT = 8  # values in between
 _UNKNOWN = 254  # in place of a class
 _SOFT_SHARE = 0.8  # of pixels that have values in between; a photograph has more
-_RARE, _EVEN = 0.01, 0.3  # of the pixels: less than a phase has; of the rare ones: fewer than in any area are alike
+_SMOOTHED = 3  # values in between, as of a mask that is moved by half a pixel or halved
+_RARE, _EVEN = 0.01, 0.3  # of the pixels: less than a phase has; of a value's: fewer than in any area are alike
 _BEGINNING = 0.5  # of the pixels of an area: fewer are its upper left corners, unless it is of one or two
 _CORNERS = np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, :-1]
 
@@ -130,7 +131,7 @@ class Judged:
         Of colours, unknown ones that are no grey: a micrograph under an annotation is grey.
         """
         codes, unknown = self.codes, self.classes == _UNKNOWN
-        if unknown.sum() <= SOFT or self.counts[unknown].sum() > _SOFT_SHARE * self.counts.sum():
+        if self.counts[unknown].sum() > _SOFT_SHARE * self.counts.sum() or not (unknown.sum() > SOFT or self.smooth):
             return False
         if self.colours and (codes % 0x010101).any():
             return bool(self.counts[unknown & (codes % 0x010101 > 0)].sum() > self.counts[unknown].sum() / 2)
@@ -149,18 +150,28 @@ class Judged:
 
     @property
     def smooth(self) -> bool:
-        """Many values that are not listed, each on few pixels and nowhere an area: borders that were smoothed.
+        """Values that are not listed, between the lowest and the highest, nowhere an area: borders that were smoothed.
 
-        Of colours, such that are no grey, as above.
+        Of colours, such that are no grey, as above. A frequent value on areas is a phase's, and fewer than three others
+        may be lines of more phases. Few pixels, beside those of the listed values or the others, move no border.
         """
-        rare = ~self.is_listed & (self.counts < _RARE * self.counts.sum())
-        if self.colours:
-            rare &= self.codes % 0x010101 > 0
-        if rare.sum() <= SOFT:
+        odd = ~self.is_listed
+        if self.colours and (self.codes % 0x010101).any():
+            odd &= self.codes % 0x010101 > 0
+        else:
+            ends = [*self.codes[[0, -1]], *self.wanted]
+            odd &= (self.codes > min(ends)) & (self.codes < max(ends))
+        total, listed = self.counts.sum(), self.counts[self.is_listed].sum()
+        least = _RARE * max(_RARE * total, min(listed, total - listed))
+        if odd.sum() < _SMOOTHED or self.counts[odd].sum() <= least:
             return False
-        here, right, below = (self._of_each(np.arange(len(rare), dtype=np.int32))[part] for part in _CORNERS)
-        odd = rare[here]
-        return bool(np.mean((here == right)[odd] & (here == below)[odd]) < _EVEN)
+        here, right, below = (self._of_each(np.arange(len(odd), dtype=np.int32))[part] for part in _CORNERS)
+        corners = np.bincount(here.ravel(), minlength=len(odd))
+        alike = np.bincount(here[(here == right) & (here == below)], minlength=len(odd))
+        odd &= (self.counts < _RARE * total) | (alike < _EVEN * corners)
+        return bool(
+            odd.sum() >= _SMOOTHED and self.counts[odd].sum() > least and alike[odd].sum() < _EVEN * corners[odd].sum()
+        )
 
     def mask(self) -> np.ndarray:
         """Classes uint8 (h, w)."""

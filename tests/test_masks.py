@@ -249,6 +249,29 @@ def test_smooth_borders_under_rest_are_told_of(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("lowest", [0, 85])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smooth_borders_of_few_levels_are_told_of_and_a_third_phase_is_not(tmp_path, capsys, lowest, channels):
+    """Moved by half a pixel, or halved, a mask has three values in between; beside a third phase there are more."""
+    rng = np.random.default_rng(0)
+    field = cv2.GaussianBlur(rng.normal(size=(200, 240)), (0, 0), 9)
+    sharp = np.select([field > 0.02, field < -0.02], [255, 0], lowest).astype(np.uint8)
+    moved = cv2.warpAffine(sharp, np.float32([[1, 0, 0.5], [0, 1, 0.5]]), sharp.shape[::-1], borderMode=1)
+    halved = cv2.resize(sharp, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    assert lowest or set(np.unique(moved)) == set(np.unique(halved)) == {0, 64, 128, 191, 255}
+    lines = sharp.copy()
+    for column, value in ((30, 90), (90, 170)):
+        lines[:, column] = value
+    for pixels, warned in ((moved, True), (halved, True), (sharp, False), (sharp // 4 * 4, False), (lines, False)):
+        cv2.imwrite(str(tmp_path / "a.png"), np.dstack([pixels] * channels))
+        for values in (Values((int(pixels.max()),), None), Values(None, (0,))):
+            read_mask(tmp_path / "a.png", values)
+            assert ("borders are smooth" in (printed := capsys.readouterr().err)) == warned == bool(printed)
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([halved] * channels))
+    with pytest.raises(InputError, match=r"its borders are smooth.*threshold = 170"):
+        read_mask(tmp_path / "a.png", Values((255,), (0, 85)))
+
+
 def test_transparent_pixels_of_a_phase_are_warned_of(tmp_path, capsys):
     """A constant alpha hides nothing, nor does one over the background, whatever its colour."""
     red, phase = (255, 0, 0), LARGE & (np.arange(LARGE.shape[1]) % 40 < 20)
