@@ -20,6 +20,7 @@ from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, greys
 from data.tiff import Page
 
 _TINT, _COLOURED = 32, 1e-3  # difference of channels that JPEG leaves in grey; share of pixels that make a colour mask
+_NEAR, _PICTURE = 32, 0.5  # grey levels from black and white; share of pixels in between that makes a micrograph
 _LISTED, _FILES = 24, 6  # values, and files of each, in a message
 
 
@@ -241,6 +242,7 @@ def _by_threshold(path: Path, decoded: Decoded, values: Values) -> np.ndarray:
         for colour in values.ignore:
             ignored |= (colours == colour).all(axis=2) if isinstance(colour, tuple) else False
         _refuse_coloured(path, colours[~ignored], values.threshold)
+    _warn_of_picture(path, grey, ~ignored)
     return np.where(ignored, IGNORED, grey >= values.threshold).astype(np.uint8)
 
 
@@ -257,6 +259,21 @@ def _refuse_coloured(path: Path, colours: np.ndarray, threshold: int) -> None:
             f'{path}: {odd.sum()} px have colours such as "#{bytes(found[counts.argmax()]).hex()}", and threshold = '
             f"{threshold} is of grey levels; export it as PNG, and list its colours in `foreground` in place of "
             "threshold, or in `ignore`"
+        )
+
+
+def _warn_of_picture(path: Path, grey: np.ndarray, counted: np.ndarray) -> None:
+    """Print a warning where most that counts of a mask of grey levels, (h, w), is neither black nor white, nor even.
+
+    Borders are smooth on fewer pixels, and a third phase has even areas.
+    """
+    here, left, above, counts = grey[1:, 1:], grey[1:, :-1], grey[:-1, 1:], counted[1:, 1:]
+    between = (here >= _NEAR) & (here < 256 - _NEAR) & ((here != left) | (here != above)) & counts
+    if np.count_nonzero(between) > _PICTURE * np.count_nonzero(counts):
+        print(
+            f"warning: {path}: most of it is grey levels that differ from pixel to pixel, neither near black nor near "
+            "white. If it is a micrograph in place of its mask, put the mask there.",
+            file=sys.stderr,
         )
 
 

@@ -347,6 +347,25 @@ def test_a_threshold_is_of_grey_and_what_is_ignored_may_have_a_colour(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_micrograph_in_place_of_its_mask_is_warned_of_under_a_threshold(tmp_path, capsys):
+    """Neither are masks of three levels, soft ones, JPEGs of either, and pictures where they are ignored."""
+    draw(tmp_path, 1, seed=1, contrast=1.0)
+    picture = cv2.imread(str(tmp_path / "images" / "m0.png"), cv2.IMREAD_GRAYSCALE)
+    levels = cv2.resize((NUMBERS * 80).astype(np.uint8), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    soft = cv2.GaussianBlur(np.where(LARGE, 255, 0).astype(np.uint8), (0, 0), 3)
+    beside = np.hstack([picture, np.full_like(picture, 7)])
+    for pixels, ignore, warned in (
+        (picture, (), True), (picture.astype(np.uint16) * 257, (), True), (np.dstack([picture] * 3), (), True),
+        (levels, (), False), (soft, (), False), (cv2.GaussianBlur(levels, (0, 0), 1), (), False),
+        (beside, (), False), (beside, (7,), True),
+    ):  # fmt: skip
+        for ending in ("png", "jpg")[: 2 if pixels.dtype == np.uint8 and not ignore else 1]:
+            cv2.imwrite(str(tmp_path / f"a.{ending}"), pixels)
+            read_mask(tmp_path / f"a.{ending}", Values((), (), ignore, threshold=128))
+            said = f"a.{ending}: most of it is grey levels that differ from pixel to pixel"
+            assert (said in (printed := capsys.readouterr().err)) == warned == bool(printed)
+
+
 # ---- what does not count ------------------------------------------------------------------------------------------
 
 
