@@ -17,6 +17,7 @@ from data.table import FILE
 from data.tiff import Page
 
 _DARK = 8  # times darker than white
+_CLIPPED = frozenset(2**bits - 1 for bits in DEPTHS)  # white of cameras, of which a merely dark picture has none
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -102,9 +103,10 @@ def depth_of(
     """Depth in bits of a domain's camera: the smallest of DEPTHS that holds all its micrographs of 16-bit samples.
 
     pictures: files with their page and the rows of their bar, which do not count, as lone pixels do not; of these it
-    prints a warning, and of files that are nearly black at that depth. None where there are no such micrographs. And
-    whether each by itself would have been read so, as before there was a common depth. broken: files that cannot be
-    read are passed over, where InputError would be raised. least: a depth that is known already.
+    prints a warning, and of files that are nearly black at that depth, or whose brightest level is white at a smaller
+    one. None where there are no such micrographs. And whether each by itself would have been read so, as before there
+    was a common depth. broken: files that cannot be read are passed over, where InputError would be raised. least: a
+    depth that is known already.
     """
     pictures = list(pictures)
     found = all_of(partial(_brightest, broken=broken), pictures, workers)
@@ -127,6 +129,17 @@ def depth_of(
         print(
             f"warning: {dark[0]}{others}: its brightest grey level is {found[dark[0]].scanned}, of {2**depth - 1} that "
             f"{depth} bits have, by which all are read: nearly black. Keep files of another camera apart.",
+            file=sys.stderr,
+        )
+    clipped = [path for path, one in found.items() if one.scanned in _CLIPPED - {2**depth - 1} and path not in dark]
+    if clipped:
+        others = f" (and {len(clipped) - 1} other files)" if len(clipped) > 1 else ""
+        white = found[clipped[0]].scanned
+        bits = white.bit_length()
+        print(
+            f"warning: {clipped[0]}{others}: its brightest grey level is {white}, white at {bits} bits, and all are "
+            f"read by {depth}: {2 ** (depth - bits)} times too dark if its camera has {bits}. Keep files of another "
+            "camera apart.",
             file=sys.stderr,
         )
     each = {next(bits for bits in DEPTHS_BEFORE if one.level < 2**bits) for one in found.values()}

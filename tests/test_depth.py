@@ -48,3 +48,19 @@ def test_a_file_that_is_nearly_black_at_the_common_depth_is_named(tmp_path, caps
     assert depth_of(files, 1)[0] == 16
     printed = capsys.readouterr().err
     assert (said is not None and f"dark.png{said and ' ' + said}: its brightest grey level" in printed) == bool(printed)
+
+
+@pytest.mark.parametrize(("bits", "more"), [(14, 16), (12, 14), (10, 12), (8, 10)])
+def test_a_camera_of_fewer_bits_is_known_by_its_white(tmp_path, capsys, bits, more):
+    """Pictures that fill their depth, as overexposed ones do, are named; those that are as dark are not."""
+    light = GREY.astype(np.float64) / GREY.max()
+    bright = saved(tmp_path, "bright", light * (2**more - 1))
+    clipped = [saved(tmp_path, name, np.minimum(light * 1.05, 1) * (2**bits - 1)) for name in ("a", "b", "c")]
+    dark = saved(tmp_path, "dark", light * (2**bits - 40))
+    assert depth_of([bright, dark, *clipped], 1)[0] == more
+    said = f"a.png (and 2 other files): its brightest grey level is {2**bits - 1}, white at {bits} bits"
+    printed = capsys.readouterr().err
+    assert f"{said}, and all are read by {more}: 4 times too dark" in printed and printed.count("warning") == 1
+    assert depth_of([bright, dark], 1)[0] == more and depth_of(clipped, 1)[0] == bits
+    assert capsys.readouterr().err == ""
+    assert depth_of(clipped, 1, least=more)[0] == more and "a.png (and 2" in capsys.readouterr().err
