@@ -18,6 +18,7 @@ from data.tiff import Page
 
 _DARK = 8  # times darker than white
 _CLIPPED = frozenset(2**bits - 1 for bits in DEPTHS)  # white of cameras, of which a merely dark picture has none
+_UPRIGHT = 4  # orientation of TIFF and EXIF that leaves rows rows; larger ones make columns of them
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -67,29 +68,32 @@ def _lacking(header: Header | None, key: str) -> str:
 
 def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:
     yield from (f"{path}: {doubt}" for doubt in header.doubts)
-    said, typed = header.pixel_size_nm, given.pixel_size_nm
-    if said and typed != FILE and abs(typed / said - 1) > TOLERANCE:
-        yield (
-            f"{path}: its {header.maker} header says {said:.4g} nm a pixel, but {given.named_size} = {typed:g}. A "
-            f'wrong scale changes every phase fraction: correct it, or give "{FILE}".'
-        )
+    if header.pixel_size_nm:
+        yield from _other_size(path, page, header, given)
     said, typed = header.information_bar, given.information_bar
     if said is not None and typed not in (FILE, said):
         yield (
             f"{path}: its {header.bar_maker or header.maker} header says that the information bar has {said} rows, but "
             f'{given.named_bar} = {typed}. Correct it, or give "{FILE}".'
         )
-    if header.width and header.pixel_size_nm and given.pixel_size_nm == FILE:
-        yield from _resized(path, page, header)
 
 
-def _resized(path: Path, page: Page, header: Header) -> Iterable[str]:
-    facts = look(path, page)
-    if header.width not in (facts.width, facts.height):
+def _other_size(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:
+    """Say that a pixel size is another than the header's, which was written for another width if it was resized."""
+    said, typed, facts = header.pixel_size_nm, given.pixel_size_nm, look(path, page)
+    width = facts.height if facts.orientation > _UPRIGHT else facts.width
+    before = width if header.width in (None, facts.width, facts.height) else header.width
+    resized = said * before / width
+    wrong = typed != FILE and all(abs(typed / size - 1) > TOLERANCE for size in (said, resized))
+    named = f"{path}: its {header.maker} header says {said:.4g} nm a pixel"
+    named += f", but {given.named_size} = {typed:g}" if wrong else ""
+    if before != width and (wrong or typed == FILE):
         yield (
-            f"{path}: is {facts.width} px wide, and was {header.width} when its {header.maker} header was written. "
-            f"{header.pixel_size_nm:.4g} nm a pixel is right if it was cropped, wrong if it was resized."
+            f"{named}. It was {before} px wide then, and is {width}: {said:.4g} is right if it was cropped, "
+            f"{resized:.4g} if it was resized."
         )
+    elif wrong:
+        yield f'{named}. A wrong scale changes every phase fraction: correct it, or give "{FILE}".'
 
 
 def middle(sizes: Iterable[float]) -> float:

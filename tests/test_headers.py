@@ -87,6 +87,23 @@ def test_a_picture_of_another_width_does_not_say_its_bar(tmp_path):
         text.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("size", [(240, 320), (256, 320), (320, 240)])
+def test_a_picture_that_was_resized_beside_its_text_has_another_pixel_size(tmp_path, capsys, size):
+    """Typed is that of the picture; the text is of 640 x 480. As "file" and for other numbers both are said."""
+    path, turned = tmp_path / "a.tif", size[0] > size[1]
+    jeol(path, np.zeros((480, 640), np.uint8), 27.7)
+    tifffile.imwrite(
+        path, np.zeros((240, 320) if turned else size, np.uint8), extratags=[(274, "H", 1, 6, True)] * turned
+    )
+    for typed, wrong in ((55.4, False), (27.7, False), (55, False), (40, True), ("file", True)):
+        settled(path, None, Given(typed, 0, "pixel_size_nm", "information_bar"))
+        said = f", but pixel_size_nm = {typed}" if typed == 40 else ""
+        printed = capsys.readouterr().err
+        assert bool(printed) == wrong
+        assert not wrong or f"says 27.7 nm a pixel{said}. It was 640 px wide then, and is 320: 27.7 is" in printed
+        assert not wrong or "right if it was cropped, 55.4 if it was resized." in printed
+
+
 def test_a_printers_resolution_is_no_pixel_size(tmp_path):
     plain(tmp_path / "a.tif", GREY)
     imagej(tmp_path / "inch.tif", GREY, 25.4e6 / 72, "inch")
