@@ -74,7 +74,7 @@ def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Ite
     if said is not None and typed not in (FILE, said):
         yield (
             f"{path}: its {header.bar_maker or header.maker} header says that the information bar has {said} rows, but "
-            f'{given.named_bar} = {typed}. Correct it, or give "{FILE}".'
+            f'{given.named_bar} = {typed}. If the picture still has its bar, correct it, or give "{FILE}".'
         )
 
 

@@ -104,6 +104,18 @@ def test_a_picture_that_was_resized_beside_its_text_has_another_pixel_size(tmp_p
         assert not wrong or "right if it was cropped, 55.4 if it was resized." in printed
 
 
+def test_only_a_picture_that_has_its_bar_is_to_be_given_its_rows(tmp_path, capsys):
+    """Tescan's words do not say the picture's height; JEOL's do, and are silent once the bar is cut off."""
+    given = Given(5, 0, "pixel_size_nm", "information_bar")
+    tescan(tmp_path / "a.tif", GREY[:-32], 5, 32)
+    settled(tmp_path / "a.tif", None, given)
+    said = 'bar has 32 rows, but information_bar = 0. If the picture still has its bar, correct it, or give "file".'
+    assert said in capsys.readouterr().err
+    jeol(tmp_path / "b.tif", GREY, 5, 32)
+    plain(tmp_path / "b.tif", GREY[:-32])
+    assert settled(tmp_path / "b.tif", None, given) == (5, 0) and capsys.readouterr().err == ""
+
+
 def test_a_printers_resolution_is_no_pixel_size(tmp_path):
     plain(tmp_path / "a.tif", GREY)
     imagej(tmp_path / "inch.tif", GREY, 25.4e6 / 72, "inch")
