@@ -17,8 +17,12 @@ while (($#)); do
     shift
 done
 ((${#methods[@]})) ||
-    methods=(ADVENT MinEnt FDA-0.01 FDA-0.05 FDA-0.09 histogram DACS MIC AdaptSegNet-DACS DAST DAST-ST translation)
-[[ " ${methods[*]} " != *" DAST-ST "* || " ${methods[*]} " == *" DAST "* ]] || methods+=(DAST) # what it starts from
+    methods=(ADVENT MinEnt FDA-0.01 FDA-0.05 FDA-0.09 histogram DACS MIC AdaptSegNet-DACS histogram-DACS DAST DAST-ST
+        translation)
+declare -A before=([DAST-ST]=DAST [histogram-DACS]=histogram) # what they start from
+for name in "${!before[@]}"; do
+    [[ " ${methods[*]} " != *" $name "* || " ${methods[*]} " == *" ${before[$name]} "* ]] || methods+=("${before[$name]}")
+done
 read -ra targets <<< "${TARGETS:-t1 t2 t3}"
 twin=${TWIN:-} source=S.10 first=() second=() third=()
 [[ -n $twin ]] && source=${twin}source
@@ -27,7 +31,7 @@ for target in "${targets[@]}"; do
     [[ -n $twin ]] || adapted=$(case $target in t1) echo T1.11 ;; t2) echo T2.11 ;; *) echo T3.2 ;; esac)
     first+=("$adapted")
     for method in "${methods[@]}"; do
-        if [[ $method == DAST-ST ]]; then third+=("$twin$method-$target"); else second+=("$twin$method-$target"); fi
+        if [[ -n ${before[$method]:-} ]]; then third+=("$twin$method-$target"); else second+=("$twin$method-$target"); fi
     done
 done
 export STUDY=${STUDY:-launch/methods.toml}

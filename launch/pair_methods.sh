@@ -4,12 +4,13 @@
 #   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400 JOBS=1
 # JOBS trainings run at a time: one method on all pairs, then the next.
 # Each starts from the pair's source model, as the adaptation did, on the store that it took, for as many steps;
-# AdaptSegNet-DACS and DAST-ST from what they follow. The oracle trains on the labels of the target's training
-# micrographs, which drawn t1 and t2 do not have. It and what knows no target are no candidates of the choice.
+# AdaptSegNet-DACS, histogram-DACS and DAST-ST from what they follow. The oracle trains on the labels of the target's
+# training micrographs, which drawn t1 and t2 do not have. It and what knows no target are no candidates of the choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-default="no-adversary ADVENT MinEnt FDA-0.05 histogram DACS AdaptSegNet-DACS MIC DAST DAST-ST curves convolutions oracle"
+default="no-adversary ADVENT MinEnt FDA-0.05 histogram DACS AdaptSegNet-DACS MIC DAST curves convolutions oracle"
+default+=" histogram-DACS DAST-ST"
 
 with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to validate on
     local drawn=${pair%/*}/micrographs/seed$seed
@@ -41,6 +42,7 @@ method() { # NAME PAIR: train it and score it, where its outcome is missing
         no-adversary | curves | convolutions | regions) experiment=small.$1 ;;
         oracle) experiment=small.source from=$target && with_folds ;;
         AdaptSegNet-DACS) start=$pair/uda/fold0 ;;
+        histogram-DACS) start=$of/histogram ;;
         DAST-ST) start=$of/DAST ;;
     esac
     case $1 in
@@ -76,9 +78,14 @@ on_all_pairs() { # NAME...: a failure does not stop the others; xargs then ends 
 pairs=("$@")
 export -f with_folds about method choice
 names=" ${METHODS-$default} "
+first=$names last=()
+for name in histogram-DACS DAST-ST; do # once all is there that they go on from
+    [[ $names != *" $name "* ]] || last+=("$name")
+    first=${first/ $name / }
+done
 # shellcheck disable=SC2086  # words on purpose
-on_all_pairs ${names/ DAST-ST / }
-[[ $names != *" DAST-ST "* ]] || on_all_pairs DAST-ST # it goes on from DAST
+on_all_pairs $first
+on_all_pairs "${last[@]}"
 printf '%s\0' "${pairs[@]}" | xargs -0 -n 1 -P "${JOBS:-1}" bash -euo pipefail -c 'choice "$@"' _
 
 python -m benchmarks.methods "${pairs[@]}" --out docs/methods_pairs.csv
