@@ -34,11 +34,13 @@ from evaluation.fractions import FIELD, Fraction, fields_of, of_specimen, senten
 from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed
+from evaluation.noticed import Noticed, repeats
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
 SCALE = ("pixel_size_nm", "information_bar")
 DONE = "segmentation.json"
+_NAMED = 4  # images in a warning
 _READ = ("invert", "match", "levels")  # how the micrographs of a domain are read
 
 
@@ -46,7 +48,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     """Segment every micrograph of a folder, or of a domain: masks at native size, pictures, phase_fractions.csv.
 
     Masks are 0 and 255 of two phases, else numbers with a palette, and IGNORED in an information bar.
-    segmentation.json comes last, and only where no image has failed.
+    segmentation.json comes last, and only where no image has failed. An image that is there twice counts once.
     overlays/ shows what was found, confidence/ where the models are unsure. The table's last row is of the specimen, as
     far as the micrographs are random samples of one. While one micrograph is segmented, the next is read and the one
     before is written. Memory holds these three. Broken files are named at the end, after the good ones are written.
@@ -118,7 +120,9 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 file=sys.stderr,
             )
         image = image if levels is None else matched(image, levels)
-        return _Read(file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar)
+        return _Read(
+            file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar, Noticed.of(file.name, grey)
+        )
 
     def segmented() -> Iterator[tuple | InputError]:
         for reading in ahead(read, files, 1):
@@ -175,6 +179,7 @@ class _Read:
     shape: tuple[int, int]
     pixel_size_nm: float
     information_bar: int
+    noticed: Noticed
 
 
 def _depth(asked: dict[Path, tuple[Page, Given]], learnt: int | None) -> int | None:
@@ -256,7 +261,7 @@ class _Table:
     """Rows of phase_fractions.csv: one for each micrograph, the last for all of them."""
 
     def __init__(self, classes: Sequence[str] = TWO_PHASES):
-        self.rows, self.reported = [], reported(classes)
+        self.rows, self.noticed, self.reported = [], [], reported(classes)
         self.fields, self.models = ({end: [] for end in self.reported} for _ in range(2))
 
     def add(self, one: _Read, found: Segmentation) -> None:
@@ -272,21 +277,31 @@ class _Table:
             row |= {f"phase_fraction{end}": float((found.classes == phase).mean())}
         sure = float(found.confidence.mean() / 255)
         self.rows.append(row | {"information_bar": one.information_bar, "confidence": sure})
+        self.noticed.append(one.noticed)
 
     def write(self, path: Path) -> None:
         """Write the table, and print what it says of all micrographs."""
         if not self.rows:
             return
-        sure = float(np.mean([row["confidence"] for row in self.rows]))
+        again = repeats(self.noticed)
+        once = [place for place, row in enumerate(self.rows) if row["file"] not in again]
+        sure = float(np.mean([self.rows[place]["confidence"] for place in once]))
         pixel_size, bar = (agreed(row[key] for row in self.rows) for key in ("pixel_size_nm", "information_bar"))
         row = {"file": SPECIMEN, "height": None, "width": None, "pixel_size_nm": pixel_size}
         said = []
         for end in self.reported:
-            whole, field = of_specimen(self.fields[end], self.models[end])
+            whole, field = of_specimen(*([of[end][place] for place in once] for of in (self.fields, self.models)))
             row |= _columns(whole, field, end)
             said.append(f"{path}: {sentence(whole, field, end[1:])}")
         write_csv(path, [*self.rows, row | {"information_bar": bar, "confidence": sure}])
         print("\n".join(said))
+        if again:
+            same = [f"{name} of {earlier}" for name, earlier in again.items()]
+            print(
+                f"warning: {path}: {len(again)} images have the pixels of another, so they do not count in the row of "
+                f"{SPECIMEN}: {', '.join(same[:_NAMED])}{', ...' * (len(same) > _NAMED)}",
+                file=sys.stderr,
+            )
 
 
 def _columns(fraction: Fraction, field: str, end: str) -> dict:

@@ -1,6 +1,7 @@
 """Phase fractions with their uncertainty: intervals that hold, fields that add up, and what is said of them."""
 
 import csv
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -72,23 +73,34 @@ def test_images_are_fields_where_there_are_enough_of_them():
     assert (fraction.fields, field) == (6, "image") and fraction.std == pytest.approx(np.std([0.15, 0.35] * 3, ddof=1))
 
 
-def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
+def segmented(folder: Path, count: int = 1) -> list[dict]:
+    """Segment folder/lab by networks that have learnt nothing. Returns the rows of the table."""
     members = []
-    for seed in (0, 1):
+    for seed in range(count):
         models.build("deeplabv2_small")  # moves the generator on: two different networks
         cut = {"tile": 48, "overlap": 8, "scale": 1.0, "reference_pixel_size_nm": 1.0}
         native = {"pixel_size_nm": 1.0, "invert": False, "information_bar": 0}
-        members.append(Member(tmp_path / str(seed), "last", models.build("deeplabv2_small").eval(),
+        members.append(Member(folder / str(seed), "last", models.build("deeplabv2_small").eval(),
                               {"target": None}, cut | {"native": native}, 0))  # fmt: skip
-    (tmp_path / "lab").mkdir()
-    for number in range(6):
-        grey = np.random.default_rng(number).integers(0, 256, (60, 80), np.uint8)
-        cv2.imwrite(str(tmp_path / "lab" / f"m{number}.png"), grey)
-    options = SimpleNamespace(images=tmp_path / "lab", out=tmp_path / "out", pixel_size=None, page=None, invert=None,
+    options = SimpleNamespace(images=folder / "lab", out=folder / "out", pixel_size=None, page=None, invert=None,
                               information_bar=None, images_of=None)  # fmt: skip
     segment_folder(members, options, "cpu")
-    with (tmp_path / "out" / "phase_fractions.csv").open() as file:
-        *rows, whole = csv.DictReader(file)
+    with (folder / "out" / "phase_fractions.csv").open() as file:
+        return [*csv.DictReader(file)]
+
+
+def laboratory(folder: Path, count: int) -> list[np.ndarray]:
+    """Write micrographs m0.png ... into folder/lab."""
+    (folder / "lab").mkdir()
+    pictures = [np.random.default_rng(number).integers(0, 256, (60, 80), np.uint8) for number in range(count)]
+    for number, grey in enumerate(pictures):
+        cv2.imwrite(str(folder / "lab" / f"m{number}.png"), grey)
+    return pictures
+
+
+def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
+    laboratory(tmp_path, 6)
+    *rows, whole = segmented(tmp_path, 2)
     assert whole["file"] == SPECIMEN and whole["field"] == "image" and int(whole["fields"]) == 6
     of_images = np.array([float(row["phase_fraction"]) for row in rows])
     assert float(whole["phase_fraction"]) == pytest.approx(of_images.mean())
@@ -97,6 +109,23 @@ def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
     assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows)
     printed = capsys.readouterr().out
     assert "95 % confidence, 6 images" in printed and "with the models' spread" in printed
+
+
+def test_an_image_that_is_there_twice_counts_once(tmp_path, capsys):
+    """Under other names and in another format; uniform images are alike and no copies."""
+    pictures = laboratory(tmp_path, 3)
+    for number, grey in enumerate(pictures):
+        for name in (f"m{number}_copy.png", f"m{number} (2).bmp"):
+            cv2.imwrite(str(tmp_path / "lab" / name), grey)
+    for name in ("black0.png", "black1.png"):
+        cv2.imwrite(str(tmp_path / "lab" / name), np.zeros((60, 80), np.uint8))
+    *rows, whole = segmented(tmp_path)
+    printed = capsys.readouterr()
+    assert len(rows) == 11 and int(whole["fields"]) == 5 and "5 images" in printed.out
+    counted = [float(row["phase_fraction"]) for row in rows if row["file"][2:] == ".png" or "black" in row["file"]]
+    assert float(whole["phase_fraction"]) == pytest.approx(np.mean(counted))
+    (said,) = [line for line in printed.err.splitlines() if "another" in line]
+    assert "6 images have the pixels of another" in said and "black" not in said and "m0_copy.png of m0 (2).bmp" in said
 
 
 def test_the_coverage_benchmark_counts_the_intervals_that_hold(supervised):
