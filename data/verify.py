@@ -21,12 +21,10 @@ from common.errors import InputError, exits_cleanly
 from common.limits import IGNORED
 from data.contact_sheet import draw_contact_sheet
 from data.images import cut_tiles
-from data.levels import FEW_LEVELS, has_few_levels
-from data.masks import counted, phase_fraction, phase_fractions
+from data.masks import counted, phase_fractions
+from data.oddities import oddities
 from data.sealed import check_seal, seal_is_intact
 from data.store import TILE_STORE, Micrograph, Store, differences, digest
-
-_ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
 
 
 @exits_cleanly
@@ -105,57 +103,6 @@ def _of_one_image(stores: Sequence[Store]) -> list[list[tuple[Store, Micrograph]
     several = [alike for alike in pixels.values() if len({micrograph.sha256 for _, micrograph in alike}) > 1]
     shown = [np.ptp(store.image(micrograph.index)) > 0 for ((store, micrograph), *_) in several]
     return [*files.values(), *(alike for alike, varied in zip(several, shown, strict=True) if varied)]
-
-
-def oddities(store: Store) -> list[str]:
-    """List what is allowed and rarely meant: micrographs of few grey levels, annotations without foreground.
-
-    Of more than two phases: a phase that no annotation has.
-    """
-    found = []
-    for micrograph in store.micrographs:
-        image = store.image(micrograph.index)
-        mask = store.mask(micrograph.index) if micrograph.labelled else None
-        if image.min() == image.max():
-            found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
-        elif has_few_levels(image):
-            found.append(
-                f"micrograph '{micrograph.name}' has {FEW_LEVELS} grey levels or fewer nearly everywhere; is it a mask?"
-            )
-        if mask is not None and (mask == IGNORED).all():
-            found.append(f"mask of '{micrograph.name}' is all ignored; check the mask file and `ignore`")
-        elif mask is not None and store.phases == 2 and not (mask == 1).any():
-            found.append(f"mask of '{micrograph.name}' has no foreground; check the mask file and `foreground`")
-    return found + (_swapped(store) if store.phases == 2 else _absent(store))
-
-
-def _absent(store: Store) -> list[str]:
-    """Warn of phases that are on no mask of a domain, and have values there."""
-    there = {phase for m in store.micrographs if m.labelled for phase in np.unique(store.mask(m.index)).tolist()}
-    values = store.metadata["parameters"].get("values", {})
-    listed = [phase for phase, name in enumerate(store.classes) if values.get(name) != []]
-    absent = [store.classes[phase] for phase in listed if there and phase not in there]
-    return [f"no mask has {name}; check the mask files and `values`" for name in absent]
-
-
-def _swapped(store: Store) -> list[str]:
-    """Warnings of masks whose phase fraction is about 1 - that of the others: their values may be swapped."""
-    shares = defaultdict(list)
-    for micrograph in store.micrographs:
-        if micrograph.labelled:
-            shares[micrograph.parent].append(phase_fraction(store.mask(micrograph.index)))
-    fractions = {name: float(np.mean(of)) for name, of in shares.items() if not np.isnan(np.mean(of))}
-    found = []
-    for name, fraction in fractions.items():
-        others = np.array([other for one, other in fractions.items() if one != name])
-        usual = np.median(others) if len(others) > 1 else 0.5
-        far = abs(fraction - usual) > _FAR * np.median(np.abs(others - usual)) if len(others) > 1 else False
-        if far and abs(fraction - (1 - usual)) < _ALIKE < abs(usual - 0.5):
-            found.append(
-                f"mask of '{name}' has {100 * fraction:.0f} % foreground, and the others {100 * usual:.0f} %, about as "
-                "much as it has background: are its values swapped?"
-            )
-    return found
 
 
 def _check_tiles(store: Store) -> list[str]:

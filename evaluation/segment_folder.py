@@ -34,7 +34,7 @@ from evaluation.fractions import FIELD, Fraction, fields_of, of_specimen, senten
 from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed
-from evaluation.noticed import Noticed, repeats
+from evaluation.noticed import Noticed, look_alike, repeats
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
@@ -300,6 +300,12 @@ class _Table:
             print(
                 f"warning: {path}: {len(again)} images have the pixels of another, so they do not count in the row of "
                 f"{SPECIMEN}: {', '.join(same[:_NAMED])}{', ...' * (len(same) > _NAMED)}",
+                file=sys.stderr,
+            )
+        if alike := look_alike(self.noticed):
+            print(
+                f"warning: {path}: {alike}: look like one field with other grey levels, and count as several. If so, "
+                "keep one of them.",
                 file=sys.stderr,
             )
 

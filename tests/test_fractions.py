@@ -128,6 +128,25 @@ def test_an_image_that_is_there_twice_counts_once(tmp_path, capsys):
     assert "6 images have the pixels of another" in said and "black" not in said and "m0_copy.png of m0 (2).bmp" in said
 
 
+def test_images_of_one_field_are_named(tmp_path, capsys):
+    """Saved again as JPEG, of another size and contrast; not the other fields, whatever bar or grating they share."""
+    (tmp_path / "lab").mkdir()
+    rows, columns = np.mgrid[:200, :260]
+    for number in range(4):
+        field = cv2.GaussianBlur(np.random.default_rng(number).normal(size=(200, 260)), (0, 0), 3)
+        grey = (120 + 300 * field).clip(0, 255).astype(np.uint8)
+        cv2.putText(grey, "20 kV 5000x", (5, 195), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 3)
+        grating = 120 + 50 * np.sin((rows + number) / 7) * np.sin((columns + number) / 7)
+        for name, picture in (("m", grey), ("grating", grating)):
+            cv2.imwrite(str(tmp_path / "lab" / f"{name}{number}.png"), picture)
+        if number < 2:
+            other = cv2.resize(cv2.LUT(grey, (np.arange(256) ** 0.5 * 15).astype(np.uint8)), None, fx=0.8, fy=0.8)
+            cv2.imwrite(str(tmp_path / "lab" / f"z{number}.jpg"), other)
+    segmented(tmp_path)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "one field" in line]
+    assert "m0.png, z0.jpg; m1.png, z1.jpg: look" in said
+
+
 def test_the_coverage_benchmark_counts_the_intervals_that_hold(supervised):
     """By their labels and by a model, on two drawn specimens: a wide interval of few fields holds the labels' truth."""
     found = coverage([load_member(supervised, "last", "cpu")], "t2", specimens=2, fields=2, seed=0)

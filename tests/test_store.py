@@ -185,3 +185,23 @@ def test_one_image_under_two_files_is_found_by_its_pixels(tmp_path):
     for entry in (annotated("source", folds=6), domains["source"]):
         status, printed = verified(source=entry)
         assert status == 2 and "copy, m0 are one image but lie in different folds or in test" in printed
+
+
+def test_copies_that_are_not_equal_are_warned_of(tmp_path):
+    """Saved as JPEG for testing, tinted, and equal in one fold; two domains may show one field."""
+    draw(tmp_path / "source", 4, seed=5, contrast=1.0)
+    images, masks = (tmp_path / "source" / part for part in ("images", "masks"))
+    text = domains_toml(source=annotated("source", test=["z9"]), target=unannotated("target"))
+    (tmp_path / "domains.toml").write_text(text)
+    shutil.copytree(images, tmp_path / "target" / "images")
+    picture, mask = (cv2.imread(str(folder / "m0.png")) for folder in (images, masks))
+    cv2.imwrite(str(images / "z9.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    shutil.copy(masks / "m0.png", masks / "z9.png")
+    tinted = np.where(mask > 0, 0.7 * picture + (0, 0, 76), picture)
+    cv2.imwrite(str(tmp_path / "target" / "images" / "m0_overlay.png"), tinted)
+    shutil.copy(images / "m1.png", tmp_path / "target" / "images" / "m1 (2).png")
+    assert call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'}")[0] == 0
+    status, printed = call(f"verify {tmp_path / 'stores'}")
+    assert status == 0 and printed.count("look like one field") == 2
+    assert "m0, z9: look like one field, but lie in different folds or in test and training" in printed
+    assert "m0, m0_overlay; m1, m1 (2): look like one field and count as several" in printed
