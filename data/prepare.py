@@ -26,9 +26,10 @@ from common.arguments import positive
 from common.errors import InputError, exits_cleanly
 from common.memory import free_memory
 from common.parallel import ahead
+from data.bars import bar_rows, common_bar
 from data.decision import Decision, read_decision, recorded, undecided
 from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
-from data.images import prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
+from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import grey_levels, matched
 from data.mask_readings import MaskValue, Values
 from data.masks import UnknownValues, counted, read_mask
@@ -112,13 +113,17 @@ def prepare_domain(
             reference = describe(options, ask_beside, workers, quiet=True)
         confirm(odd_sizes(options, domain, described, reference))
     reading = _reading(domain, described, depth, workers, options.phases)
-    names = set()
+    names, bars = set(), []
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
-        for native, read in zip(domain.micrographs, progress, strict=True):
-            image, mask = _result(read, native, domain, described)
+        for one, read in zip(described, progress, strict=True):
+            native = one.native
+            image, mask, bar = _result(read, native, domain, described)
             image = image if levels is None else matched(image, levels)
-            for suffix, field in fields_of_view(image.shape, options):
+            fields = fields_of_view(image.shape, options)
+            below = len(image) - max(rows.indices(len(image))[1] for _, (rows, _) in fields)
+            bars.append(bar + one.information_bar if bar * one.factor > below else 0)
+            for suffix, field in fields:
                 name = native.name + suffix
                 if name in names:
                     raise InputError(f"{native.image}: its field of view {name} is another's name too; rename the file")
@@ -131,6 +136,7 @@ def prepare_domain(
             placed = writer.place(replace=force)
     if placed:
         _summarise(Store(path))
+        _warn_of_bars(domain.name, bars)
     return path
 
 
@@ -140,7 +146,7 @@ def levels_of(options: Options, domain: Domain, workers: int = WORKERS) -> np.nd
     depth, _ = depth_of([(one.native.image, one.native.page, one.information_bar) for one in described], workers)
     with closing(_reading(domain, described, depth, workers, options.phases)) as reading:
         progress = tqdm(reading, desc=f"grey levels of {domain.name}", unit="micrograph", total=len(domain.micrographs))
-        return grey_levels(counted(*read.result()) for read in progress)
+        return grey_levels(counted(*read.result()[:2]) for read in progress)
 
 
 def _depth(path: Path, described: list[Described], workers: int) -> tuple[int | None, bool]:
@@ -168,9 +174,10 @@ def _reading(
 
 def read_native(
     described: Described, domain: Domain, depth: int | None, memory: int, phases: int = 2
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale.
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale, and look for a bar.
 
+    Returns its rows in the native micrograph too, beyond those that are cut off.
     depth: of the domain's camera, as of read_image; memory: as of prepare_micrograph.
     """
     native, bar = described.native, described.information_bar
@@ -179,16 +186,17 @@ def read_native(
         image = prepare_micrograph(grey, described.factor, domain.invert, bar, described.origin, memory)
     except InputError as error:
         raise InputError(f"{native.image}: {error}") from error
+    more = bar_rows(crop_information_bar(grey, bar))
     if native.mask is None:
-        return image, None
+        return image, None, more
     mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name, native.page)
-    return image, prepare_mask(mask, described.factor, phases)
+    return image, prepare_mask(mask, described.factor, phases), more
 
 
 def _result(
     read: Future, native: NativeMicrograph, domain: Domain, described: list[Described]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Wait for a micrograph and its mask. An unknown value's message has those of all masks of the domain."""
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Wait for what read_native returns. An unknown value's message has those of all masks of the domain."""
     try:
         return read.result()
     except UnknownValues as error:
@@ -266,6 +274,16 @@ def _differences(path: Path, parameters: dict, provenance: list[dict], as_before
     # As an older version named more than ten fields.
     named_twice = len({micrograph.name for micrograph in store.micrographs}) < len(store.micrographs)
     return different + ["the names of its fields of view, of which two are alike"] * named_twice
+
+
+def _warn_of_bars(domain: str, bars: list[int]) -> None:
+    rows, count = common_bar(bars)
+    if rows:
+        print(
+            f"warning: {domain}: the lowest {rows} rows of {count} of {len(bars)} micrographs look like an information "
+            f"bar, and are trained on. If so, give information_bar = {rows}",
+            file=sys.stderr,
+        )
 
 
 def _summarise(store: Store) -> None:

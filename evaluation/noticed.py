@@ -1,29 +1,33 @@
-"""Images of a folder that are there twice, or look it."""
+"""Images of a folder that are there twice, or look it, or have an information bar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data.bars import bar_rows, common_bar
 from data.copies import listed, of_one_field, pattern
+from data.images import crop_information_bar
 from data.store import digest
 
 
 @dataclass(frozen=True)
 class Noticed:
-    """An image's name, pattern (data.copies) and the digest of its pixels.
+    """An image's name, pattern (data.copies), the digest of its pixels, and the rows of its bar, if it looks like one.
 
-    That is None of a uniform image, which is like any other of its kind.
+    There is no digest of a uniform image, which is like any other of its kind.
     """
 
     file: str
     pattern: np.ndarray
     digest: str | None
+    bar: int
 
     @classmethod
-    def of(cls, file: str, grey: np.ndarray) -> "Noticed":
-        """Look at a native image uint8 (h, w)."""
-        return cls(file, pattern(grey), digest(grey) if np.ptp(grey) else None)
+    def of(cls, file: str, grey: np.ndarray, cut: int) -> "Noticed":
+        """Look at a native image uint8 (h, w), of which the lowest `cut` rows are cut off."""
+        bar = bar_rows(crop_information_bar(grey, cut))
+        return cls(file, pattern(grey), digest(grey) if np.ptp(grey) else None, bar and bar + cut)
 
 
 def repeats(noticed: Sequence[Noticed]) -> dict[str, str]:
@@ -35,9 +39,21 @@ def repeats(noticed: Sequence[Noticed]) -> dict[str, str]:
     return found
 
 
-def look_alike(noticed: Sequence[Noticed]) -> str:
-    """Name the images of one field that are not equal; empty where there are none."""
-    again = repeats(noticed)
+def warnings_of(noticed: Sequence[Noticed]) -> list[str]:
+    """List what is wrong with the fractions if these images are what they look like."""
+    found, again = [], repeats(noticed)
+    if again:
+        same = listed([[name, earlier] for name, earlier in again.items()])
+        found.append(f"{len(again)} images have the pixels of another, so each counts once in the last row: {same}")
     once = [one for one in noticed if one.file not in again]
     groups = of_one_field([one.pattern for one in once], [one.file for one in once])
-    return listed([[once[place].file for place in group] for group in groups])
+    if groups:
+        alike = listed([[once[place].file for place in group] for group in groups])
+        found.append(f"{alike}: look like one field with other grey levels, and count as several. If so, keep one")
+    rows, count = common_bar([one.bar for one in noticed])
+    if rows:
+        found.append(
+            f"the lowest {rows} rows of {count} of {len(noticed)} images look like an information bar, and count as "
+            f"specimen. If so, give --information-bar {rows}, or in domains.toml information_bar"
+        )
+    return found

@@ -34,13 +34,12 @@ from evaluation.fractions import FIELD, Fraction, fields_of, of_specimen, senten
 from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed
-from evaluation.noticed import Noticed, look_alike, repeats
+from evaluation.noticed import Noticed, repeats, warnings_of
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
 SCALE = ("pixel_size_nm", "information_bar")
 DONE = "segmentation.json"
-_NAMED = 4  # images in a warning
 _READ = ("invert", "match", "levels")  # how the micrographs of a domain are read
 
 
@@ -120,9 +119,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 file=sys.stderr,
             )
         image = image if levels is None else matched(image, levels)
-        return _Read(
-            file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar, Noticed.of(file.name, grey)
-        )
+        noticed = Noticed.of(file.name, grey, bar)
+        return _Read(file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar, noticed)
 
     def segmented() -> Iterator[tuple | InputError]:
         for reading in ahead(read, files, 1):
@@ -295,19 +293,8 @@ class _Table:
             said.append(f"{path}: {sentence(whole, field, end[1:])}")
         write_csv(path, [*self.rows, row | {"information_bar": bar, "confidence": sure}])
         print("\n".join(said))
-        if again:
-            same = [f"{name} of {earlier}" for name, earlier in again.items()]
-            print(
-                f"warning: {path}: {len(again)} images have the pixels of another, so they do not count in the row of "
-                f"{SPECIMEN}: {', '.join(same[:_NAMED])}{', ...' * (len(same) > _NAMED)}",
-                file=sys.stderr,
-            )
-        if alike := look_alike(self.noticed):
-            print(
-                f"warning: {path}: {alike}: look like one field with other grey levels, and count as several. If so, "
-                "keep one of them.",
-                file=sys.stderr,
-            )
+        for warning in warnings_of(self.noticed):
+            print(f"warning: {path}: {warning}", file=sys.stderr)
 
 
 def _columns(fraction: Fraction, field: str, end: str) -> dict:

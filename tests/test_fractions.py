@@ -73,7 +73,7 @@ def test_images_are_fields_where_there_are_enough_of_them():
     assert (fraction.fields, field) == (6, "image") and fraction.std == pytest.approx(np.std([0.15, 0.35] * 3, ddof=1))
 
 
-def segmented(folder: Path, count: int = 1) -> list[dict]:
+def segmented(folder: Path, count: int = 1, information_bar: int | None = None) -> list[dict]:
     """Segment folder/lab by networks that have learnt nothing. Returns the rows of the table."""
     members = []
     for seed in range(count):
@@ -83,7 +83,7 @@ def segmented(folder: Path, count: int = 1) -> list[dict]:
         members.append(Member(folder / str(seed), "last", models.build("deeplabv2_small").eval(),
                               {"target": None}, cut | {"native": native}, 0))  # fmt: skip
     options = SimpleNamespace(images=folder / "lab", out=folder / "out", pixel_size=None, page=None, invert=None,
-                              information_bar=None, images_of=None)  # fmt: skip
+                              information_bar=information_bar, images_of=None)  # fmt: skip
     segment_folder(members, options, "cpu")
     with (folder / "out" / "phase_fractions.csv").open() as file:
         return [*csv.DictReader(file)]
@@ -91,7 +91,7 @@ def segmented(folder: Path, count: int = 1) -> list[dict]:
 
 def laboratory(folder: Path, count: int) -> list[np.ndarray]:
     """Write micrographs m0.png ... into folder/lab."""
-    (folder / "lab").mkdir()
+    (folder / "lab").mkdir(exist_ok=True)
     pictures = [np.random.default_rng(number).integers(0, 256, (60, 80), np.uint8) for number in range(count)]
     for number, grey in enumerate(pictures):
         cv2.imwrite(str(folder / "lab" / f"m{number}.png"), grey)
@@ -124,8 +124,8 @@ def test_an_image_that_is_there_twice_counts_once(tmp_path, capsys):
     assert len(rows) == 11 and int(whole["fields"]) == 5 and "5 images" in printed.out
     counted = [float(row["phase_fraction"]) for row in rows if row["file"][2:] == ".png" or "black" in row["file"]]
     assert float(whole["phase_fraction"]) == pytest.approx(np.mean(counted))
-    (said,) = [line for line in printed.err.splitlines() if "another" in line]
-    assert "6 images have the pixels of another" in said and "black" not in said and "m0_copy.png of m0 (2).bmp" in said
+    (said,) = [line for line in printed.err.splitlines() if "pixels of another" in line]
+    assert "6 images have the pixels" in said and "black" not in said and "m0 (2).bmp, m0_copy.png" in said
 
 
 def test_images_of_one_field_are_named(tmp_path, capsys):
@@ -145,6 +145,21 @@ def test_images_of_one_field_are_named(tmp_path, capsys):
     segmented(tmp_path)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "one field" in line]
     assert "m0.png, z0.jpg; m1.png, z1.jpg: look" in said
+
+
+def test_an_information_bar_that_is_not_cut_off_is_named(tmp_path, capsys):
+    """With its rows, also where too few are cut; not where only one image has it, nor once it is cut off."""
+    for number, grey in enumerate(laboratory(tmp_path, 3)):
+        grey[-18:] = 255
+        cv2.putText(grey, f"{number} kV", (5, 55), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 0)
+        cv2.imwrite(str(tmp_path / "lab" / f"m{number}.png"), grey)
+    said = "the lowest 18 rows of 3 of 3 images look like an information bar"
+    for cut, warned in ((None, True), (8, True), (18, False)):
+        segmented(tmp_path, information_bar=cut)
+        assert (said in capsys.readouterr().err) == warned
+    laboratory(tmp_path, 2)
+    segmented(tmp_path)
+    assert "look like an information bar" not in capsys.readouterr().err
 
 
 def test_the_coverage_benchmark_counts_the_intervals_that_hold(supervised):

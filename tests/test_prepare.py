@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from bad_input import png, png_chunk
+from bad_input import call, png, png_chunk
 from conftest import ROOT, draw, run
 from short_runs import uda_arguments
 
@@ -187,6 +187,26 @@ def test_as_many_micrographs_as_workers_are_read_at_once(laboratory, monkeypatch
     patience = 0.5
     with pytest.raises(threading.BrokenBarrierError):
         prepare_domain(options, domains["source"], laboratory / "others", workers=3)
+
+
+def test_an_information_bar_that_is_not_cut_off_is_named(laboratory):
+    """With its rows in the file; not where one micrograph has it, it is cut off, or no field of view holds it."""
+    for number in range(4):
+        path = str(laboratory / "source" / "images" / f"m{number}.png")
+        grey = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+        grey[-18:] = 0
+        cv2.putText(grey, f"{number} kV", (5, 95), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255)
+        cv2.imwrite(path, grey)
+        if number in (0, 3):
+            named = f"source: the lowest 18 rows of {number + 1} of 4 micrographs look like an information bar"
+            for text, warned in (
+                (_OPTIONS.replace("1.0", "0.4") + _SOURCE, number == 3),
+                (_OPTIONS + _SOURCE + "information_bar = 8", number == 3),
+                (_OPTIONS + _SOURCE + "information_bar = 18", False),
+                (_OPTIONS + "field_of_view = [90, 64]" + _SOURCE, False),
+            ):
+                said = call(f"prepare {_write_toml(laboratory, text)} --out {laboratory / 'stores'} --force")[1]
+                assert (named in said) == ("information bar, and" in said) == warned
 
 
 @pytest.mark.parametrize("workers", [1, 3])

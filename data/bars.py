@@ -1,0 +1,47 @@
+"""Information bars that are still below micrographs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_LEAST, _MOST = 8, 3  # rows of a bar, and the part of a micrograph, a third, that it takes at most
+_NEAR = 4  # grey levels, by which JPEG changes the uniform ground of a bar
+_GROUND = 0.3  # share of each of its rows that has the ground's level, at least: the rest is text
+_CLEAN = 0.7  # the same of the two rows at its edge, and of most rows
+_DROP = 0.4  # how much less have as many rows above it, of which the lowest may be mixed with the bar
+_LINE = 0.9  # share of a row that has one level, whichever: a frame
+_AGREE = 2  # rows by which bars of one domain differ, where JPEG blurs their edge
+
+
+def bar_rows(grey: np.ndarray) -> int:
+    """Count the lowest rows of a native micrograph uint8 (h, w) that look like an information bar; 0 where none do.
+
+    A bar is ground of one level with text on it, and ends at a full-width edge.
+    """
+    most = len(grey) // _MOST
+    if most < _LEAST:
+        return 0
+    from_below = grey[: -2 * most - 1 : -1]
+    level = int(np.bincount(from_below[:_LEAST].ravel(), minlength=256).argmax())
+    ground = ((from_below >= max(level - _NEAR, 0)) & (from_below <= min(level + _NEAR, 255))).mean(axis=1)
+    for row in np.flatnonzero(ground < _GROUND):
+        if np.bincount(from_below[row]).max() > _LINE * grey.shape[1]:
+            ground[row] = _LINE
+    dense = np.flatnonzero(ground[:most] < _GROUND)
+    for rows in range(dense[0] if len(dense) else most, _LEAST - 1, -1):
+        clean = min(ground[rows - 2 : rows].min(), np.median(ground[:rows]))
+        if clean >= _CLEAN and ground[rows + 1 : 2 * rows].max() <= clean - _DROP:
+            return rows
+    return 0
+
+
+def common_bar(rows: Sequence[int]) -> tuple[int, int]:
+    """Rows of the bar that most micrographs of a domain have, and their number; 0, 0 if most have none, or others.
+
+    rows: of the bar of each, 0 without.
+    """
+    found = np.array([one for one in rows if one])
+    if not len(found):
+        return 0, 0
+    alike = found[np.abs(found - np.median(found)) <= _AGREE]
+    return (int(alike.max()), len(alike)) if 2 * len(alike) > len(rows) else (0, 0)
