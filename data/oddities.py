@@ -8,17 +8,18 @@ from common.limits import IGNORED
 from data.copies import listed, of_one_field, pattern
 from data.levels import FEW_LEVELS, has_few_levels
 from data.masks import phase_fraction
-from data.store import Store
+from data.store import Micrograph, Store
 
 _ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
 
 
 def oddities(store: Store) -> list[str]:
-    """List what is allowed and rarely meant: micrographs of few grey levels or of one field, masks without foreground.
+    """List what is allowed and rarely meant: micrographs of few grey levels or of one field, masks of one phase.
 
-    Of more than two phases: a phase that no annotation has.
+    Masks that several have. Of more than two phases: a phase that no annotation has.
     """
-    found = _of_one_field(store)
+    fields = _fields(store)
+    found = _of_one_field(store, fields) + _equal_masks(store, fields)
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
         mask = store.mask(micrograph.index) if micrograph.labelled else None
@@ -30,32 +31,60 @@ def oddities(store: Store) -> list[str]:
             )
         if mask is not None and (mask == IGNORED).all():
             found.append(f"mask of '{micrograph.name}' is all ignored; check the mask file and `ignore`")
-        elif mask is not None and store.phases == 2 and not (mask == 1).any():
-            found.append(f"mask of '{micrograph.name}' has no foreground; check the mask file and `foreground`")
+        elif mask is not None and store.phases == 2 and len(there := np.unique(mask[mask != IGNORED])) == 1:
+            absent = store.classes[1 - there[0]]
+            found.append(f"mask of '{micrograph.name}' has no {absent}; check the mask file and `foreground`")
     return found + (_swapped(store) if store.phases == 2 else _absent(store))
 
 
-def _of_one_field(store: Store) -> list[str]:
-    """Warn of micrographs that count as several, and show one field; a line for those that a score is too good by."""
+def _fields(store: Store) -> list[list[Micrograph]]:
+    """Group the micrographs of several files that look like one field. Uniform ones are alike and no copies."""
     shown = [place for place, one in enumerate(store.micrographs) if np.ptp(store.image(one.index))]
-    patterns = [pattern(store.image(store.micrographs[place].index)) for place in shown]
+    patterns = [pattern(store.image(place)) for place in shown]
     digests = [store.metadata["micrographs"][place]["image_digest"] for place in shown]
-    apart, together = {}, {}
-    for group in of_one_field(patterns, digests):
-        micrographs = [store.micrographs[shown[place]] for place in group]
-        names = tuple(dict.fromkeys(one.parent for one in micrographs))
-        if len(names) > 1:
-            held_out_alone = len({(one.fold, one.test) for one in micrographs}) > 1
-            (apart if held_out_alone else together)[names] = None
+    groups = [[store.micrographs[shown[place]] for place in group] for group in of_one_field(patterns, digests)]
+    return [group for group in groups if len({one.parent for one in group}) > 1]
+
+
+def _of_one_field(store: Store, fields: list[list[Micrograph]]) -> list[str]:
+    """Warn of micrographs that count as several, and show one field; a line for those that a score is too good by."""
+    apart = [group for group in fields if _lie_apart(group)]
+    together = [group for group in fields if group not in apart]
     found = []
     if apart:
         found.append(
-            f"{listed([*apart])}: look like one field, but lie in different folds or in test and training, so that "
+            f"{_names(apart)}: look like one field, but lie in different folds or in test and training, so that "
             "scores are too good. If so, keep one of them, or give them one fold in a table"
         )
     if together:
-        found.append(f"{listed([*together])}: look like one field and count as several. If so, keep one of them")
+        found.append(f"{_names(together)}: look like one field and count as several. If so, keep one of them")
     return found
+
+
+def _equal_masks(store: Store, fields: list[list[Micrograph]]) -> list[str]:
+    """Warn of micrographs that have equal masks and do not look like one field. Masks of one phase are often equal."""
+    equal = defaultdict(list)
+    for micrograph, entry in zip(store.micrographs, store.metadata["micrographs"], strict=True):
+        if micrograph.labelled:
+            equal[entry["mask_digest"]].append(micrograph)
+    groups = []
+    for group in equal.values():
+        several = len({one.parent for one in group}) > 1 and not any(set(group) <= set(field) for field in fields)
+        mask = store.mask(group[0].index) if several else None
+        if several and len(np.unique(mask[mask != IGNORED])) > 1:
+            groups.append(group)
+    apart = "; in different folds or in test and training, scores are then too good" * any(map(_lie_apart, groups))
+    said = f"{_names(groups)}: have one mask and other pictures; was it copied, or is it one field{apart}?"
+    return [said] if groups else []
+
+
+def _lie_apart(group: list[Micrograph]) -> bool:
+    return len({(one.fold, one.test) for one in group}) > 1
+
+
+def _names(groups: list[list[Micrograph]]) -> str:
+    """Name the files of groups, those that have several of the fields of view in common once."""
+    return listed([*dict.fromkeys(tuple(sorted({one.parent for one in group})) for group in groups)])
 
 
 def _absent(store: Store) -> list[str]:

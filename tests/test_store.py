@@ -205,3 +205,22 @@ def test_copies_that_are_not_equal_are_warned_of(tmp_path):
     assert status == 0 and printed.count("look like one field") == 2
     assert "m0, z9: look like one field, but lie in different folds or in test and training" in printed
     assert "m0, m0_overlay; m1, m1 (2): look like one field and count as several" in printed
+
+
+def test_masks_of_one_phase_and_copied_masks_are_warned_of(tmp_path):
+    """Also over folds. Masks of one phase are not called copies, nor are those of copied pictures."""
+    draw(tmp_path / "source", 6, seed=5, contrast=1.0)
+    images, masks = (tmp_path / "source" / part for part in ("images", "masks"))
+    shutil.copy(masks / "m0.png", masks / "m1.png")
+    for name, value in (("m2", 255), ("m3", 0), ("m4", 0)):
+        cv2.imwrite(str(masks / f"{name}.png"), np.full((100, 90), value, np.uint8))
+    cv2.imwrite(str(images / "copy.jpg"), cv2.imread(str(images / "m5.png")))
+    shutil.copy(masks / "m5.png", masks / "copy.png")
+    (tmp_path / "t.csv").write_text("name,fold\nm0,0\nm1,1\nm2,0\nm3,0\nm4,1\nm5,0\ncopy,0\n")
+    for more, apart in (({}, ""), ({"micrographs": "t.csv"}, "; in different folds or")):
+        (tmp_path / "domains.toml").write_text(domains_toml(source=annotated("source", **more)))
+        assert call(f"prepare {tmp_path / 'domains.toml'} --out {tmp_path / 'stores'} --force")[0] == 0
+        status, printed = call(f"verify {tmp_path / 'stores'}")
+        assert status == 0 and "mask of 'm2' has no background" in printed
+        assert printed.count("has no foreground") == 2 and printed.count("one mask") == 1
+        assert f"m0, m1: have one mask and other pictures; was it copied, or is it one field{apart}" in printed
