@@ -60,7 +60,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         asked = {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domain.micrographs}
         _refuse_read_otherwise(folder, domain, members[0], options.invert)
     else:
-        asked = _of_folder(folder, options, preparation)
+        asked = _of_folder(folder, options, members)
     files = list(asked)
     for place in {file.parent for file in files}:
         if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
@@ -72,7 +72,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 "whose stores are from one domains.toml."
             )
         read = [{key: one.preparation["native"].get(key) for key in _READ} for one in (member, members[0])]
-        if member.remedy != members[0].remedy or read[0] != read[1]:
+        alike = not member.remedy.match or np.array_equal(member.levels, members[0].levels)
+        if member.remedy != members[0].remedy or read[0] != read[1] or not alike:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         models.set_domain(member.model, "target" if member.config.get("target") else "source")
     native = preparation["native"]
@@ -85,7 +86,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
     print(f"{folder}: taken to have {kind}{remedy}")
     reference = preparation["reference_pixel_size_nm"]
-    depth = _depth(asked, native.get("depth"))
+    depth = _depth(asked, members)
 
     def resize(pixel_size: float) -> tuple[float, str]:
         origin = (
@@ -180,13 +181,20 @@ class _Read:
     noticed: Noticed
 
 
-def _depth(asked: dict[Path, tuple[Page, Given]], learnt: int | None) -> int | None:
-    """Depth of the files of 16-bit samples: that of the training domain's, which a dark folder has too, or more."""
+def _depth(asked: dict[Path, tuple[Page, Given]], members: list[Member]) -> int | None:
+    """Depth of the files of 16-bit samples: that of the training domain's, which a dark folder has too, or more.
+
+    InputError where the members' domains ask for several.
+    """
     pictures = []
     for file, (page, given) in asked.items():
         with suppress(InputError):  # which is said where the file is read
             pictures.append((file, page, settled(file, page, given, quiet=True)[1]))
-    found, _ = depth_of(pictures, 2, broken=True, least=learnt or 0)
+    known = {member.preparation["native"].get("depth") or 0: member.run for member in members}
+    (found, *others), learnt = {depth_of(pictures, 2, True, least)[0] for least in known}, max(known)
+    if others:
+        each = ", ".join(f"{bits or 'unknown'} bits of {run}" for bits, run in known.items())
+        raise InputError(f"{pictures[0][0]}: may be read at different depths: {each}. Give runs of one domain.")
     if learnt and found and found > learnt:
         print(
             f"warning: the micrographs fill {found} bits, and the model's training domain {learnt}: these are of "
@@ -196,8 +204,11 @@ def _depth(asked: dict[Path, tuple[Page, Given]], learnt: int | None) -> int | N
     return found
 
 
-def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> dict[Path, tuple[Page, Given]]:
-    """List a folder's images, with the page and the scale that options, or the domain adapted to, ask of them all."""
+def _of_folder(folder: Path, options: argparse.Namespace, members: list[Member]) -> dict[Path, tuple[Page, Given]]:
+    """List a folder's images, with the page and the scale that options, or the domain adapted to, ask of them all.
+
+    InputError where the domains of several members differ in what no option says: the order of these would decide.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
     files = list_images(folder)
@@ -205,10 +216,10 @@ def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> 
         raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
     if left := Found(folder, None, ()).left(files):
         print(f"remark: {folder}: not segmented: {left}", file=sys.stderr)
-    native, found = preparation["native"], {}
+    found = {}
     for key, option in zip(SCALE, ("pixel_size", "information_bar"), strict=True):
         value, name = getattr(options, option), f"--{option.replace('_', '-')}"
-        found[key] = native[key] if value is None else value
+        found[key] = _of_all(members, key, name) if value is None else value
         if found[key] is None:
             raise InputError(
                 f"{name} is missing: a table had it of each micrograph of the domain. Give a number or file, or the "
@@ -216,7 +227,19 @@ def _of_folder(folder: Path, options: argparse.Namespace, preparation: dict) -> 
             )
         found[name] = name if value is not None else f"{name} (not given, so the domain's)"
     given = Given(*(found[key] for key in (*SCALE, "--pixel-size", "--information-bar")))
-    return dict.fromkeys(files, (options.page or native.get("page"), given))
+    return dict.fromkeys(files, (options.page or _of_all(members, "page", "--page"), given))
+
+
+def _of_all(members: list[Member], key: str, option: str) -> float | Page:
+    """Value that the micrographs of all members' domains have. InputError where they differ."""
+    first, *others = ((member.run, member.preparation["native"].get(key)) for member in members)
+    for run, value in others:
+        if value != first[1]:
+            raise InputError(
+                f"{run}: the micrographs of its domain have {key} {value}, those of {first[0]} {first[1]}. Give "
+                f"{option} of those to segment, or runs of one domain."
+            )
+    return first[1]
 
 
 def _domain(path: Path, name: str) -> Domain:

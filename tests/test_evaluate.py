@@ -326,16 +326,49 @@ def test_a_domain_of_a_file_is_not_read_against_what_the_file_says(tmp_path, sto
         assert (call(monkeypatch, *line, "--no-invert") == 0) == ("invert" in key)
 
 
+def change(run, native=(), remedy=None):
+    """Rewrite what a run's checkpoint says of its domain's micrographs, and of its remedy."""
+    state = torch.load(run / "last.pt", weights_only=True)
+    state["preparation"]["native"] = NATIVE | dict(native)
+    checkpoint.save(run / "last.pt", state | ({"remedy": remedy} if remedy else {}))
+
+
 def test_models_that_read_micrographs_otherwise_are_no_ensemble(tmp_path, stores, monkeypatch, capsys):
+    """Whatever their order. What an option says of the micrographs, the runs need not agree on."""
     runs = [make_run(tmp_path / name, stores, seed) for seed, name in enumerate("ab")]
-    state = torch.load(runs[1] / "last.pt", weights_only=True)
-    state["preparation"]["native"] = {**state["preparation"]["native"], "invert": True}
-    checkpoint.save(runs[1] / "last.pt", state)
     draw(tmp_path / "lab", 1, seed=5, contrast=1.0)
-    for order in (runs, runs[::-1]):
-        line = (*order, "--ensemble", "--images", tmp_path / "lab/images", "--out", tmp_path / "out")
-        assert call(monkeypatch, *line) == 2
-        assert "made for other micrographs" in capsys.readouterr().err
+    lab = tmp_path / "lab" / "images"
+    lines = [(*order, "--ensemble", "--out", tmp_path / "out") for order in (runs, runs[::-1])]
+
+    def refused(words, *more):
+        found = [(call(monkeypatch, *line, *(more or ("--images", lab))), capsys.readouterr().err) for line in lines]
+        assert len({status for status, _ in found}) == 1, found
+        return all(status == 2 and all(word in said for word in words) for status, said in found)
+
+    change(runs[1], {"invert": True})
+    assert refused(["made for other micrographs"])
+    for option, key, value in (("--pixel-size", "pixel_size_nm", 70), ("--information-bar", "information_bar", 10),
+                               ("--page", "page", "largest")):  # fmt: skip
+        change(runs[1], {key: value})
+        assert refused([*map(str, runs), key, f" {value}", f"Give {option}"])
+        assert not refused([], "--images", lab, option, value)
+    change(runs[1], {"pixel_size_nm": 70, "information_bar": 10})
+    (tmp_path / "domains.toml").write_text(domains_toml(source=annotated("lab")))
+    assert not refused([], "--images", tmp_path / "domains.toml", "--images-of", "source")
+
+    for number, run_folder in enumerate(runs):
+        levels = np.linspace(0, 255 + number, 256).tolist()
+        change(run_folder, (), {"changes": {"match": True}, "levels": levels})
+    assert refused(["made for other micrographs"])
+    for run_folder, bits in zip(runs, (10, 16), strict=True):
+        change(run_folder, {"depth": bits}, {"changes": {}, "levels": []})
+    assert not refused([]), "8-bit files have no depth to be read at"
+    grey = cv2.imread(str(lab / "m0.png"), cv2.IMREAD_GRAYSCALE)
+    (lab / "m0.png").unlink()
+    cv2.imwrite(str(lab / "m0.tif"), grey.astype(np.uint16) * 8)
+    assert refused(["m0.tif", "10 bits", "16 bits"])
+    cv2.imwrite(str(lab / "m0.tif"), grey.astype(np.uint16) * 257)
+    assert not refused([]), "16 bits are there, whatever a run knows"
 
 
 def test_a_score_of_before_the_end_is_no_reference(tmp_path, stores, monkeypatch, capsys):
