@@ -250,8 +250,11 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--wandb", choices=("online", "offline", "disabled"), help="default: online with a key")
     group.add_argument("--wandb-project", default="microstructure-adaptation")
     group = parser.add_argument_group("segment micrographs without labels")
-    group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp), or a domains.toml")
-    group.add_argument("--images-of", metavar="DOMAIN", help="of that domains.toml, each micrograph with its own scale")
+    group.add_argument("--images", help="folder of micrographs (tif, png, jpg, bmp), or a domains.toml. An adapted run "
+                       "takes those of a folder for its target's")  # fmt: skip
+    group.add_argument("--images-of", metavar="DOMAIN",
+                       help="of that domains.toml, each micrograph with its own scale. An adapted run has the source's "
+                       "statistics for all but its target")  # fmt: skip
     group.add_argument("--pixel-size", type=pixel_size, metavar="NM",
                        help="or `file`: what each file says; default: that of the domain adapted to")  # fmt: skip
     group.add_argument("--invert", action=argparse.BooleanOptionalAction, help="bright field; default likewise")

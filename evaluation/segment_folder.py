@@ -75,7 +75,9 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         alike = not member.remedy.match or np.array_equal(member.levels, members[0].levels)
         if member.remedy != members[0].remedy or read[0] != read[1] or not alike:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
-        models.set_domain(member.model, "target" if member.config.get("target") else "source")
+        target = member.config.get("target")
+        known = target == options.images_of if options.images_of else bool(target)  # a folder has no name to tell by
+        models.set_domain(member.model, "target" if known else "source")
     native = preparation["native"]
     invert = native["invert"] if options.invert is None else options.invert
     levels = np.array(native["levels"]) if "levels" in native else None
@@ -84,7 +86,9 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     size, bar = _said(sizes, "{:g} nm a pixel", "pixel size"), _said(bars, "{} rows", "bar")
     kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
-    print(f"{folder}: taken to have {kind}{remedy}")
+    used = " and ".join(sorted({models.domain_in_use(member.model) for member in members} - {None}))
+    statistics = f", by the batch-norm statistics of the {used}" if used else ""
+    print(f"{folder}: taken to have {kind}{remedy}{statistics}")
     reference = preparation["reference_pixel_size_nm"]
     depth = _depth(asked, members)
 

@@ -113,7 +113,7 @@ def test_a_score_is_that_of_the_whole_test_micrographs(tmp_path, stores, monkeyp
     assert cv2.imread(str(supervised / "evaluation/labelled/panels/m4.png")) is not None
 
 
-def test_an_adapted_model_uses_the_target_statistics_on_its_target_only(tmp_path, stores, monkeypatch):
+def test_an_adapted_model_uses_the_target_statistics_on_its_target_only(tmp_path, stores, monkeypatch, capsys):
     adapted = make_run(tmp_path / "uda", stores, script="train_uda", target="labelled", reference=None)
     state = checkpoint.load(adapted)
     for name, value in state["model"].items():
@@ -126,10 +126,19 @@ def test_an_adapted_model_uses_the_target_statistics_on_its_target_only(tmp_path
         models.set_domain(model, domain)
         return counts(lambda image: predict(model, image, 48, 8), Store(store_path(stores, name)))
 
+    out = tmp_path / "out"
     for name, domain in (("labelled", "target"), ("source", "source")):
         assert call(monkeypatch, adapted, "--data", stores, "--domain", name) == 0
         assert score_of(adapted / "evaluation" / name)["tp"] == with_statistics(domain, name).counts[1, 1]
+        line = (adapted, "--images", stores.parent / "domains.toml", "--images-of", name, "--out", out / name)
+        assert call(monkeypatch, *line) == 0 and f"statistics of the {domain}" in capsys.readouterr().out
+        for scored in (adapted / "evaluation" / name / "predictions").iterdir():
+            images = [cv2.imread(str(folder / scored.name), cv2.IMREAD_UNCHANGED)
+                      for folder in (scored.parent, out / name / "masks")]  # fmt: skip
+            assert np.array_equal(*images), scored
     assert with_statistics("source", "labelled") != with_statistics("target", "labelled")
+    assert call(monkeypatch, adapted, "--images", stores.parent / "source" / "images", "--out", out) == 0
+    assert "statistics of the target" in capsys.readouterr().out, "a folder has no name: it is of the target's kind"
 
 
 def test_symmetries_and_statistics_of_a_micrograph_are_scores_of_their_own(tmp_path, stores, monkeypatch):
