@@ -28,7 +28,7 @@ from training.schedule import set_learning_rates
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
     target = unlabelled_tiles(options)
     source = labelled_tiles(options, target)
-    reference = frozen_reference(options.reference, processes.device)
+    reference = frozen_reference(options.reference, source.store, options.fold, processes.device)
     translators, discriminators, optimizers = build_translators(options, processes)
     optimizer, optimizer_D = optimizers
     precision = Precision(options.amp, processes.device)

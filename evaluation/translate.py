@@ -84,8 +84,8 @@ def main() -> None:
     target = Store(store_path(options.data, config.target), labels=False)
     if state["preparation"]["fingerprints"][source.domain] != source.fingerprint:
         raise InputError(f"{source.path}: has changed since {options.run} was trained on it. Train again.")
+    reference = frozen_reference(config.reference, source, config.fold, device)
     path = write_translated(generator, source, config.target, state["step"], options.run, device)
-    reference = frozen_reference(config.reference, device)
     held_out = source.validation_micrographs(config.fold)
     cut = {"tile": source.tile, "overlap": source.overlap, "device": device}
     before, _ = score(lambda image: predict(reference, image, **cut), source, held_out)

@@ -170,6 +170,27 @@ def test_the_translated_source_is_trained_on(stores, supervised, tmp_path):
     assert "give one of train_translation.py" in run("-m", "evaluation.translate", supervised, ok=False).stderr
 
 
-def test_a_translation_asks_for_its_reference():
+def test_a_translation_asks_for_a_reference_of_its_source(stores, supervised, tmp_path):
+    """One that sees the store's phases at the store's scale, and is scored on what it was not trained on."""
+    source, known = Store(stores / "source.h5"), checkpoint.load(supervised)
     with pytest.raises(InputError, match="--reference: give a supervised run"):
-        frozen_reference(None, "cpu")
+        frozen_reference(None, source, 0, "cpu")
+    held_out = [one.sha256 for one in source.micrographs if one.fold == 0]
+    for key, value, words in (
+        ("scale", 0.5, r"scale 0\.5 in the run, 1\.0 in the store"),
+        ("classes", ["matrix", "pore"], "phases matrix, pore in the run, background, foreground in the store"),
+        ("trained_on", {"before": held_out[:1]}, "was trained on 'm.', on which it is to be scored"),
+    ):
+        path = tmp_path / f"{key}.pt"
+        checkpoint.save(path, known | {"preparation": known["preparation"] | {key: value}})
+        with pytest.raises(InputError, match=f"{path}: .*{words}"):
+            here(stores, path, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"Give a supervised run of fold 1\."):
+        here(stores, supervised, tmp_path / "run", "--fold", 1)
+    here(stores, supervised, tmp_path / "run", "--steps", 1)
+    state = checkpoint.load(tmp_path / "run")
+    state["config"]["reference"] = str(tmp_path / "scale.pt")
+    checkpoint.save(tmp_path / "run" / "last.pt", state)
+    said = run("-m", "evaluation.translate", tmp_path / "run", "--data", stores, ok=False).stderr
+    assert "scale 0.5 in the run" in said and not (tmp_path / "run" / "stores").exists()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 import models
 from common.errors import InputError
-from data.store import TWO_PHASES
+from data.store import TWO_PHASES, Store, differences
 from models.translator import RealOrTranslated, Translators
 from training import distributed
 from training.checkpoint import load_model
@@ -86,11 +86,27 @@ def build_translators(
     return translators, discriminators, [build_adam(group, betas=(0.5, 0.999)) for group in groups]
 
 
-def frozen_reference(run: str | None, device: torch.device | str) -> models.Segmenter:
-    """Load the source model of `--reference`, which learns nothing here. InputError where there is none."""
+def frozen_reference(run: str | None, source: Store, fold: int, device: torch.device | str) -> models.Segmenter:
+    """Load the source model of `--reference`, which learns nothing here, to see micrographs of the source's store.
+
+    InputError where there is none, where its data was prepared otherwise or has other phases, and where it was trained
+    on a micrograph that the fold holds out: it is scored on these.
+    """
     if not run:
         raise InputError("--reference: give a supervised run on the source, which says if the phases stay in place.")
-    model, _ = load_model(run)
+    model, state = load_model(run)
+    if different := differences(state["preparation"], source.preparation, "in the run", "in the store"):
+        raise InputError(
+            f"--reference {run}: its data was prepared otherwise than {source.path} ({different}). Give a supervised "
+            "run on this store."
+        )
+    seen = {digest for digests in state["preparation"].get("trained_on", {}).values() for digest in digests}
+    held_out = (source.micrographs[index] for index in source.validation_micrographs(fold))
+    if known := [one.name for one in held_out if one.sha256 in seen]:
+        raise InputError(
+            f"--reference {run}: was trained on '{known[0]}', on which it is to be scored, as fold {fold} of "
+            f"{source.path} holds it out. Give a supervised run of fold {fold}."
+        )
     return model.to(device, memory_format=torch.channels_last).requires_grad_(False)
 
 
