@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import ROOT, run
-from short_runs import uda_here
+from short_runs import metrics, uda_here
 
 import evaluate
 from common import arguments
@@ -193,6 +193,17 @@ def test_without_adversary_the_discriminators_do_not_touch_the_model(stores, tmp
     one = adapted(stores, tmp_path / "one", *off)
     other = adapted(stores, tmp_path / "other", *off, "--discriminator-learning-rate", 0.1)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_weights_at_a_head_that_the_model_lacks_are_no_control_run(stores, tmp_path):
+    unet = ("--model", "unet_small", "--lambda-adv-main", 0, "--lambda-adv-aux")
+    for more in ((0.01,), (0, "--lambda-entropy-aux", 0.01)):
+        with pytest.raises(InputError, match=r"-aux 0\.01: adapts nothing, as --model unet_small"):
+            adapted(stores, tmp_path / "run", *unet, *more)
+        assert not (tmp_path / "run").exists()
+    for name, more in {"control": (0,), "entropy": (0.01, "--lambda-entropy-main", 0.1)}.items():
+        adapted(stores, tmp_path / name, *unet, *more)
+        assert any("loss_entropy_main" in values for values in metrics(tmp_path / name)) == (name == "entropy")
 
 
 def test_explicit_options_win_over_the_experiment_and_it_over_the_defaults():

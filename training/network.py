@@ -63,8 +63,17 @@ def build_discriminators(
     """Build a discriminator for each level of the model's output, and their optimizer (Tsai et al., CVPR 2018).
 
     None is built for a level where the adversarial loss has weight 0. An attention that learns is the model's, and
-    this optimizer's too. Without any there is no optimizer.
+    this optimizer's too. Without any there is no optimizer. InputError where all losses with a weight are at levels
+    that the model lacks.
     """
+    adapting = ("lambda_adv_", "lambda_entropy_")
+    given = {name: weight for name, weight in vars(options).items() if weight and name.startswith(adapting)}
+    if given and not any(name.endswith((*model.levels, "feature")) for name in given):
+        words = ", ".join(f"--{name.replace('_', '-')} {weight:g}" for name, weight in given.items())
+        raise InputError(
+            f"{words}: adapts nothing, as --model {options.model} has no auxiliary head. Give the main head's loss a "
+            "weight, or 0 here too for a control run."
+        )
     levels = tuple(level for level in model.levels if getattr(options, f"lambda_adv_{level}"))
     discriminators = _placed(models.Discriminators(levels, options.discriminator_width, model.phases), processes)
     attention = model.attention.parameters() if options.lambda_adv_feature else ()
