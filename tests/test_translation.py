@@ -20,7 +20,7 @@ from data.tiles import BatchStream, LabelledTiles, UnlabelledTiles
 from evaluation.translate import translate
 from models.translator import Generator, RealOrTranslated, Translators
 from training import checkpoint, distributed
-from training.configuration import parse
+from training.configuration import digest_of, parse, refuse_changes
 from training.network import frozen_reference
 from training.options import parser_of
 
@@ -86,6 +86,18 @@ def test_every_option_of_a_translation_changes_the_weights(stores, supervised, t
         assert different, option
     groups = {group.title: group._group_actions for group in parser_of("train_translation")._action_groups}
     assert {action.dest for action in groups["translation"]} == own.keys()
+
+
+def test_no_translation_is_asked_to_compile(stores, tmp_path, capsys):
+    """Its networks are never compiled, and a run of before, which has the option in its record, goes on."""
+    words = translation_arguments(stores, tmp_path / "run", "--reference", "frozen")
+    with pytest.raises(SystemExit) as stopped:
+        parse("train_translation", "", [*words, "--compile"])
+    assert stopped.value.code == 2 and "unrecognized arguments: --compile" in capsys.readouterr().err
+    config = parse("train_translation", "", words)
+    before = config | {"compile": False}
+    refuse_changes(tmp_path / "run", before, config)
+    assert "compile" not in config and digest_of(before) == digest_of(config)
 
 
 def test_a_resumed_translation_equals_an_undisturbed_one(stores, supervised, tmp_path):

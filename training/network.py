@@ -86,7 +86,6 @@ def build_translators(
     options: SimpleNamespace, processes: Processes
 ) -> tuple[Translators, RealOrTranslated, list[Optimizer]]:
     """Build the generators of a translation, the discriminators of both domains, and the optimizer of either."""
-    _require_compiler(options, processes.device)
     torch.manual_seed(options.seed)
     translators = _placed(Translators(options.generator_width, options.generator_blocks), processes)
     discriminators = _placed(RealOrTranslated(options.discriminator_width), processes)

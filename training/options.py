@@ -137,7 +137,9 @@ def _classifier(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dropout", type=fraction, default=0.5, help="share of the pooled features")
 
 
-def _optimisation(parser: argparse.ArgumentParser, rate: str = "of all layers", batch: str = "images") -> None:
+def _optimisation(
+    parser: argparse.ArgumentParser, rate: str = "of all layers", batch: str = "images", compiles: bool = True
+) -> None:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=positive, help="passes over the annotated tiles, or the images")
     group.add_argument("--steps", type=positive, help="updates, instead of --epochs")
@@ -153,7 +155,8 @@ def _optimisation(parser: argparse.ArgumentParser, rate: str = "of all layers", 
     group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate")
     group.add_argument("--power", type=not_negative, default=0.9, help="of the polynomial schedule")
     group.add_argument("--amp", choices=PRECISIONS, default="bf16", help="mixed precision")
-    group.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    if compiles:
+        group.add_argument("--compile", action="store_true", help="torch.compile the networks")
     group.add_argument(
         "--deterministic",
         action="store_true",
@@ -242,7 +245,7 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
 
 
 def _translators(parser: argparse.ArgumentParser) -> None:
-    _optimisation(parser, rate="of the generators", batch="tiles of each domain")
+    _optimisation(parser, rate="of the generators", batch="tiles of each domain", compiles=False)
     group = parser.add_argument_group("translation")
     group.add_argument("--generator-width", type=positive, default=32, help="channels of the first layer")
     group.add_argument("--generator-blocks", type=positive, default=6, help="residual blocks")
