@@ -41,6 +41,7 @@ from evaluation.members import (
     described,
     fit_to_domain,
     generalization_row,
+    has_seen,
     load_member,
     reference_of,
     refuse_trained_on,
@@ -52,7 +53,7 @@ from evaluation.scoring import Predictor
 from evaluation.segment_folder import segment_folder
 from training.device import choose_algorithms, choose_device
 from training.experiments import EXPERIMENTS
-from training.tracking import default_wandb_mode, record_score
+from training.tracking import default_wandb_mode, record_score, variant_of
 
 FLOORS = {"otsu": otsu_floor, "majority": majority_floor}
 _NATIVE = "--pixel-size, --invert, --information-bar and --page go with --images; a store has them already"
@@ -151,20 +152,21 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
     parts += [name for name in (*FLOORS, "ensemble", "adabn") if getattr(options, name)]
     parts += [f"adabn-image-{options.adabn_by_image:g}"] if options.adabn_by_image else []
     variant = ".".join([*parts, *(["tta"] if options.tta else [])]) or "plain"
+    floor = next((FLOORS[name] for name in FLOORS if getattr(options, name)), None)
+    seen = [not floor and has_seen(member, store, scored) for member, scored in zip(members, test_sets, strict=True)]
     if options.ensemble:
         predictor = scoring.ensemble([member.predictor(device) for member in members])
-        facts = {**common, "variant": variant, **described(members)}
+        facts = {**common, "variant": variant, **described(members, any(seen))}
         references = [reference_of(member, store.domain, variant) for member in members]
         score_one(predictor, store, test_sets[0], Path(options.out), facts, references, options)
         return
     if selection:
         variant = ".".join([*parts, f"selected-{selection.name}"])
     scores = []
-    for member, micrographs in zip(members, test_sets, strict=True):
-        floor = next((FLOORS[name] for name in FLOORS if getattr(options, name)), None)
+    for member, micrographs, transductive in zip(members, test_sets, seen, strict=True):
         predictor = floor(store, micrographs) if floor else member.predictor(device)
         folder = scoring.score_folder(member.run, store.domain, member.label, variant)
-        facts = {**common, "variant": variant, **described([member])}
+        facts = {**common, "variant": variant, **described([member], transductive)}
         references = [reference_of(member, store.domain, variant)]
         scores.append(score_one(predictor, store, micrographs, folder, facts, references, options))
         if options.gradcam:
@@ -192,7 +194,7 @@ def score_one(
 ) -> dict:
     """Score one predictor, write its folder, print a line, return what score.json holds."""
     began = time.perf_counter()
-    name = f"{facts['experiment']} ({facts['variant']})"
+    name = f"{facts['experiment']} ({variant_of(facts)})"
     writer = scoring.ResultWriter(folder, len(micrographs), name, store.classes)
     pooled, rows = scoring.score(predictor, store, micrographs, f"{store.domain} {facts['variant']}", writer)
     known = [pooled.miou if miou == "own" else miou for _, miou in references]
@@ -207,8 +209,9 @@ def score_one(
     )
     of_phases = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in zip(store.classes, pooled.iou(), strict=True))
     fractions = ",".join(fractions_text(pooled, store.classes))
+    seen = "transductive, " if facts["transductive"] else ""
     print(
-        f"{folder}: mIoU {100 * pooled.miou:.1f} % ({of_phases}), RDT "
+        f"{folder}: {seen}mIoU {100 * pooled.miou:.1f} % ({of_phases}), RDT "
         f"{'unknown' if relative is None else f'{100 * relative:+.1f} %'}, phase fraction{fractions}",
         flush=True,
     )

@@ -26,7 +26,7 @@ from training.preparation import labelled_tiles, pixel_weights, two_views
 from training.run import Run
 from training.schedule import set_learning_rates
 from training.teacher import Drift, build_teacher, follow, pseudo_labels
-from training.weights import trained_on
+from training.weights import history_of
 
 
 def train(options: SimpleNamespace, processes: distributed.Processes, run_class: type[Run] = Run) -> None:
@@ -34,7 +34,8 @@ def train(options: SimpleNamespace, processes: distributed.Processes, run_class:
     source = labelled_tiles(options, target)
     model, optimizer = build_model(options, processes, source.store.classes)
     teacher = build_teacher(model, options, processes)
-    trained = bool(trained_on(options.pretraining))  # else the teacher forgets its beginning, as published
+    # A teacher of weights that have learnt nothing yet forgets its beginning, as published.
+    trained = bool(history_of(options.pretraining)["trained_on"])
     drift = Drift(source.store.classes, from_model=trained).to(processes.device)
     precision = Precision(options.amp, processes.device)
     networks = {"model": model, "teacher": teacher, "drift": drift}

@@ -25,7 +25,7 @@ from common.errors import InputError, exits_cleanly, make_folder
 from common.files import write_csv
 from data.selection_file import write_selection
 from data.store import Store, StoreWriter, store_path
-from evaluation.members import Member, fit_to_domain, load_member
+from evaluation.members import Member, fit_to_domain, has_seen, load_member
 from evaluation.scoring import Predictor
 from losses import self_information
 from models import classes
@@ -46,9 +46,11 @@ def main() -> None:
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
     member = load_member(options.run, "last", device)
-    if not member.config.get("target") or member.config.get("transductive"):
-        raise InputError(f"{options.run}: give the run of an adaptation, one that is not --transductive.")
+    if not member.config.get("target"):
+        raise InputError(f"{options.run}: give the run of an adaptation.")
     store = Store(store_path(options.data, member.config["target"]), labels=False)
+    if has_seen(member, store, range(len(store.micrographs))):
+        raise InputError(f"{options.run}: give one that is not --transductive, nor goes on from one that is.")
     fit_to_domain(member, store, False, device)
     divide(member, store, member.predictor(device), options.easy, options.run / "intra")
 

@@ -24,6 +24,7 @@ from training.configuration import digest_of
 from training.experiments import FACTS, read_experiments, runs_root
 from training.network import SINGLE_VALUE
 from training.preparation import native_of
+from training.weights import WHOLE, history
 
 Reference = tuple[Path | str | None, float | str | None]  # run and mIoU that RDT is relative to
 ADABN_BATCH = 16  # tiles
@@ -258,7 +259,7 @@ def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> N
     """Raise InputError where a micrograph (index) to be scored was trained on, whatever store it was in then."""
     for index in micrographs:
         micrograph = store.micrographs[index]
-        for domain, digests in member.preparation.get("trained_on", {}).items():
+        for domain, digests in history(member.config, member.preparation)["trained_on"].items():
             if micrograph.sha256 in digests:
                 raise InputError(
                     f"{store.path}: '{micrograph.name}' is to be scored, but {member.run} was trained on it, as a "
@@ -266,10 +267,27 @@ def refuse_trained_on(member: Member, store: Store, micrographs: list[int]) -> N
                 )
 
 
-def described(members: list[Member]) -> dict:
-    """Facts of score.json about the models: one value where all agree, else None."""
-    names = ("experiment", "model", "source", "target", "transductive", "seed", "fold")
+def has_seen(member: Member, store: Store, micrographs: Iterable[int]) -> bool:
+    """Tell if a model has learnt from one of these held-out micrographs (index), without its label.
+
+    By --transductive, in its own training or in what that began with.
+    """
+    scored = {store.micrographs[index].sha256 for index in micrographs}
+    return any(
+        not scored.isdisjoint(digests) or (WHOLE in digests and domain == store.domain)
+        for domain, digests in history(member.config, member.preparation)["transductive"].items()
+    )
+
+
+def described(members: list[Member], transductive: bool) -> dict:
+    """Facts of score.json about the models: one value where all agree, else None.
+
+    transductive: a model has seen the micrographs that are scored; null for a model of the source that has not.
+    """
+    names = ("experiment", "model", "source", "target", "seed", "fold")
     facts = {name: agreed(m.config.get(name) for m in members) for name in names}
+    adapted = any(m.config.get("target") for m in members)
+    facts["transductive"] = transductive if transductive or adapted else None
     facts["configuration"] = agreed(digest_of(m.config) for m in members)
     facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
     return facts | {"runs": [str(m.run) for m in members]}

@@ -35,6 +35,7 @@ from training import checkpoint
 from training.device import choose_algorithms, choose_device
 from training.distributed import Processes
 from training.network import frozen_reference
+from training.weights import history
 
 
 def translate(generator: Generator, image: np.ndarray, store: Store, device: torch.device | str) -> np.ndarray:
@@ -85,7 +86,8 @@ def main() -> None:
     if state["preparation"]["fingerprints"][source.domain] != source.fingerprint:
         raise InputError(f"{source.path}: has changed since {options.run} was trained on it. Train again.")
     reference = frozen_reference(config.reference, source, config.fold, device)
-    path = write_translated(generator, source, config.target, state["step"], options.run, device)
+    made_by = {"run": str(options.run), "step": state["step"], **history(state["config"], state["preparation"])}
+    path = write_translated(generator, source, config.target, made_by, options.run, device)
     held_out = source.validation_micrographs(config.fold)
     cut = {"tile": source.tile, "overlap": source.overlap, "device": device}
     before, _ = score(lambda image: predict(reference, image, **cut), source, held_out)
@@ -99,11 +101,14 @@ def main() -> None:
 
 
 def write_translated(
-    generator: Generator, source: Store, target: str, step: int, run: Path, device: torch.device
+    generator: Generator, source: Store, target: str, made_by: dict, run: Path, device: torch.device
 ) -> Path:
-    """Write the annotated source's micrographs, translated, with their masks, folds and tests. Returns the path."""
+    """Write the annotated source's micrographs, translated, with their masks, folds and tests. Returns the path.
+
+    made_by: run, step, and the history of the generator, which every model that learns from the store then has.
+    """
     domain = f"{source.domain}-as-{target}"
-    parameters = source.metadata["parameters"] | {"domain": domain, "translated": {"run": str(run), "step": step}}
+    parameters = source.metadata["parameters"] | {"domain": domain, "translated": made_by}
     with StoreWriter(store_path(make_folder(run / "stores"), domain), source.tile, source.overlap) as writer:
         for one in tqdm(source.micrographs, desc=f"{source.domain} as {target}", unit="image"):
             image = translate(generator, source.image(one.index), source, device)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import annotated, domains_toml, draw, draw_domains, run
-from short_runs import supervised_arguments, uda
+from short_runs import selftraining_arguments, supervised_arguments, uda
 
 import evaluate
 import models
@@ -483,6 +483,31 @@ def test_starting_weights_bring_what_they_were_trained_on(stores, tmp_path, monk
     assert call(monkeypatch, tmp_path / "same", *score) == 0
     assert call(monkeypatch, tmp_path / "other", *score) == 2
     assert "is to be scored, but" in capsys.readouterr().err
+
+
+def test_a_score_is_transductive_by_what_the_model_has_seen(stores, tmp_path, monkeypatch):
+    """Also where a run began from such a model, as a teacher, in an ensemble, and by an older version's checkpoint."""
+    first, second, old, teacher = (tmp_path / name for name in ("first", "second", "old", "teacher"))
+    uda(stores, first, "--steps", 1, "--transductive")
+    uda(stores, second, "--steps", 1, "--pretraining", first)
+    state = checkpoint.load(first)
+    del state["preparation"]["transductive"]
+    old.mkdir()
+    checkpoint.save(old / "last.pt", state)
+    run("train_selftraining.py", *selftraining_arguments(stores, teacher, "--steps", 1, "--pretraining", old))
+    honest = make_run(tmp_path / "honest", stores, target="labelled")
+    score = ("--data", stores, "--wandb", "disabled", "--domain")
+    assert call(monkeypatch, first, second, old, honest, *score, "labelled", "source") == 0
+    assert call(monkeypatch, teacher, *score, "labelled", "--network", "teacher") == 0
+    assert call(monkeypatch, second, *score, "labelled", "--otsu") == 0
+    for name, runs in (("mixed", [honest, second]), ("plain", [honest])):
+        assert call(monkeypatch, *runs, *score, "labelled", "--ensemble", "--out", tmp_path / name) == 0
+    places = ("first/{}labelled", "first/{}source", "second/{}labelled", "second/{}labelled.otsu", "old/{}labelled",
+              "honest/{}labelled", "teacher/{}labelled.teacher", "mixed", "plain")  # fmt: skip
+    assert [method_of(score_of(tmp_path / place.format("evaluation/"))) for place in places] == [
+        "transductive", "uda", "transductive", "otsu", "transductive",
+        "uda", "transductive.teacher", "transductive.ensemble", "ensemble",
+    ]  # fmt: skip
 
 
 def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):

@@ -115,6 +115,16 @@ def test_what_cannot_be_divided_is_said(stores, request, capsys, which, options,
     assert not (run_folder / "intra").exists()
 
 
+def test_what_has_seen_the_test_set_does_not_divide(stores, adapted, tmp_path, capsys):
+    """Its pseudo-labels would bring that into the next training."""
+    state = checkpoint.load(adapted)
+    (held_out,) = {one.sha256 for one in Store(stores / "labelled.h5").micrographs if one.name == "m4"}
+    state["preparation"]["transductive"] = {"of another name": [held_out]}
+    checkpoint.save(tmp_path / "last.pt", state)
+    assert divide(tmp_path, "--data", stores) == 2
+    assert "goes on from one that is" in capsys.readouterr().err and not (tmp_path / "intra").exists()
+
+
 def test_the_launcher_says_what_it_would_do():
     ended = subprocess.run(
         ["launch/intra.sh", "--dry-run", "t3", "2"], cwd=ROOT, capture_output=True, text=True, check=True,

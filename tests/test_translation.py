@@ -182,6 +182,23 @@ def test_the_translated_source_is_trained_on(stores, supervised, tmp_path):
     assert "give one of train_translation.py" in run("-m", "evaluation.translate", supervised, ok=False).stderr
 
 
+def test_a_translated_source_tells_of_micrographs_that_were_seen_for_it(stores, supervised, tmp_path):
+    """Of fold 0, it has learnt from the other folds of the source; transductive, from the target's test set too."""
+    folder = tmp_path / "translation"
+    here(stores, supervised, folder, "--steps", 1, "--transductive")
+    run("-m", "evaluation.translate", folder, "--data", stores, "--pictures", 1)
+    more = ("--source", "source-as-labelled", "--steps", 1, "--fold")
+    for fold in (0, 1):
+        arguments = supervised_arguments(folder / "stores", tmp_path / f"fold{fold}", *more, fold)
+        run("train_supervised.py", *arguments)
+    score = ("--data", stores, "--wandb", "disabled", "--domain")
+    assert (
+        "fold0/evaluation/labelled: transductive, " in run("evaluate.py", tmp_path / "fold0", *score, "labelled").stdout
+    )
+    assert "transductive" not in run("evaluate.py", tmp_path / "fold0", *score, "source").stdout
+    assert "is to be scored, but" in run("evaluate.py", tmp_path / "fold1", *score, "source", ok=False).stderr
+
+
 def test_a_translation_asks_for_a_reference_of_its_source(stores, supervised, tmp_path):
     """One that sees the store's phases at the store's scale, and is scored on what it was not trained on."""
     source, known = Store(stores / "source.h5"), checkpoint.load(supervised)

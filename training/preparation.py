@@ -17,7 +17,7 @@ from data.tiles import LabelledTiles, UnlabelledTiles
 from data.views import TwoViews
 from models.discriminator import SMALLEST_INPUT
 from training.distributed import Processes
-from training.weights import trained_on
+from training.weights import history_of
 
 # How native micrographs of the domain in question were read: evaluate.py --images takes these as defaults.
 NATIVE = ("pixel_size_nm", "invert", "information_bar")
@@ -80,8 +80,9 @@ def _target(options: SimpleNamespace) -> Store:
 def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:
     """Describe what a run keeps of its stores, source first.
 
-    That is how they were prepared, their fingerprints, and the SHA-256 of the micrographs that it or its starting
-    weights are trained on, by domain, so that it is never scored on one of them.
+    That is how they were prepared, their fingerprints, and the SHA-256 of the micrographs that it, its starting weights
+    or what translated its source have learnt from, by domain. It is never scored on one of `trained_on`; a score on one
+    of `transductive` is called so.
 
     InputError when they were prepared differently, or hold nothing to train or validate on in `options.fold`.
     """
@@ -90,7 +91,7 @@ def preparation(options: SimpleNamespace, stores: Sequence[Store]) -> dict:
         **stores[0].preparation,
         "native": native_of(stores[-1]),
         "fingerprints": {store.domain: store.fingerprint for store in stores},
-        "trained_on": _trained_on(options, stores),
+        **_history(options, stores),
     }
 
 
@@ -107,15 +108,18 @@ def _remedy(store: Store) -> str:
     return "Add micrographs to the domain."
 
 
-def _trained_on(options: SimpleNamespace, stores: Sequence[Store]) -> dict[str, list[str]]:
-    seen = {domain: set(digests) for domain, digests in trained_on(vars(options).get("pretraining", "random")).items()}
+def _history(options: SimpleNamespace, stores: Sequence[Store]) -> dict[str, dict[str, list[str]]]:
+    parts = [history_of(vars(options).get("pretraining", "random"))]
+    parts += [store.metadata["parameters"].get("translated", {}) for store in stores]
     for store in stores:
-        if store.transductive:
-            continue  # may be scored on any of its images: the score is called so
         tiles = store.training_tiles(options.fold, labelled=store.labels)
         own = {store.micrographs[index].sha256 for index in store.tile_micrograph[tiles]}
-        seen[store.domain] = seen.get(store.domain, set()) | own
-    return {domain: sorted(digests) for domain, digests in seen.items()}
+        parts.append({"transductive" if store.transductive else "trained_on": {store.domain: own}})
+    found = {"trained_on": {}, "transductive": {}}
+    for kind, seen in found.items():
+        for domain, digests in (item for part in parts for item in part.get(kind, {}).items()):
+            seen[domain] = sorted({*seen.get(domain, ()), *digests})
+    return found
 
 
 def _check(options: SimpleNamespace, stores: Sequence[Store]) -> None:

@@ -126,13 +126,19 @@ def default_wandb_mode() -> str:
     return "online" if has_key else "offline"
 
 
+def variant_of(score: dict) -> str:
+    """Name of a score's variant, with 'transductive' before it where a model has seen the images that are scored."""
+    parts = ["transductive"] if score.get("transductive") else []
+    parts += [score["variant"]] if score["variant"] != "plain" else []
+    return ".".join(parts) or "plain"
+
+
 def method_of(score: dict) -> str:
-    """How a score came about: 'supervised' on the source, 'generalization', 'uda', 'transductive' (adapted to the
-    images that are scored), or the variant's name."""
-    if score["variant"] != "plain":
-        return score["variant"]
+    """How a score came about: 'supervised' on the source, 'generalization', 'uda', or the variant's name."""
+    if (variant := variant_of(score)) != "plain":
+        return variant
     if score["target"]:
-        return "transductive" if score.get("transductive") else "uda"
+        return "uda"
     return "supervised" if score["domain"] == score["source"] else "generalization"
 
 

@@ -25,6 +25,7 @@ IMAGENET_WEIGHTS = {
     "unet_vgg16": torchvision_models.VGG16_Weights.IMAGENET1K_V1,
 }
 CLASSIFIER = ("fc.", "classifier.")
+WHOLE = "whole"  # in place of digests: of a domain of which an older version kept none
 REMEDY = "Choose the --model that the file was saved from, or another file"
 
 
@@ -84,12 +85,23 @@ def file_of(pretraining: str) -> Path:
     return path / "last.pt" if path.is_dir() else path
 
 
-def trained_on(pretraining: str) -> dict[str, list[str]]:
-    """{domain: SHA-256 of micrographs} that starting weights have seen: those of a checkpoint of ours, else none."""
+def history(config: dict, preparation: dict) -> dict[str, dict[str, list[str]]]:
+    """Return the micrographs that a checkpoint has learnt from, it or the weights and stores that it was made of.
+
+    {'trained_on' or 'transductive': {domain: SHA-256}}. The second are held-out ones, seen without their labels.
+    """
+    seen = preparation.get("transductive")
+    if seen is None:  # an older version kept no digests of them
+        seen = {config["target"]: [WHOLE]} if config.get("transductive") else {}
+    return {"trained_on": preparation.get("trained_on", {}), "transductive": seen}
+
+
+def history_of(pretraining: str) -> dict[str, dict[str, list[str]]]:
+    """Read the history of starting weights; of anything but a checkpoint of ours it is empty."""
     path = file_of(pretraining)
     state = _read(path) if path.is_file() else {}
     preparation = state.get("preparation")
-    return preparation.get("trained_on", {}) if isinstance(preparation, dict) else {}
+    return history(state.get("config", {}), preparation if isinstance(preparation, dict) else {})
 
 
 def weights_digest(path: Path | str, maker: str) -> str:

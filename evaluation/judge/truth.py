@@ -1,5 +1,6 @@
 """True scores of candidates: labels of a target are read here, for the record, after everything was decided."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from common.errors import InputError
 from data.store import Store
 from evaluation import scoring
 from evaluation.judge.choice import Candidate
-from evaluation.members import refuse_trained_on
+from evaluation.members import has_seen, refuse_trained_on
 
 
 def true_mious(candidates: Sequence[Candidate], target: Store, device: torch.device | str) -> dict[str, float]:
@@ -29,6 +30,8 @@ def true_miou(candidate: Candidate, target: Store, device: torch.device | str) -
         if not micrographs:
             raise InputError(f"{target.path}: no labelled micrographs to score on. Leave out --score.")
         refuse_trained_on(member, target, micrographs)
+        if has_seen(member, target, micrographs):
+            print(f"remark: {member.run} has seen the images that it is scored on: transductive", file=sys.stderr)
     if all(micrographs == held_out[0] for micrographs in held_out):
         predictors, held_out = [scoring.ensemble(predictors)], held_out[:1]
     scored = (
