@@ -290,7 +290,7 @@ def described(members: list[Member], transductive: bool) -> dict:
     facts["transductive"] = transductive if transductive or adapted else None
     facts["configuration"] = agreed(digest_of(m.config) for m in members)
     facts |= {"checkpoint": agreed(m.label for m in members), "step": agreed(m.step for m in members)}
-    return facts | {"runs": [str(m.run) for m in members]}
+    return facts | {"runs": [str(m.run) for m in members], "steps": [m.step for m in members]}
 
 
 def agreed(values: Iterable) -> object:
@@ -316,8 +316,8 @@ def reference_of(member: Member, domain: str, variant: str) -> Reference:
     if not path.is_file():
         print(f"remark: no RDT without {path}; evaluate {run} on {source} first", file=sys.stderr)
         return run, None
-    score, mark = scoring.read_score(path), Path(run) / "finished.json"
-    if member.label == "last" and mark.is_file() and json.loads(mark.read_text())["step"] != score.get("step"):
+    score = scoring.read_score(path)
+    if scoring.outdated(path, score):
         print(f"remark: no RDT by {path}, of before {run} was finished; evaluate it again", file=sys.stderr)
         return run, None
     return run, score["miou"]

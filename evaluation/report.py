@@ -34,14 +34,16 @@ class StudyReport:
     remarks: list[str]
 
 
-def page_of_runs(table: TextTable, scores: list[dict], study: StudyReport | None = None) -> str:
+def page_of_runs(table: TextTable, scores: list[dict], remarks: list[str], study: StudyReport | None = None) -> str:
     """The page of evaluation.tables: the study's tables and figures where its experiments were run, and all scores.
 
     Training curves follow, and a panel of each experiment and domain that no figure of the study shows.
+    remarks: what to know of the scores, below their table.
     """
     sections = _study_sections(study) if study else []
     sections += ["<h2>All scores</h2>", page.table(*table)]
     sections += ["<p class='note'>Mean ± sample standard deviation over the runs (folds and seeds).</p>"]
+    sections += _noted(remarks)
     records = [record for of_study in (study.tables if study else ()) for record in of_study.records]
     drawn = {record["experiment"] for record in records} | {record.get("run") for record in records}
     shown, runs, panels = set(), {}, []
@@ -67,7 +69,7 @@ def _study_sections(study: StudyReport) -> list[str]:
     else:
         text = f"The runs have the study's configuration. {page.text(data)}"
     sections = [f"<p class='warning'>{text}</p>"]
-    sections += [f"<p class='note'>Remark: {page.text(remark)}.</p>" for remark in study.remarks]
+    sections += _noted(study.remarks)
     sections += [
         "<p class='note'>Mean ± sample standard deviation over the folds, in percent; “study” is the value that the "
         "study gives. An empty cell was not run. Rows are of last checkpoints with the statistics of training; AdaBN "
@@ -89,7 +91,11 @@ def _study_sections(study: StudyReport) -> list[str]:
     return sections
 
 
-def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: list[str]) -> str:
+def _noted(remarks: list[str]) -> list[str]:
+    return [f"<p class='note'>Remark: {page.text(remark)}.</p>" for remark in remarks]
+
+
+def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: list[str], remarks: list[str]) -> str:
     """The demonstration's page. scores: {domain: {method: {seed: score.json dict with `folder`}}}."""
     sections = [
         "<p>A small network learns to segment lath bainite on the annotated, drawn <b>source</b> micrographs and "
@@ -99,6 +105,7 @@ def demo_page(table: TextTable, scores: dict[str, dict[str, dict]], methods: lis
         "statistics re-estimated on the target's images. <b>uda</b>: adversarial adaptation. <b>control</b>: the "
         "same training without the adversary. <b>otsu</b>: a grey-level threshold, the floor. RDT: mIoU "
         "relative to the supervised source mIoU. With several seeds: mean ± standard deviation.</p>",
+        *_noted(remarks),
         page.drawn(comparison, scores, methods),
     ]
     for domain, scored in scores.items():

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,41 @@ def read_score(path: Path | str) -> dict:
 def read_config(run: Path | str) -> dict:
     """The config.json of a run's folder as dict. InputError when it is damaged."""
     return _read_json(Path(run) / "config.json", set(), "a readable configuration", "the run's checkpoint holds a copy")
+
+
+def runs_of(path: Path, score: dict) -> list[Path]:
+    """Folders of the runs that a score.json is of: the one that it lies in, of an ensemble those that it names."""
+    alone = path.parents[1].name == "evaluation"
+    return [path.parents[2]] if alone else [Path(run) for run in score.get("runs", ())]
+
+
+def outdated(path: Path, score: dict) -> str | None:
+    """Say why a score.json does not count: a run of it was scored before its end, or trained again since. Else None.
+
+    Checkpoints that stay as they are, such as milestones, always count, and so do runs that are no longer there.
+    """
+    runs = runs_of(path, score)
+    for run, step in zip(runs, score.get("steps") or [score.get("step")] * len(runs), strict=False):
+        end = _step_at_the_end(run, score["checkpoint"])
+        if None not in (step, end) and step != end:
+            return (
+                f"{path.parent} is left out: it is of step {step}, and the finished run's {score['checkpoint']} "
+                f"checkpoint of step {end}; evaluate {run} again"
+            )
+    return None
+
+
+def on_different_stores(scores: Iterable[dict]) -> bool:
+    """Tell if scores on one domain are on different versions of its store."""
+    return len({score.get("store_fingerprint") for score in scores} - {None}) > 1
+
+
+def _step_at_the_end(run: Path, checkpoint: str | None) -> int | None:
+    config = read_config(run) if (run / "config.json").is_file() else {}
+    path = run / "finished.json"
+    mark = _read_json(path, set(), "readable", "remove it, and start the run's command again") if path.is_file() else {}
+    ends = {"last": mark.get("step", config.get("iterations")), "best": mark.get("best", {}).get("step")}
+    return ends.get(checkpoint)
 
 
 def _read_json(path: Path | str, keys: set[str], kind: str, remedy: str) -> dict:

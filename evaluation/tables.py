@@ -12,6 +12,7 @@ if not __package__:
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from common.errors import InputError, exits_cleanly, make_folder
@@ -21,7 +22,7 @@ from evaluation.judge.remedies import Remedy
 from evaluation.laboratory import steps_of
 from evaluation.members import agreed
 from evaluation.metrics import mean_std, percent
-from evaluation.scoring import read_config, read_score
+from evaluation.scoring import on_different_stores, outdated, read_config, read_score, runs_of
 from evaluation.study import study_figures
 from evaluation.study.published import StudyRuns
 from evaluation.study.study_tables import Table, deviations, study_tables
@@ -52,16 +53,31 @@ _STAGES = {"supervised": "supervised", "gap": "gap", "uda": "uda", "choose": "re
 SUMMARISED = ("generalization", "adabn", "uda")
 
 
-def collect(folder: Path | str) -> list[dict]:
-    """All scores below a folder, a list of score.json dicts with `folder` and flat iou_*; InputError if none."""
-    scores = []
+def collect(folder: Path | str) -> tuple[list[dict], list[str]]:
+    """All scores below a folder that count, score.json dicts with `folder` and flat iou_*; and what to know of them.
+
+    InputError where there are none.
+    """
+    scores, remarks = [], []
     for path in sorted(Path(folder).rglob("score.json")):
         score = read_score(path)
+        if why := outdated(path, score):
+            remarks.append(why)
+            continue
         score |= {f"iou_{name}": value for name, value in score["iou"].items()}
         scores.append(score | {"folder": path.parent, "configuration": _configuration(path, score)})
     if not scores:
-        raise InputError(f"{folder}: no score.json below it; run evaluate.py on its runs first")
-    return scores
+        found = "; ".join(["no score below it that counts", *remarks])
+        raise InputError(f"{folder}: {found}; run evaluate.py on its runs first")
+    mixed = {}
+    for (experiment, *_), of_domain in grouped(scores).items():
+        domains = [domain for domain, group in of_domain.items() if on_different_stores(group)]
+        mixed.setdefault(experiment, set()).update(domains)
+    for experiment, domains in mixed.items():
+        if domains:
+            versions = ", ".join(sorted(domains))
+            remarks.append(f"the runs of {experiment} were scored on different versions of {versions}")
+    return scores, remarks
 
 
 def _configuration(path: Path, score: dict) -> str | None:
@@ -69,8 +85,7 @@ def _configuration(path: Path, score: dict) -> str | None:
 
     Earlier versions wrote other digits into score.json for the same configuration.
     """
-    alone = path.parents[1].name == "evaluation"  # else it is an ensemble's
-    runs = [path.parents[2]] if alone else [Path(run) for run in score.get("runs", ())]
+    runs = runs_of(path, score)
     if runs and all((run / "config.json").is_file() for run in runs):
         return agreed(digest_of(read_config(run)) for run in runs)
     return score.get("configuration")
@@ -167,26 +182,34 @@ def write_study(runs: StudyRuns, out: Path) -> report.StudyReport:
     return report.StudyReport(tables, found, pictures, deviations(runs), runs.data(), list(dict.fromkeys(runs.remarks)))
 
 
-def demo_scores(folder: Path | str) -> dict[str, dict[str, dict]]:
-    """Scores of the demonstration: {domain: {method: {seed folder's name: score}}}, the source domain first."""
-    found = {}
+def demo_scores(folder: Path | str) -> tuple[dict[str, dict[str, dict]], list[str]]:
+    """Scores of the demonstration: {domain: {method: {seed folder's name: score}}}, the source domain first.
+
+    And why others are left out.
+    """
+    found, remarks = {}, []
     for seed in _seeds(folder):
         for method, (run, variant) in METHODS.items():
             for path in sorted((seed / run).glob("fold*/evaluation/*/score.json")):
                 score = read_score(path)
                 # An adapted model counts on its own target; on other targets it is neither of the methods.
                 meant = score["domain"] == "source" or score["target"] in (None, score["domain"])
-                if meant and (score["variant"], score["checkpoint"]) == (variant, "last"):
-                    score |= {"folder": path.parent}
-                    found.setdefault(score["domain"], {}).setdefault(method, {})[seed.name] = score
+                if not meant or (score["variant"], score["checkpoint"]) != (variant, "last"):
+                    continue
+                if why := outdated(path, score):
+                    remarks.append(why)
+                    continue
+                score |= {"folder": path.parent}
+                found.setdefault(score["domain"], {}).setdefault(method, {})[seed.name] = score
     if "source" not in found:
-        raise InputError(f"{folder}: no score of the supervised run on the source; run evaluate.py first")
-    return {domain: found[domain] for domain in sorted(found, key=lambda name: (name != "source", name))}
+        missing = "; ".join(["no score of the supervised run on the source that counts", *remarks])
+        raise InputError(f"{folder}: {missing}; run evaluate.py first")
+    return {domain: found[domain] for domain in sorted(found, key=lambda name: (name != "source", name))}, remarks
 
 
 def demo_summary(folder: Path | str) -> dict:
     """The content of summary.json: means over the seeds that exist, fractions of 1, seconds (DESIGN: make demo)."""
-    scores = demo_scores(folder)
+    scores, _ = demo_scores(folder)
 
     def mean(domain: str, method: str, name: str) -> float | None:
         return mean_std(score.get(name) for score in scores[domain][method].values())[0]
@@ -275,20 +298,21 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true", help="the demonstration's folder, with one folder a seed")
     options = parser.parse_args()
     out = Path(options.out)
-    scores = demo_scores(options.runs) if options.demo else collect(options.runs)
+    scores, remarks = demo_scores(options.runs) if options.demo else collect(options.runs)
+    print(*(f"remark: {remark}\n" for remark in remarks), sep="", end="", file=sys.stderr)
     make_folder(out)
     if options.demo:
         table = demo_table(scores)
         write_file(out / "summary.json", json.dumps(demo_summary(options.runs), indent=2) + "\n")
-        write_file(out / "report.html", report.demo_page(table, scores, demo_methods(scores)))
+        write_file(out / "report.html", report.demo_page(table, scores, demo_methods(scores), remarks))
     else:
         table = overview(options.runs, scores)
         runs = StudyRuns(options.runs, options.experiments)
         study = write_study(runs, out) if runs.exist() else None
         write_csv(out / "scores.csv", long_rows(scores))
-        write_file(out / "scores.md", markdown(*table))
+        write_file(out / "scores.md", markdown(*table) + "".join(f"\nRemark: {remark}.\n" for remark in remarks))
         write_file(out / "scores.tex", latex(*table))
-        write_file(out / "report.html", report.page_of_runs(table, scores, study))
+        write_file(out / "report.html", report.page_of_runs(table, scores, remarks, study))
     print(markdown(*table) + f"\n{out / 'report.html'}")
 
 

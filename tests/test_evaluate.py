@@ -523,7 +523,11 @@ def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
         if seed == 0:
             assert call(monkeypatch, adapted, "--data", stores, "--domain", "labelled") == 0
 
-    printed = run("-m", "evaluation.tables", tmp_path, "--out", tmp_path, "--demo").stdout
+    stopped = tmp_path / "seed1/supervised/fold0/evaluation/labelled.adabn"
+    (stopped / "score.json").write_text(json.dumps(score_of(stopped) | {"step": 2, "steps": [2]}))
+    said = run("-m", "evaluation.tables", tmp_path, "--out", tmp_path, "--demo")
+    printed, remark = said.stdout, f"{stopped} is left out: it is of step 2, and"
+    assert f"remark: {remark}" in said.stderr and remark in (tmp_path / "report.html").read_text()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary) == {"source", "targets", "seconds"} and set(summary["source"]) == {"miou"}
     assert summary["seconds"] == {"data": 10.5, "uda": 5.0}
@@ -531,6 +535,7 @@ def test_tables_of_the_demonstration(tmp_path, stores, monkeypatch):
     assert not summary["targets"]
     assert set(target) == {"label_phase_fraction", "generalization", "adabn", "uda"}
     assert set(target["adabn"]) == {"miou", "rdt", "phase_fraction"}
+    assert target["adabn"]["miou"] == score_of(tmp_path / "seed0/supervised/fold0/evaluation/labelled.adabn")["miou"]
     scores = [score_of(tmp_path / f"seed{seed}/supervised/fold0/evaluation/labelled") for seed in (0, 1)]
     assert target["generalization"]["miou"] == pytest.approx((scores[0]["miou"] + scores[1]["miou"]) / 2)
     assert target["uda"]["rdt"] == score_of(tmp_path / "seed0/uda/fold0/evaluation/labelled")["rdt"] is not None

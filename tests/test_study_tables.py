@@ -10,6 +10,7 @@ import pytest
 from conftest import draw, run
 from test_evaluate import call, make_run
 
+from common.errors import InputError
 from evaluation.scoring import read_config
 from evaluation.study import published, study_tables, trends
 from evaluation.study.schematic import pretraining
@@ -139,7 +140,54 @@ def test_an_unfinished_run_is_left_out_and_named(tmp_path):
     write_run(tmp_path, "S.4", 1, iterations=11)
     runs = opened(tmp_path)
     assert record_of(study_tables.supervised(runs), "S.4")["miou"] == 80
-    assert any("S.4/fold1" in remark and "step 10 of 11" in remark for remark in runs.remarks)
+    assert any("S.4/fold1" in remark and "of step 10, and" in remark for remark in runs.remarks)
+
+
+def finish(folder, step, best=1):
+    (folder / "finished.json").write_text(json.dumps({"step": step, "best": {"step": best, "miou": 0.5}}))
+
+
+def test_a_score_of_before_the_end_of_its_run_counts_nowhere(tmp_path):
+    """In overview, study tables and ensembles: of a stopped run, of one that went on since, of an old best."""
+    write_folds(tmp_path, "S.4", {"t2": [0.6, 0.8, 0.8], "source": [0.7, 0.8, 0.8]}, iterations=60)
+    for fold, step in ((0, 6), (1, 60), (2, 60)):
+        for domain in ("t2", "source"):
+            path = tmp_path / f"S.4/fold{fold}/evaluation/{domain}/score.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step}))
+    ensemble = {"folder": tmp_path / "S.4/ensemble.t2", "variant": "ensemble", "step": None, "steps": [6, 60]}
+    write_score(tmp_path, "S.4", None, "t2", 0.9, runs=[str(tmp_path / f"S.4/fold{k}") for k in (0, 1)], **ensemble)
+    write_score(tmp_path, "S.4", 1, "t2", 0.1, "best", step=5)
+    write_score(tmp_path, "S.4", 1, "t2", 0.75, "epoch100", step=5)
+    for finished in (False, True):
+        if finished:
+            finish(tmp_path / "S.4/fold0", 60)
+        finish(tmp_path / "S.4/fold1", 60, best=50)
+        scores, remarks = collect(tmp_path)
+        header, rows = overview(tmp_path, scores)
+        cells = {(row[1], row[2]): dict(zip(header, row, strict=True)) for row in rows}
+        assert {key: row["t2 mIoU [%]"] for key, row in cells.items()} == {
+            ("plain", "last"): "80.0 ± 0.0", ("plain", "epoch100"): "75.0",
+        }  # fmt: skip
+        assert len(remarks) == 4 and all(" is left out: it is of step " in remark for remark in remarks)
+        runs = opened(tmp_path)
+        assert sorted(runs.scores("S.4", "t2")) == [1, 2] and runs.bagged("S.4", "t2") is None
+        assert set(runs.remarks) < set(remarks)
+    finish(tmp_path / "S.4/fold2", 50)  # trained again, for fewer steps
+    assert len(collect(tmp_path)[0]) == 3
+    shutil.rmtree(tmp_path / "S.4/fold1")
+    with pytest.raises(InputError, match=r"no score below it that counts; .*fold0/evaluation/source is left out"):
+        collect(tmp_path / "S.4")
+
+
+def test_scores_on_different_versions_of_a_store_are_told_of(tmp_path):
+    write_folds(tmp_path, "S.4", {"source": [0.8, 0.7], "t2": [0.6, 0.5]})
+    assert collect(tmp_path)[1] == []
+    path = tmp_path / "S.4/fold1/evaluation/t2/score.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store_fingerprint": "another"}))
+    said = "the runs of S.4 were scored on different versions of t2"
+    assert f"remark: {said}\n" in run("-m", "evaluation.tables", tmp_path, "--out", tmp_path / "report").stderr
+    assert f"\nRemark: {said}.\n" in (tmp_path / "report/scores.md").read_text()
+    assert f"Remark: {said}." in (tmp_path / "report/report.html").read_text()
 
 
 def test_table_6_takes_the_runs_own_milestones(tmp_path):
@@ -273,11 +321,11 @@ def test_folds_scored_by_different_versions_are_one_row(tmp_path):
         write_score(tmp_path, "S.4", fold, "source", 0.8, configuration=configuration)
     members = [str(tmp_path / "S.4" / f"fold{fold}") for fold in range(3)]
     write_score(tmp_path, "S.4", None, "t1", 0.7, folder=tmp_path / "S.4/ensemble.t1", runs=members)
-    (row,) = overview(tmp_path, collect(tmp_path))[1]
+    (row,) = overview(tmp_path, collect(tmp_path)[0])[1]
     assert row[3:] == [digits, "80.0 ± 0.0", "", "3", "70.0", "", "1"]
     for fold in range(3):
         (tmp_path / "S.4" / f"fold{fold}" / "config.json").unlink()
-    found = {score["configuration"] for score in collect(tmp_path)}
+    found = {score["configuration"] for score in collect(tmp_path)[0]}
     assert found == {"of an old version", digits, "abc"}, "without config.json what score.json says counts"
 
 

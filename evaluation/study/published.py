@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from evaluation.metrics import mean_std, rdt
-from evaluation.scoring import read_config, read_score, score_folder
+from evaluation.scoring import on_different_stores, outdated, read_config, read_score, score_folder
 from training.configuration import OPERATIONAL, values_of
 from training.experiments import read_experiments
 
@@ -126,9 +126,9 @@ class StudyRuns:
             for path in self._folds(run):
                 file = score_folder(path, domain, checkpoint, variant) / "score.json"
                 score = read_score(file) if file.is_file() else None
-                if score and self._counts(path, score, checkpoint):
+                if score and self._counts(file, score, checkpoint):
                     self._scores[key][_number_of(path)] = score | {"folder": file.parent}
-            if len({score["store_fingerprint"] for score in self._scores[key].values()}) > 1:
+            if on_different_stores(self._scores[key].values()):
                 self.remarks.append(f"the folds of {run} were scored on different versions of {domain}")
         return self._scores[key]
 
@@ -155,10 +155,10 @@ class StudyRuns:
         if not path.is_file():
             return None
         score = read_score(path)
-        if (score["variant"], score["domain"], score["checkpoint"]) == ("ensemble", domain, "last"):
-            return score | {"folder": path.parent}
-        self.remarks.append(f"{path} is left out: it is no ensemble of last checkpoints on {domain}")
-        return None
+        if (score["variant"], score["domain"]) != ("ensemble", domain):
+            self.remarks.append(f"{path.parent} is left out: it is no ensemble on {domain}")
+            return None
+        return score | {"folder": path.parent} if self._counts(path, score, "last") else None
 
     def members(self, run: str, domain: str) -> dict[int, dict]:
         """Scores of the ensemble's runs, {fold: score.json}; empty unless all of them are scored."""
@@ -198,18 +198,13 @@ class StudyRuns:
         folders = [path for path in (self.root / run).glob("fold*") if path.name.removeprefix("fold").isdecimal()]
         return sorted(folders, key=_number_of)
 
-    def _counts(self, path: Path, score: dict, checkpoint: str) -> bool:
-        """True where a score may stand in a table; a remark says why not."""
+    def _counts(self, file: Path, score: dict, checkpoint: str) -> bool:
+        """True where a score.json may stand in a table; a remark says why not."""
+        why = outdated(file, score)
         if score["checkpoint"] != checkpoint:
-            self.remarks.append(f"{path} is left out: its score is of {score['checkpoint']}, not of {checkpoint}")
-            return False
-        config = self.configs(path.parent.name).get(_number_of(path), {})
-        if checkpoint == "last" and score["step"] < config.get("iterations", 0):
-            self.remarks.append(
-                f"{path} is left out: scored after step {score['step']} of {config['iterations']}, before its end"
-            )
-            return False
-        return True
+            why = f"{file.parent} is left out: its score is of {score['checkpoint']}, not of {checkpoint}"
+        self.remarks += [why] if why else []
+        return not why
 
 
 def relative(target: dict[int, dict], source: dict[int, dict]) -> float | None:
