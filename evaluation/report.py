@@ -13,6 +13,7 @@ from evaluation.metrics import Confusion
 from evaluation.scoring import read_config
 from evaluation.study.schematic import Drawn
 from evaluation.study.study_tables import Table
+from training.tracking import variant_of
 
 TextTable = tuple[list[str], list[list[str]]]  # header and rows
 SIDE_BY_SIDE = ("generalization", "adabn", "uda")
@@ -48,7 +49,7 @@ def page_of_runs(table: TextTable, scores: list[dict], remarks: list[str], study
     drawn = {record["experiment"] for record in records} | {record.get("run") for record in records}
     shown, runs, panels = set(), {}, []
     for score in scores:
-        key = (score["experiment"], score["domain"], score["variant"], score["checkpoint"])
+        key = (score["experiment"], score["domain"], variant_of(score), score["checkpoint"])
         files = sorted((score["folder"] / "panels").glob("*.png"))
         if key not in shown and files and score["experiment"] not in drawn:
             shown.add(key)

@@ -29,6 +29,7 @@ from evaluation.study.study_tables import Table, deviations, study_tables
 from evaluation.study.trends import RULE, check
 from training.configuration import digest_of
 from training.experiments import EXPERIMENTS
+from training.tracking import variant_of
 
 MEASURES = ("miou", "rdt", "iou_background", "iou_foreground", "phase_fraction_predicted", "phase_fraction_label")
 _OF_PHASES = ("iou_", "phase_fraction_")  # beginnings of the measures that follow, of phases with names
@@ -92,11 +93,14 @@ def _configuration(path: Path, score: dict) -> str | None:
 
 
 def grouped(scores: list[dict]) -> dict[tuple[str, ...], dict[str, list[dict]]]:
-    """Scores by (experiment, variant, checkpoint, configuration), then by domain: the repeats in one table cell."""
+    """Scores by (experiment, variant, checkpoint, configuration), then by domain: the repeats in one table cell.
+
+    The variant's name says which are transductive (training.tracking.variant_of).
+    """
     groups = {}
     for score in scores:
-        key = tuple(str(score[name]) for name in ("experiment", "variant", "checkpoint", "configuration"))
-        groups.setdefault(key, {}).setdefault(score["domain"], []).append(score)
+        names = (score["experiment"], variant_of(score), score["checkpoint"], score["configuration"])
+        groups.setdefault(tuple(map(str, names)), {}).setdefault(score["domain"], []).append(score)
     return groups
 
 
@@ -196,7 +200,10 @@ def demo_scores(folder: Path | str) -> tuple[dict[str, dict[str, dict]], list[st
                 meant = score["domain"] == "source" or score["target"] in (None, score["domain"])
                 if not meant or (score["variant"], score["checkpoint"]) != (variant, "last"):
                     continue
-                if why := outdated(path, score):
+                why = outdated(path, score)
+                if score.get("transductive") and method != "transductive":
+                    why = f"{path.parent} is left out: it is transductive, and no score of {method}"
+                if why:
                     remarks.append(why)
                     continue
                 score |= {"folder": path.parent}

@@ -14,7 +14,7 @@ from common.errors import InputError
 from evaluation.scoring import read_config
 from evaluation.study import published, study_tables, trends
 from evaluation.study.schematic import pretraining
-from evaluation.tables import collect, latex, overview, write_study
+from evaluation.tables import collect, demo_scores, latex, overview, write_study
 from training.configuration import digest_of
 from training.experiments import EXPERIMENTS, FACTS, read_experiments
 
@@ -177,6 +177,32 @@ def test_a_score_of_before_the_end_of_its_run_counts_nowhere(tmp_path):
     shutil.rmtree(tmp_path / "S.4/fold1")
     with pytest.raises(InputError, match=r"no score below it that counts; .*fold0/evaluation/source is left out"):
         collect(tmp_path / "S.4")
+
+
+def test_a_transductive_score_stands_beside_others_under_its_word_alone(tmp_path):
+    """In the overview as a variant; not in the study's tables, nor as another method of the demonstration."""
+    write_folds(tmp_path, "T3.2", {"t3": [0.7, 0.9]})
+    for fold in (0, 1):
+        write_score(tmp_path, "T3.2", fold, "t3", 0.6, variant="teacher", transductive=fold == 0)
+        write_score(tmp_path / "seed0", "uda", fold, "t3", 0.6, transductive=fold == 0, target="t3")
+    write_score(tmp_path / "seed0", "transductive", 0, "t3", 0.5, transductive=True, target="t3")
+    write_score(tmp_path / "seed0", "supervised", 0, "source", 0.5)
+    place = {"folder": tmp_path / "T3.2/ensemble.t3", "variant": "ensemble"}
+    write_score(tmp_path, "T3.2", None, "t3", 0.8, transductive=True, **place)
+    path = tmp_path / "T3.2/fold1/evaluation/t3/score.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"transductive": True}))
+    header, rows = overview(tmp_path, collect(tmp_path)[0])
+    at = header.index("t3 mIoU [%]")
+    assert {row[1]: row[at] for row in rows if row[0] == "T3.2" and row[at]} == {
+        "plain": "70.0", "transductive": "90.0", "teacher": "60.0", "transductive.teacher": "60.0",
+        "transductive.ensemble": "80.0",
+    }  # fmt: skip
+    runs = opened(tmp_path)
+    assert list(runs.scores("T3.2", "t3")) == [0] and runs.bagged("T3.2", "t3") is None
+    assert all("is left out: it is transductive" in remark for remark in runs.remarks) and len(runs.remarks) == 2
+    scores, remarks = demo_scores(tmp_path)
+    assert {name: score["seed0"]["fold"] for name, score in scores["t3"].items()} == {"uda": 1, "transductive": 0}
+    assert remarks == [f"{tmp_path}/seed0/uda/fold0/evaluation/t3 is left out: it is transductive, and no score of uda"]
 
 
 def test_scores_on_different_versions_of_a_store_are_told_of(tmp_path):

@@ -201,6 +201,8 @@ class StudyRuns:
     def _counts(self, file: Path, score: dict, checkpoint: str) -> bool:
         """True where a score.json may stand in a table; a remark says why not."""
         why = outdated(file, score)
+        if score.get("transductive"):
+            why = f"{file.parent} is left out: it is transductive, which no score of the study is"
         if score["checkpoint"] != checkpoint:
             why = f"{file.parent} is left out: its score is of {score['checkpoint']}, not of {checkpoint}"
         self.remarks += [why] if why else []
