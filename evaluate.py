@@ -167,6 +167,7 @@ def score_members(members: list[Member], domain: str, options: argparse.Namespac
         predictor = floor(store, micrographs) if floor else member.predictor(device)
         folder = scoring.score_folder(member.run, store.domain, member.label, variant)
         facts = {**common, "variant": variant, **described([member], transductive)}
+        facts |= {"step": None, "steps": None} if floor else {}  # it is of no model
         references = [reference_of(member, store.domain, variant)]
         scores.append(score_one(predictor, store, micrographs, folder, facts, references, options))
         if options.gradcam:

@@ -4,26 +4,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.images import bands
+
 _LEAST, _MOST = 8, 3  # rows of a bar, and the part of a micrograph, a third, that it takes at most
 _NEAR = 4  # grey levels, by which JPEG changes the uniform ground of a bar
 _GROUND = 0.3  # share of each of its rows that has the ground's level, at least: the rest is text
 _CLEAN = 0.7  # the same of the two rows at its edge, and of most rows
 _DROP = 0.4  # how much less have as many rows above it, of which the lowest may be mixed with the bar
 _LINE = 0.9  # share of a row that has one level, whichever: a frame
+_TEXT = 64  # grey levels, by which text is away from the ground
+_LETTERS, _SPREAD = 2, 0.1  # rows that have text, and the part of the width that it is spread over, at least
 _AGREE = 2  # rows by which bars of one domain differ, where JPEG blurs their edge
 
 
 def bar_rows(grey: np.ndarray) -> int:
     """Count the lowest rows of a native micrograph uint8 (h, w) that look like an information bar; 0 where none do.
 
-    A bar is ground of one level with text on it, and ends at a full-width edge.
+    A bar is ground of one level with text on it, and ends at a full-width edge. Resin below a specimen has no text.
     """
     most = len(grey) // _MOST
     if most < _LEAST:
         return 0
     from_below = grey[: -2 * most - 1 : -1]
     level = int(np.bincount(from_below[:_LEAST].ravel(), minlength=256).argmax())
-    ground = ((from_below >= max(level - _NEAR, 0)) & (from_below <= min(level + _NEAR, 255))).mean(axis=1)
+    low, high = max(level - _NEAR, 0), min(level + _NEAR, 255)
+    ground = np.concatenate([((band >= low) & (band <= high)).mean(axis=1) for band in bands(from_below)])
     for row in np.flatnonzero(ground < _GROUND):
         if np.bincount(from_below[row]).max() > _LINE * grey.shape[1]:
             ground[row] = _LINE
@@ -31,8 +36,16 @@ def bar_rows(grey: np.ndarray) -> int:
     for rows in range(dense[0] if len(dense) else most, _LEAST - 1, -1):
         clean = min(ground[rows - 2 : rows].min(), np.median(ground[:rows]))
         if clean >= _CLEAN and ground[rows + 1 : 2 * rows].max() <= clean - _DROP:
-            return rows
+            return rows if _has_text(from_below[:rows], level) else 0
     return 0
+
+
+def _has_text(bar: np.ndarray, level: int) -> bool:
+    """Tell if some rows of a bar uint8 (h, w) have pixels far from its ground, not all of them in one place."""
+    there = np.abs(bar.astype(np.int16) - level) > _TEXT
+    there[there.mean(axis=1) > _CLEAN] = False  # a frame
+    columns = np.flatnonzero(there.any(axis=0))
+    return np.count_nonzero(there.any(axis=1)) >= _LETTERS and bool(np.ptp(columns) >= _SPREAD * bar.shape[1])
 
 
 def common_bar(rows: Sequence[int]) -> tuple[int, int]:

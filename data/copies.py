@@ -23,8 +23,9 @@ def pattern(image: np.ndarray) -> np.ndarray:
     """
     cells = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     cells -= cv2.GaussianBlur(cells, (0, 0), _SMOOTH, borderType=cv2.BORDER_REFLECT)
+    shown = np.abs(cells) > _FLAT  # before the means: black around a round field of view shows nothing
     cells -= cells.mean(axis=0) + cells.mean(axis=1, keepdims=True)
-    signs = (np.sign(cells) * (np.abs(cells) > _FLAT)).astype(np.int8)
+    signs = (np.sign(cells) * (shown & (np.abs(cells) > _FLAT))).astype(np.int8)
     return signs.ravel() * (np.count_nonzero(signs) > _SHOWN * signs.size and not _repeats_itself(signs))
 
 
@@ -40,16 +41,15 @@ def of_one_field(patterns: Sequence[np.ndarray], digests: Sequence[str]) -> list
     """Group the places of micrographs that are equal by their digests, or alike by their patterns; two or more each."""
     if not patterns:
         return []
-    first = {digest: place for place, digest in reversed([*enumerate(digests)])}
-    pairs = [(first[digest], place) for place, digest in enumerate(digests)]
+    labels = np.unique(digests, return_inverse=True)[1]
     signs = np.array(patterns, np.float32)
     signs /= np.maximum(np.linalg.norm(signs, axis=1, keepdims=True), 1)
     for start in range(0, len(signs), _SIDE):  # a part of all pairs in memory
-        alike = np.abs(signs[start : start + _SIDE] @ signs.T) > _ALIKE
-        pairs += [(start + one, other) for one, other in np.argwhere(alike)]
-    ends = np.array(pairs, np.int64).T
-    graph = coo_array((np.ones(len(pairs)), tuple(ends)), shape=(len(signs),) * 2)
-    labels = connected_components(graph, directed=False)[1]
+        one, other = np.nonzero(np.abs(signs[start : start + _SIDE] @ signs.T) > _ALIKE)
+        first = np.unique(labels, return_index=True)[1][labels]  # place of each one's group, as found until now
+        ends = np.append(one + start, np.arange(len(signs))), np.append(other, first)
+        graph = coo_array((np.ones(len(ends[0])), ends), shape=(len(signs),) * 2)
+        labels = connected_components(graph, directed=False)[1]
     groups = {}
     for place, label in enumerate(labels.tolist()):
         groups.setdefault(label, []).append(place)

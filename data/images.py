@@ -230,7 +230,7 @@ def in_bands(convert: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) ->
 
 def bands(pixels: np.ndarray) -> Iterator[np.ndarray]:
     """Yield an image's rows, as many at a time as take little memory."""
-    rows = max(1, _BAND // pixels[0].nbytes)
+    rows = max(1, _BAND // max(1, pixels[:1].nbytes))
     for row in range(0, len(pixels), rows):
         yield pixels[row : row + rows]
 

@@ -165,9 +165,11 @@ class Judged:
         least = _RARE * max(_RARE * total, min(listed, total - listed))
         if odd.sum() < _SMOOTHED or self.counts[odd].sum() <= least:
             return False
-        here, right, below = (self._of_each(np.arange(len(odd), dtype=np.int32))[part] for part in _CORNERS)
-        corners = np.bincount(here.ravel(), minlength=len(odd))
-        alike = np.bincount(here[(here == right) & (here == below)], minlength=len(odd))
+        each = self._of_each(np.arange(len(odd), dtype=np.int32))
+        corners, alike = np.zeros((2, len(odd)), np.int64)
+        for here, right, below in zip(*(bands(each[part]) for part in _CORNERS), strict=True):
+            corners += np.bincount(here.ravel(), minlength=len(odd))
+            alike += np.bincount(here[(here == right) & (here == below)], minlength=len(odd))
         odd &= (self.counts < _RARE * total) | (alike < _EVEN * corners)
         return bool(
             odd.sum() >= _SMOOTHED and self.counts[odd].sum() > least and alike[odd].sum() < _EVEN * corners[odd].sum()

@@ -15,7 +15,7 @@ from data.annotations.outlines import of_image
 from data.annotations.shapes import draw, misfit, of_page
 from data.decoding import Decoded, decode
 from data.file_facts import Facts
-from data.images import colours_of, crop_information_bar, to_grey, to_uint8
+from data.images import bands, colours_of, crop_information_bar, to_grey, to_uint8
 from data.mask_readings import INSTANCES, SOFT, Judged, MaskValue, Values, greys_of, is_grey, readings, shown
 from data.tiff import Page
 
@@ -267,9 +267,13 @@ def _warn_of_picture(path: Path, grey: np.ndarray, counted: np.ndarray) -> None:
 
     Borders are smooth on fewer pixels, and a third phase has even areas.
     """
-    here, left, above, counts = grey[1:, 1:], grey[1:, :-1], grey[:-1, 1:], counted[1:, 1:]
-    between = (here >= _NEAR) & (here < 256 - _NEAR) & ((here != left) | (here != above)) & counts
-    if np.count_nonzero(between) > _PICTURE * np.count_nonzero(counts):
+    between = 0
+    for here, left, above, counts in zip(
+        *map(bands, (grey[1:, 1:], grey[1:, :-1], grey[:-1, 1:], counted[1:, 1:])), strict=True
+    ):
+        differs = (here != left) | (here != above)
+        between += np.count_nonzero((here >= _NEAR) & (here < 256 - _NEAR) & differs & counts)
+    if between > _PICTURE * np.count_nonzero(counted[1:, 1:]):
         print(
             f"warning: {path}: most of it is grey levels that differ from pixel to pixel, neither near black nor near "
             "white. If it is a micrograph in place of its mask, put the mask there.",

@@ -17,6 +17,7 @@ from data.file_facts import ORIENTATION, TURNED, Facts, check_size
 
 OTHER_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 
+_JPEG_END = b"\xff\xd9"
 # Frame header of a JPEG (or of a preview inside it): process, length, 8 bit, height, width, number of components.
 _JPEG_FRAME = re.compile(rb"\xff([\xc0-\xcf])\0[\x0b\x0e\x11\x14]\x08(..)(..)([\x01-\x04])", re.DOTALL)
 
@@ -77,13 +78,25 @@ def decoded(path: Path, content: bytes) -> np.ndarray:
 
 
 def require_whole_jpeg(path: Path, content: bytes) -> None:
-    """Raise InputError for a JPEG that is damaged in its middle: decoders fill the rest with what never was there."""
+    """Raise InputError for a JPEG that is damaged in its middle: decoders fill the rest with what never was there.
+
+    Zeros before its end, with which some programs fill it up, are no damage.
+    """
+    wrong = _wrong_with(content)
+    body = content[: content.rfind(_JPEG_END)].rstrip(b"\0")  # its last bytes may be zeros too
+    if wrong and all(_wrong_with(body + bytes(zeros) + _JPEG_END) for zeros in range(3)):
+        with suppress(ValueError):  # of a kind that this library cannot read at all
+            simplejpeg.decode_jpeg(content, "GRAY", strict=False)
+            raise InputError(f"{path}: damaged ({wrong}); copy or export the file again")
+
+
+def _wrong_with(content: bytes) -> str:
+    """Say what a strict decoder finds wrong with a JPEG; '' where it finds nothing."""
     try:
         simplejpeg.decode_jpeg(content, "GRAY", strict=True)
     except ValueError as error:
-        with suppress(ValueError):  # of a kind that this library cannot read at all
-            simplejpeg.decode_jpeg(content, "GRAY", strict=False)
-            raise InputError(f"{path}: damaged ({error}); copy or export the file again") from error
+        return str(error)
+    return ""
 
 
 def numbers_of_palette(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:

@@ -116,9 +116,11 @@ def outdated(path: Path, score: dict) -> str | None:
     for run, step in zip(runs, score.get("steps") or [score.get("step")] * len(runs), strict=False):
         end = _step_at_the_end(run, score["checkpoint"])
         if None not in (step, end) and step != end:
+            finished = (run / "finished.json").is_file()
+            todo = f"evaluate {run} again" if finished else f"let {run} go on to its end, and evaluate it then"
             return (
-                f"{path.parent} is left out: it is of step {step}, and the finished run's {score['checkpoint']} "
-                f"checkpoint of step {end}; evaluate {run} again"
+                f"{path.parent} is left out: it is of step {step}, and the {score['checkpoint']} checkpoint at the "
+                f"run's end of step {end}; {todo}"
             )
     return None
 

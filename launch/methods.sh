@@ -17,8 +17,8 @@ while (($#)); do
     shift
 done
 ((${#methods[@]})) ||
-    methods=(ADVENT MinEnt FDA-0.01 FDA-0.05 FDA-0.09 histogram DACS MIC AdaptSegNet-DACS histogram-DACS DAST DAST-ST
-        translation)
+    methods=(ADVENT MinEnt FDA-0.01 FDA-0.05 FDA-0.09 histogram half-histogram DACS MIC AdaptSegNet-DACS histogram-DACS
+        DAST DAST-ST translation)
 declare -A before=([DAST-ST]=DAST [histogram-DACS]=histogram) # what they start from
 for name in "${!before[@]}"; do
     [[ " ${methods[*]} " != *" $name "* || " ${methods[*]} " == *" ${before[$name]} "* ]] || methods+=("${before[$name]}")

@@ -9,8 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-default="no-adversary ADVENT MinEnt FDA-0.05 histogram DACS AdaptSegNet-DACS MIC DAST curves convolutions oracle"
-default+=" histogram-DACS DAST-ST"
+default="no-adversary ADVENT MinEnt FDA-0.05 histogram half-histogram DACS AdaptSegNet-DACS MIC DAST"
+default+=" curves convolutions oracle histogram-DACS DAST-ST"
 
 with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to validate on
     local drawn=${pair%/*}/micrographs/seed$seed
@@ -78,10 +78,13 @@ on_all_pairs() { # NAME...: a failure does not stop the others; xargs then ends 
 pairs=("$@")
 export -f with_folds about method choice
 names=" ${METHODS-$default} "
+declare -A before=([DAST-ST]=DAST [histogram-DACS]=histogram) # what they go on from
 first=$names last=()
-for name in histogram-DACS DAST-ST; do # once all is there that they go on from
-    [[ $names != *" $name "* ]] || last+=("$name")
+for name in "${!before[@]}"; do
+    [[ $names == *" $name "* ]] || continue
+    last+=("$name")
     first=${first/ $name / }
+    [[ $first == *" ${before[$name]} "* ]] || first+="${before[$name]} "
 done
 # shellcheck disable=SC2086  # words on purpose
 on_all_pairs $first

@@ -43,11 +43,8 @@ class Step:
         if self.outcome is None or not self.outcome.exists():
             return False
         made = self.outcome.stat().st_mtime
-        if self.noted and self.noted.exists():
-            note = json.loads(self.noted.read_text())
-            only_begun = note["seconds"] is None and self.noted.stat().st_mtime > made  # and refused, or stopped
-            if only_begun or note["commands"] != self.lines:
-                return False
+        if self.noted and self.noted.exists() and json.loads(self.noted.read_text())["commands"] != self.lines:
+            return False
         return all(need.exists() and need.stat().st_mtime <= made for need in self.needs)
 
     @property
@@ -139,7 +136,7 @@ def run(step: Step, command: list[str], out: Path, bar: tqdm, low: float, high: 
 def record(out: Path, step: Step, plan: Sequence[str], seconds: float | None = None) -> None:
     """Note a step's commands and seconds, each step in a file of its own: jobs may run at the same time.
 
-    seconds: None before a step that is only begun. What is noted of steps that are not in the plan any more goes.
+    seconds: None of a step that is only begun. What is noted of steps that are not in the plan any more goes.
     """
     entry = {
         "step": step.name,

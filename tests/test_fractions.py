@@ -157,9 +157,12 @@ def test_an_information_bar_that_is_not_cut_off_is_named(tmp_path, capsys):
     for cut, warned in ((None, True), (8, True), (18, False)):
         segmented(tmp_path, information_bar=cut)
         assert (said in capsys.readouterr().err) == warned
-    laboratory(tmp_path, 2)
-    segmented(tmp_path)
-    assert "look like an information bar" not in capsys.readouterr().err
+    for resin in (None, 0):  # as it was drawn, and above resin, which has no text
+        for number, grey in enumerate(laboratory(tmp_path, 2)):
+            grey[-18:] = grey[-18:] if resin is None else resin
+            cv2.imwrite(str(tmp_path / "lab" / f"m{number}.png"), grey)
+        segmented(tmp_path)
+        assert "look like an information bar" not in capsys.readouterr().err
 
 
 def test_the_coverage_benchmark_counts_the_intervals_that_hold(supervised):

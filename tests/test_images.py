@@ -117,6 +117,13 @@ def test_pictures_that_tifffile_wrote_behind_one_directory_are_pages(tmp_path):
             np.testing.assert_array_equal(read_image(tmp_path / "a.tif", page=page), expected)
 
 
+def test_a_jpeg_that_is_filled_up_before_its_end_is_whole(tmp_path):
+    content = cv2.imencode(".jpg", GREY)[1].tobytes()
+    for name, filling in (("a", 0), ("b", 16)):
+        (tmp_path / f"{name}.jpg").write_bytes(content[:-2] + bytes(filling) + content[-2:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), read_image(tmp_path / "b.jpg"))
+
+
 @pytest.mark.parametrize("colours", [True, False])
 def test_a_bitmap_of_os2_is_read(tmp_path, colours):
     """Its header is short; rows stand from the bottom up, filled to 4 bytes."""

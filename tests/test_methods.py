@@ -242,7 +242,7 @@ def test_methods_are_run_after_what_they_start_from():
     said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, check=True).stdout
     names = [job.split("--experiment ")[1].split()[0] for job in said.splitlines() if "--experiment " in job]
     assert {*names[:3]} == {"small.source", "small.AdaptSegNet-t1", "small.AdaptSegNet-t3"}
-    assert names[0] == "small.source" and len(names) == len({*names}) == 3 + 2 * 13
+    assert names[0] == "small.source" and len(names) == len({*names}) == 3 + 2 * 14
     for first, then in (("DAST", "DAST-ST"), ("histogram", "histogram-DACS")):
         assert all(names.index(f"small.{first}-{t}") < names.index(f"small.{then}-{t}") for t in ("t1", "t3"))
     alone = subprocess.run([*line, "DAST-ST"], cwd=ROOT, capture_output=True, text=True, env=environment, check=True)
