@@ -35,7 +35,7 @@ NO_TRAINING = ("as it is", "remedy")  # advice of evaluation.gap: it is not need
 # source's tiles have the target's grey levels: so it does harm more rarely (docs/methods.md). Self-training follows.
 LARGE = ("S.10", "half-histogram-t3", "AdaptSegNet-DACS-t3")
 SMALL = ("demo.supervised", "demo.half-histogram", "small.AdaptSegNet-DACS-t3")
-SMALL_OF_MANY = ("demo.supervised", "demo.half-histogram.phases", "small.AdaptSegNet-DACS-t3")  # phases
+SMALL_OF_MANY = ("demo.supervised", "demo.uda.phases", "small.AdaptSegNet-DACS-t3")  # phases
 ADAPTING = {"train_uda": "adaptation", "train_selftraining": "self-training"}  # scripts
 FOLDS = 3
 
