@@ -35,7 +35,9 @@ NO_TRAINING = ("as it is", "remedy")  # advice of evaluation.gap: it is not need
 # source's tiles have the target's grey levels: so it does harm more rarely (docs/methods.md). Self-training follows.
 LARGE = ("S.10", "half-histogram-t3", "AdaptSegNet-DACS-t3")
 SMALL = ("demo.supervised", "demo.half-histogram", "small.AdaptSegNet-DACS-t3")
-SMALL_OF_MANY = ("demo.supervised", "demo.uda.phases", "small.AdaptSegNet-DACS-t3")  # phases
+# Of three phases and more, where that was not tried, AdaptSegNet alone.
+LARGE_OF_MANY = ("S.10", "T3.2", "AdaptSegNet-DACS-t3")
+SMALL_OF_MANY = ("demo.supervised", "demo.uda.phases", "small.AdaptSegNet-DACS-t3")
 ADAPTING = {"train_uda": "adaptation", "train_selftraining": "self-training"}  # scripts
 FOLDS = 3
 
@@ -49,7 +51,8 @@ class Launch:
         if not options.domains.exists():
             raise InputError(f"{options.domains}: not there, seen from {Path.cwd()}. Give its path from there.")
         cutting, domains = read_domains(options.domains)
-        options.experiments = options.experiments or (SMALL if cutting.phases == 2 else SMALL_OF_MANY)
+        usual = (LARGE, LARGE_OF_MANY) if options.large else (SMALL, SMALL_OF_MANY)
+        options.experiments = options.experiments or usual[cutting.phases > 2]
         self.trained = trained(options.experiments)
         self.kinds = list(self.trained)
         self.adapted = self.kinds[1:]
@@ -314,7 +317,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experiments", nargs="+", metavar="EXPERIMENT",
         help="what is trained: on the source, then adaptations, each from the one before "
-        f"(default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without; of several phases {SMALL_OF_MANY[1]})",
+        f"(default: {' '.join(LARGE)} with GPUs, {' '.join(SMALL)} without; of several phases they adapt by "
+        f"{LARGE_OF_MANY[1]} or {SMALL_OF_MANY[1]})",
     )  # fmt: skip
     parser.add_argument("--processes", type=positive, help="of a training (default: the number of GPUs, or 1)")
     parser.add_argument(
@@ -339,7 +343,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.submit and options.processes is None:
         options.processes = int(os.environ.get("PROCESSES", 4))
     options.processes = options.processes or max(1, there)
-    options.experiments = options.experiments or (LARGE if there or options.submit else None)
+    options.large = there > 0 or options.submit
     options.out = options.out or Path("runs") / f"{options.source}-{options.target}"
     options.given = words[:cut]
     if not there:  # torch takes one thread otherwise

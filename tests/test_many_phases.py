@@ -570,8 +570,9 @@ def road(domains: Path, out: Path) -> Launch:
 
 def test_the_adversary_weighs_less_of_three_phases(folder, tmp_path):
     line = [folder / "domains.toml", "--source", "source", "--target", "target", "--out", tmp_path]
-    launch = Launch(launch_options([*map(str, line)]))
-    assert [name for name, _ in launch.trained.values()][:2] == ["demo.supervised", "demo.uda.phases"]
+    for submitted, names in ((), ["demo.supervised", "demo.uda.phases"]), (("--submit",), ["S.10", "T3.2"]):
+        launch = Launch(launch_options([*map(str, line), *submitted]))
+        assert [name for name, _ in launch.trained.values()][:2] == names
 
 
 def test_the_launcher_goes_from_a_folder_to_a_report_and_reads_no_label_of_the_target(folder, tmp_path, monkeypatch):
