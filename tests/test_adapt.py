@@ -105,7 +105,7 @@ def test_a_training_that_is_refused_is_not_done_the_next_time(laboratory, tmp_pa
     first = [(run_folder / "last.pt").read_bytes() for run_folder in runs]
     for _ in range(2):
         refused = call(4, "supervised 0", ok=False)
-        assert refused.returncode == 2 and "another configuration" in refused.stderr
+        assert refused.returncode == 2 and "another configuration" in refused.stdout + refused.stderr
     call(2, "supervised 0")
     assert [(run_folder / "last.pt").read_bytes() for run_folder in runs] == first
 
