@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import tomllib
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -333,7 +334,7 @@ def test_odd_masks_are_warned_of(tmp_path):
         assert status == 0 and "m0.png is the mask of 'm0' and of 'm2'" in printed and others == 1
         status, printed = call(f"verify {tmp_path / 'stores'}")
         lines = [line for line in printed.splitlines() if line.startswith("warning")]
-        assert status == 0 and len(lines) == 2, printed
+        assert status == 0 and len(lines) == 3 and "m0, m2: have one mask" in printed, printed
         assert "mask of 'm1' is all ignored" in printed and "'stray' has 4 grey levels or fewer" in printed
 
 
@@ -511,12 +512,16 @@ def test_a_folder_has_one_depth_when_it_is_segmented(tmp_path, capsys):
         asked[tmp_path / f"{name}.png"] = (None, Given(50.0, 0, "--pixel-size", "--information-bar"))
     asked[tmp_path / "broken.png"] = asked[tmp_path / "a.png"]
     (tmp_path / "broken.png").write_bytes(b"")
-    assert [depth_of_folder(asked, learnt) for learnt in (None, 8, 12)] == [10, 10, 12]
+
+    def depth(learnt):
+        return depth_of_folder(asked, [SimpleNamespace(run="run", preparation={"native": {"depth": learnt}})])
+
+    assert [depth(learnt) for learnt in (None, 8, 12)] == [10, 10, 12]
     assert "fill 10 bits, and the model's training domain 8" in capsys.readouterr().err
     grey[3, 4] = 65535
     cv2.imwrite(str(tmp_path / "b.png"), grey)
-    assert depth_of_folder(asked, None) == 10 and "b.png: 1 pixels are far brighter" in capsys.readouterr().err
-    assert depth_of_folder(asked, 16) == 16
+    assert depth(None) == 10 and "b.png: 1 pixels are far brighter" in capsys.readouterr().err
+    assert depth(16) == 16
     said = capsys.readouterr().err
     assert "far brighter" not in said and "a.png (and 1 other files): its brightest" in said
 

@@ -47,13 +47,14 @@ def test_a_network_with_one_level_adapts_on_it(stores, tmp_path):
     weights = []
     for weight in (0, 0.5):
         folder = tmp_path / f"run{weight}"
-        uda_here(stores, folder, "--model", "unet_small", "--steps", 2, "--batch-size", 2, "--lambda-adv-main", weight)
+        weighed = ("--lambda-adv-main", weight, "--lambda-adv-aux", weight)
+        uda_here(stores, folder, "--model", "unet_small", "--steps", 2, "--batch-size", 2, *weighed)
         losses = {name for line in metrics(folder) for name in line if name.startswith("loss")}
         model, state = checkpoint.load_model(folder)
         if weight:
             assert losses == {"loss_seg_main", "loss_adv_main", "loss_D_main"}
             assert {key.split(".")[1] for key in state["discriminators"]} == {"main"}
-        else:  # of a head that it does not have there is no adversary either
+        else:
             assert losses == {"loss_seg_main"} and "discriminators" not in state
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert not torch.equal(*weights)
