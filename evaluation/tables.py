@@ -68,7 +68,7 @@ def collect(folder: Path | str) -> tuple[list[dict], list[str]]:
         score |= {f"iou_{name}": value for name, value in score["iou"].items()}
         scores.append(score | {"folder": path.parent, "configuration": _configuration(path, score)})
     if not scores:
-        found = "; ".join(["no score below it that counts", *remarks])
+        found = "; ".join(["no score.json below it that counts", *remarks])
         raise InputError(f"{folder}: {found}; run evaluate.py on its runs first")
     mixed = {}
     for (experiment, *_), of_domain in grouped(scores).items():

@@ -211,7 +211,7 @@ def test_tables_write_into_their_folder_only_and_escape_every_name(tmp_path, mon
 def test_the_demonstrations_page_escapes_every_name(tmp_path):
     numbers = {"miou": 0.5, "phase_fraction_predicted": 0.4, "phase_fraction_label": 0.5}
     score = numbers | {"folder": tmp_path / "run" / "evaluation" / "domain"}
-    page = report.demo_page(((MARKUP,), [[MARKUP]]), {MARKUP: {"uda": {MARKUP: score}}}, ["uda", MARKUP])
+    page = report.demo_page(((MARKUP,), [[MARKUP]]), {MARKUP: {"uda": {MARKUP: score}}}, ["uda", MARKUP], [MARKUP])
     assert "<script" not in page and Tags(page).names.isdisjoint({"script", "i"})
 
 

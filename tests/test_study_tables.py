@@ -175,7 +175,7 @@ def test_a_score_of_before_the_end_of_its_run_counts_nowhere(tmp_path):
     finish(tmp_path / "S.4/fold2", 50)  # trained again, for fewer steps
     assert len(collect(tmp_path)[0]) == 3
     shutil.rmtree(tmp_path / "S.4/fold1")
-    with pytest.raises(InputError, match=r"no score below it that counts; .*fold0/evaluation/source is left out"):
+    with pytest.raises(InputError, match=r"no score.json below it that counts; .*fold0/evaluation/source is left out"):
         collect(tmp_path / "S.4")
 
 

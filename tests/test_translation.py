@@ -38,7 +38,16 @@ def test_updates_equal_the_published_recipe(stores, supervised, tmp_path):
     The generators are updated for the discriminators of the step before, as everywhere here, and no pool of earlier
     pictures is kept.
     """
-    more = ("--schedule", "constant", "--discriminator-learning-rate", 2e-4, "--lambda-identity", 5)
+    more = (
+        "--schedule",
+        "constant",
+        "--discriminator-learning-rate",
+        2e-4,
+        "--lambda-cycle",
+        10,
+        "--lambda-identity",
+        5,
+    )
     state = here(stores, supervised, tmp_path / "run", "--steps", 3, *more)
     torch.manual_seed(0)
     generators, judges = Translators(12, 3), RealOrTranslated(16)
