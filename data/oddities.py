@@ -18,10 +18,12 @@ def oddities(store: Store) -> list[str]:
 
     Masks that several have. Of more than two phases: a phase that no annotation has.
     """
-    fields = _fields(store)
-    found = _of_one_field(store, fields) + _equal_masks(store, fields)
+    found, shown, patterns = [], [], []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
+        if image.min() < image.max():  # uniform ones are alike, and no copies
+            shown.append(micrograph)
+            patterns.append(pattern(image))
         mask = store.mask(micrograph.index) if micrograph.labelled else None
         if image.min() == image.max():
             found.append(f"micrograph '{micrograph.name}' is uniform, grey level {image.min()}; check the image file")
@@ -34,19 +36,14 @@ def oddities(store: Store) -> list[str]:
         elif mask is not None and store.phases == 2 and len(there := np.unique(mask[mask != IGNORED])) == 1:
             absent = store.classes[1 - there[0]]
             found.append(f"mask of '{micrograph.name}' has no {absent}; check the mask file and `foreground`")
+    digests = [store.metadata["micrographs"][one.index]["image_digest"] for one in shown]
+    groups = [[shown[place] for place in group] for group in of_one_field(patterns, digests)]
+    fields = [group for group in groups if len({one.parent for one in group}) > 1]
+    found = _of_one_field(fields) + _equal_masks(store, fields) + found
     return found + (_swapped(store) if store.phases == 2 else _absent(store))
 
 
-def _fields(store: Store) -> list[list[Micrograph]]:
-    """Group the micrographs of several files that look like one field. Uniform ones are alike and no copies."""
-    shown = [place for place, one in enumerate(store.micrographs) if np.ptp(store.image(one.index))]
-    patterns = [pattern(store.image(place)) for place in shown]
-    digests = [store.metadata["micrographs"][place]["image_digest"] for place in shown]
-    groups = [[store.micrographs[shown[place]] for place in group] for group in of_one_field(patterns, digests)]
-    return [group for group in groups if len({one.parent for one in group}) > 1]
-
-
-def _of_one_field(store: Store, fields: list[list[Micrograph]]) -> list[str]:
+def _of_one_field(fields: list[list[Micrograph]]) -> list[str]:
     """Warn of micrographs that count as several, and show one field; a line for those that a score is too good by."""
     apart = [group for group in fields if _lie_apart(group)]
     together = [group for group in fields if group not in apart]
@@ -91,8 +88,8 @@ def _absent(store: Store) -> list[str]:
     """Warn of phases that are on no mask of a domain, and have values there."""
     there = {phase for m in store.micrographs if m.labelled for phase in np.unique(store.mask(m.index)).tolist()}
     values = store.metadata["parameters"].get("values", {})
-    listed = [phase for phase, name in enumerate(store.classes) if values.get(name) != []]
-    absent = [store.classes[phase] for phase in listed if there and phase not in there]
+    wanted = [phase for phase, name in enumerate(store.classes) if values.get(name) != []]
+    absent = [store.classes[phase] for phase in wanted if there and phase not in there]
     return [f"no mask has {name}; check the mask files and `values`" for name in absent]
 
 

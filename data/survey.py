@@ -80,7 +80,11 @@ def _contradictions(path: Path, page: Page, header: Header, given: Given) -> Ite
 
 def _other_size(path: Path, page: Page, header: Header, given: Given) -> Iterable[str]:
     """Say that a pixel size is another than the header's, which was written for another width if it was resized."""
-    said, typed, facts = header.pixel_size_nm, given.pixel_size_nm, look(path, page)
+    said, typed = header.pixel_size_nm, given.pixel_size_nm
+    right = header.width is None if typed == FILE else abs(typed / said - 1) <= TOLERANCE
+    if right:  # without opening the picture
+        return
+    facts = look(path, page)
     width = facts.height if facts.orientation > _UPRIGHT else facts.width
     before = width if header.width in (None, facts.width, facts.height) else header.width
     resized = said * before / width

@@ -19,7 +19,7 @@ from models.translator import RealOrTranslated, Translators
 from training import distributed
 from training.checkpoint import load_model
 from training.distributed import Processes, on_main_process
-from training.weights import load_for_target, load_pretraining
+from training.weights import history, load_for_target, load_pretraining
 
 SINGLE_VALUE = "more than 1 value per channel"  # of torch's error where batch norm has nothing to take a variance of
 
@@ -108,7 +108,8 @@ def frozen_reference(run: str | None, source: Store, fold: int, device: torch.de
             f"--reference {run}: its data was prepared otherwise than {source.path} ({different}). Give a supervised "
             "run on this store."
         )
-    seen = {digest for digests in state["preparation"].get("trained_on", {}).values() for digest in digests}
+    trained_on = history(state["config"], state["preparation"])["trained_on"]
+    seen = {digest for digests in trained_on.values() for digest in digests}
     held_out = (source.micrographs[index] for index in source.validation_micrographs(fold))
     if known := [one.name for one in held_out if one.sha256 in seen]:
         raise InputError(
