@@ -34,15 +34,10 @@ def serve() -> None:
 def end_workers() -> None:
     """Kill this process's worker processes, whatever they do. Call it in the main thread."""
     workers = multiprocessing.active_children()
-    if not workers:
-        return
-    # torch's loader takes the end of a worker for an accident, and would raise an error here.
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers:
         worker.kill()
     for worker in workers:
         worker.join(timeout=1)
-    signal.signal(signal.SIGCHLD, handler)
 
 
 # Python waits at its exit for worker processes, which ignore the SIGTERM that it sends them. This comes before.

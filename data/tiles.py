@@ -1,6 +1,7 @@
 """Tiles of a store as endless batches whose content depends on nothing but the seed and the step."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
     """Start to make this process's batches of steps `start` ... `stop - 1`, on its device: the items' tensors, stacked.
 
     `batch_size` is global, over all processes; `processes` has rank, world and device. InputError where loader
-    processes cannot start or go on. One that is killed may raise another error at any time: see `loader_failure`.
+    processes cannot start or go on: one that was killed is noticed when its batch has not come for five seconds.
     """
     place = (processes.rank, processes.world)
     stream = BatchStream(
@@ -166,6 +167,10 @@ def batches(tiles: Dataset, batch_size: int, start: int, stop: int, workers: int
     )
     with _explained(workers), unsignalled():
         ready = iter(loader)
+    # The loader's handler raises wherever the main thread is. Out of a C++ destructor, such as that of a file that is
+    # being saved, that ends the process by SIGABRT, without a message.
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return _explained_stream(ready, workers, processes.device)
 
 
@@ -182,7 +187,7 @@ def _explained(workers: int) -> Iterator[None]:
     except InputError as error:  # from a worker it comes inside that process's traceback
         raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
     except Exception as error:
-        if workers and (failure := loader_failure(error, of_loader=True)):
+        if workers and (failure := loader_failure(error)):
             raise failure from None
         raise
 
@@ -202,21 +207,12 @@ def require_sockets(workers: int) -> None:
         ) from error
 
 
-def loader_failure(error: Exception, of_loader: bool = False) -> InputError | None:
-    """Message for an error that says that a loader process was killed; None for another error.
-
-    torch raises it wherever the main thread happens to be, so it may be what an InputError, or an error about a
-    half-written file, came from. `of_loader`: the error came from the loader itself, so it may also be a connection
-    that broke, or something that lacks.
-    """
-    chain = [error]
-    while earlier := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(earlier)
-    killed = next((one for one in chain if "DataLoader worker (pid" in _last_line(one)), None)
-    error = killed or (error.__cause__ if isinstance(error, InputError) else error)
-    said = _last_line(error)
-    broken = of_loader and isinstance(error, OSError | EOFError) and "in DataLoader worker process" not in str(error)
-    if not (killed or broken or (of_loader and any(word in said for word in _LACKING))):
+def loader_failure(error: Exception) -> InputError | None:
+    """Message for an error of the loader that says that one of its processes was killed, or what it lacks, or None."""
+    said = str(error).strip().rpartition("\n")[2]
+    killed = "DataLoader worker (pid" in said
+    broken = isinstance(error, OSError | EOFError) and "in DataLoader worker process" not in str(error)
+    if not (killed or broken or any(word in said for word in _LACKING)):
         return None
     said = said or type(error).__name__
     return InputError(
@@ -224,10 +220,6 @@ def loader_failure(error: Exception, of_loader: bool = False) -> InputError | No
         "(docker run --shm-size), or a limit too low (ulimit -a). Mend that, or give fewer --workers: --workers 0 "
         "needs no such process. The same command goes on from the last checkpoint."
     )
-
-
-def _last_line(error: Exception | None) -> str:
-    return str(error).strip().rpartition("\n")[2]
 
 
 def _ahead(loader: Iterator[list[torch.Tensor]], device: torch.device) -> Iterator[list[torch.Tensor]]:

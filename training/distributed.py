@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, report
 from common.signals import STOP_SIGNALS, end_workers
-from data.tiles import loader_failure
 from training.device import choose_algorithms, choose_device
 from training.preemption import release
 from training.weights import imagenet_file
@@ -108,7 +107,6 @@ def together(train: Callable, options: SimpleNamespace) -> None:
     try:
         train(options, processes)
     except Exception as error:
-        error = loader_failure(error) or error
         if lost := processes.world > 1 and isinstance(error, RuntimeError) and any(w in str(error) for w in _LOST):
             error = InputError(
                 f"process {processes.rank}: another process of this run has gone ({str(error).splitlines()[0][:100]}). "
