@@ -24,6 +24,7 @@ from evaluation.scoring import read_score
 # Columns that launch/pairs.sh has found before, by what they are called here.
 _BEFORE = {"generalization": "as it is", "remedy": "recommended", "AdaptSegNet": "adaptation"}
 CHOICE, ORACLE, CANDIDATE = "judge's choice", "oracle", "best candidate"
+LAUNCHER, OF_LAUNCHER = "launcher's choice", "best of the launcher's candidates"
 
 
 def row_of(folder: Path) -> dict[str, str | float]:
@@ -32,17 +33,27 @@ def row_of(folder: Path) -> dict[str, str | float]:
         with (folder / "row.csv").open() as file:
             before = next(csv.DictReader(file))
         truth = json.loads((folder / "truth.json").read_text())
-        choice = json.loads((folder / "methods/choice/choice.json").read_text())
-        scores = json.loads((folder / "methods/choice/scores.json").read_text())
+        chosen = _choice(folder, "choice", CHOICE, CANDIDATE) | _choice(folder, "launcher", LAUNCHER, OF_LAUNCHER)
     except OSError as error:
         raise InputError(f"{error.filename}: missing; launch/pairs.sh and launch/pair_methods.sh write it") from error
+    if not chosen:
+        raise InputError(f"{folder}/methods: no choice; launch/pair_methods.sh writes it")
     row = {"pair": folder.name} | {name: float(before[column]) for name, column in _BEFORE.items()}
     row["adabn"] = truth[str(Remedy(adabn=True))]
     for config in sorted(folder.glob("methods/*/config.json")):
         for path in sorted(config.parent.glob("evaluation/*/score.json")):
             teacher = ", teacher" if path.parent.name.endswith(".teacher") else ""
             row[config.parent.name + teacher] = read_score(path)["miou"]
-    return row | {CHOICE: scores[choice["chosen"]], CANDIDATE: max(scores.values())}
+    return row | chosen
+
+
+def _choice(pair: Path, of: str, name: str, best: str) -> dict[str, float]:
+    folder = pair / "methods" / of
+    if not folder.exists():
+        return {}
+    choice = json.loads((folder / "choice.json").read_text())
+    scores = json.loads((folder / "scores.json").read_text())
+    return {name: scores[choice["chosen"]], best: max(scores.values())}
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -65,16 +76,18 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def summary(rows: list[dict]) -> list[str]:
-    """Say in lines what the choice reaches between generalization and the oracle."""
-    both = [row for row in rows if ORACLE in row]
-    if not both:
-        return []
-    gains, possible = _gains(both, CHOICE), _gains(both, ORACLE)
-    return [
-        f"the choice closes {100 * gains.sum() / possible.sum():.0f} % of the gap between generalization and oracle on "
-        f"{len(both)} pairs, all gains summed",
-        f"the least that the choice gains over generalization: {100 * _gains(rows, CHOICE).min():.1f} points",
-    ]
+    """Say in lines what each choice reaches between generalization and the best there was, and its least gain."""
+    lines = []
+    for name, best in ((CHOICE, ORACLE), (LAUNCHER, ORACLE), (CHOICE, CANDIDATE), (LAUNCHER, OF_LAUNCHER)):
+        both = [row for row in rows if name in row and best in row]
+        if not both:
+            continue
+        gains, possible = _gains(both, name), _gains(both, best)
+        lines.append(
+            f"the {name} closes {100 * gains.sum() / possible.sum():.0f} % of the gap between generalization and "
+            f"{best} on {len(both)} pairs, all gains summed; its least gain is {100 * gains.min():.1f} points"
+        )
+    return lines
 
 
 def _gains(rows: list[dict], name: str) -> np.ndarray:

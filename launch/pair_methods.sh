@@ -4,13 +4,14 @@
 #   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400 JOBS=1
 # JOBS trainings run at a time: one method on all pairs, then the next.
 # Each starts from the pair's source model, as the adaptation did, on the store that it took, for as many steps;
-# AdaptSegNet-DACS, histogram-DACS and DAST-ST from what they follow. The oracle trains on the labels of the target's
+# AdaptSegNet-DACS, histogram-DACS, half-histogram-DACS and DAST-ST from what they follow. half-histogram and what
+# follows it are the launcher's trainings: CHOICES=launcher chooses among them and the source model alone, as it would. The oracle trains on the labels of the target's
 # training micrographs, which drawn t1 and t2 do not have. It and what knows no target are no candidates of the choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 default="no-adversary ADVENT MinEnt FDA-0.05 histogram half-histogram DACS AdaptSegNet-DACS MIC DAST"
-default+=" curves convolutions oracle histogram-DACS DAST-ST"
+default+=" curves convolutions oracle histogram-DACS half-histogram-DACS DAST-ST"
 
 with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to validate on
     local drawn=${pair%/*}/micrographs/seed$seed
@@ -43,6 +44,7 @@ method() { # NAME PAIR: train it and score it, where its outcome is missing
         oracle) experiment=small.source from=$target && with_folds ;;
         AdaptSegNet-DACS) start=$pair/uda/fold0 ;;
         histogram-DACS) start=$of/histogram ;;
+        half-histogram-DACS) start=$of/half-histogram experiment=small.AdaptSegNet-DACS-t3 ;;
         DAST-ST) start=$of/DAST ;;
     esac
     case $1 in
@@ -57,28 +59,34 @@ method() { # NAME PAIR: train it and score it, where its outcome is missing
     python evaluate.py "$run" --data "$data" --domain "$target"
 }
 
-choice() { # PAIR: among its generalization, remedy and adaptation and the methods that have adapted to its target
+choose() { # choice PAIR: among its generalization, remedy and adaptation and the methods that have adapted to its target
     local pair of seed fold data target config candidates=()
-    about "$1"
-    for config in "$of"/*/config.json; do
-        [[ ! -f $config ]] || ! grep -q '"target": "' "$config" || candidates+=("${config%/*}")
-    done
-    python -m evaluation.choose "$pair/supervised/fold0" "$pair/uda/fold0" "${candidates[@]}" --domain "$target" \
-        --gap "$pair/gap/gap.json" --data "$data" --calibration "$pair/calibration.json" --score --out "$of/choice"
+    about "$2"
+    if [[ $1 == launcher ]]; then
+        candidates=("$of/half-histogram" "$of/half-histogram-DACS")
+        [[ -d ${candidates[1]} ]] || return 0
+    else
+        candidates=("$pair/uda/fold0")
+        for config in "$of"/*/config.json; do
+            [[ ! -f $config ]] || ! grep -q '"target": "' "$config" || candidates+=("${config%/*}")
+        done
+    fi
+    python -m evaluation.choose "$pair/supervised/fold0" "${candidates[@]}" --domain "$target" \
+        --gap "$pair/gap/gap.json" --data "$data" --calibration "$pair/calibration.json" --score --out "$of/$1"
 }
 
-on_all_pairs() { # NAME...: a failure does not stop the others; xargs then ends with 123
-    for name; do
+on_all_pairs() { # FUNCTION NAME...: a failure does not stop the others; xargs then ends with 123
+    for name in "${@:2}"; do
         for pair in "${pairs[@]}"; do
             printf '%s\0' "$name" "$pair"
         done
-    done | xargs -0 -r -n 2 -P "${JOBS:-1}" bash -euo pipefail -c 'method "$@"' _
+    done | xargs -0 -r -n 2 -P "${JOBS:-1}" bash -euo pipefail -c "$1"' "$@"' _
 }
 
 pairs=("$@")
-export -f with_folds about method choice
+export -f with_folds about method choose
 names=" ${METHODS-$default} "
-declare -A before=([DAST-ST]=DAST [histogram-DACS]=histogram) # what they go on from
+declare -A before=([DAST-ST]=DAST [histogram-DACS]=histogram [half-histogram-DACS]=half-histogram) # what they go on from
 first=$names last=()
 for name in "${!before[@]}"; do
     [[ $names == *" $name "* ]] || continue
@@ -87,8 +95,9 @@ for name in "${!before[@]}"; do
     [[ $first == *" ${before[$name]} "* ]] || first+="${before[$name]} "
 done
 # shellcheck disable=SC2086  # words on purpose
-on_all_pairs $first
-on_all_pairs "${last[@]}"
-printf '%s\0' "${pairs[@]}" | xargs -0 -n 1 -P "${JOBS:-1}" bash -euo pipefail -c 'choice "$@"' _
+on_all_pairs method $first
+on_all_pairs method "${last[@]}"
+# shellcheck disable=SC2086
+on_all_pairs choose ${CHOICES-choice launcher}
 
 python -m benchmarks.methods "${pairs[@]}" --out docs/methods_pairs.csv
