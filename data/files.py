@@ -39,6 +39,13 @@ class Found:
         """Files that are no images and may be masks."""
         return [file for file in self.files if file.suffix.lower() in _ANNOTATIONS]
 
+    def name(self, file: Path, by_folder: bool = False) -> str:
+        """Name one of the files: by its stem, or after the folders too that the pattern's wildcards stand for."""
+        if not by_folder or self.pattern is None:
+            return file.stem
+        folders, written = file.relative_to(self.folder).parent.parts, Path(self.pattern).parts
+        return "_".join([*(part for part in folders if part not in written), file.stem])
+
     def left(self, taken: Collection[Path]) -> str:
         """Say what lies in the folder, and for a pattern with ** below it, and was not taken: endings and counts."""
         beside = {text for file in taken for text in texts_beside(file)}

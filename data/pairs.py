@@ -15,24 +15,27 @@ from data.entries import Table
 from data.files import Found
 from data.table import composed, read_table
 
+_OME = ".ome"  # before the ending of an OME-TIFF
+
 
 def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path], dict[str, dict]]:
     """Images by stem, masks by the stem of their image, and the rows of the table of micrographs by it.
 
-    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one. InputError for names
-    that a store cannot have.
+    A name is the same in any Unicode form: macOS writes an umlaut as two letters, others as one. Where folders have
+    files of one name, the folders' names come before it. InputError for names that a store cannot have.
     """
     found = table.found("images", "a folder relative to this file, or a pattern like lom/*.tif")
-    images, masks = _required(table, found, _listing(table, "images", found.images)), {}
-    of_masks = None
+    of_masks, masks = None, {}
     if "masks" in table.entries:
         remedy = "a folder relative to this file, a pattern like lom/*.png, or a file with outlines"
         of_masks = table.found("masks", remedy)
+    by_folder = _alike(found, of_masks)
+    images = _required(table, found, _listing(table, "images", found, found.images, by_folder))
     rows = _rows(table, images)
     named = _named_masks(table, rows, of_masks)
     images = _required(table, found, _without_masks(table, images, rows, named))
     if of_masks:
-        images, masks = _paired(table, found, of_masks, images, named)
+        images, masks = _paired(table, found, of_masks, images, named, by_folder)
     masks |= named
     _check_names(table, _required(table, found, images))
     _warn_of_masks(table, images, masks)
@@ -43,9 +46,28 @@ def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path], dict[str, 
 def _required(table: Table, found: Found, images: dict[str, Path]) -> dict[str, Path]:
     """Give the images back. InputError where there are none."""
     if not images:
-        remedy = f"no image ({' '.join(SUFFIXES)}) in {found.folder}; add some"
+        left = found.left(())
+        remedy = f"no image ({' '.join(SUFFIXES)}) in {found.folder}" + f", only {left}" * bool(left) + "; add some"
+        if found.pattern is None and "with images" in left:
+            remedy += f", or give a pattern: {table.entries['images'].rstrip('/')}/**/*"
         raise table.error("images", table.entries["images"], remedy)
     return images
+
+
+def _alike(found: Found, of_masks: Found | None) -> bool:
+    """Tell if several folders have images of one name, those apart that are masks; and print how they are named."""
+    of_names = {}
+    masks = _in_both(of_masks.files if of_masks else (), found.images)
+    for file in found.images:
+        other = of_names.setdefault(composed(file.stem), file) if file not in masks else file
+        if other.parent != file.parent:
+            print(
+                f"remark: {found.folder}: several folders have an image {file.stem}, so all are named by their "
+                f"folders too: {found.name(other, True)}, {found.name(file, True)}",
+                file=sys.stderr,
+            )
+            return True
+    return False
 
 
 def _rows(table: Table, images: dict[str, Path]) -> dict[str, dict]:
@@ -132,7 +154,7 @@ def _remark(
 
 
 def _paired(
-    table: Table, found: Found, of_masks: Found, images: dict[str, Path], named: dict[str, Path]
+    table: Table, found: Found, of_masks: Found, images: dict[str, Path], named: dict[str, Path], by_folder: bool
 ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Give the images that are no masks, and the masks by the stem of their image; `named` belong where a table says.
 
@@ -140,8 +162,8 @@ def _paired(
     and arrays, that belong to no image are none.
     """
     suffix = composed(table.take("mask_suffix", str, "the end of a mask's name", ""))
-    pictures = _listing(table, "masks", of_masks.images)
-    others = _listing(table, "masks", of_masks.annotations)
+    pictures = _listing(table, "masks", of_masks, of_masks.images, by_folder)
+    others = _listing(table, "masks", of_masks, of_masks.annotations, by_folder)
     shared = _in_both(found.images, pictures.values())
     if shared:
         if not suffix and len(shared) == len(pictures) and not others:
@@ -154,6 +176,8 @@ def _paired(
         used = _in_both(pictures.values(), images.values())
         images = {stem: file for stem, file in images.items() if file not in used}
     names, masks, painted = {composed(stem): stem for stem in images}, {}, {*pictures.values()}
+    for stem in images:  # m0.ome.tif may have the mask m0.png
+        names.setdefault(composed(stem).removesuffix(_OME), stem)
     for stem, file in {**others, **pictures}.items():
         image = names.get(_without(suffix, stem))
         if image is not None:
@@ -161,9 +185,10 @@ def _paired(
                 raise table.error("masks", file.name, f"{masks[image].name} is a mask of this image too; remove one")
             masks[image] = file
         elif stem in pictures and not _in_both(named.values(), [file]):
-            raise table.error(
-                "masks", file.name, f"no image in {found.folder} belongs to it; check names and mask_suffix"
-            )
+            same = [one.name for one in found.folder.glob("*") if one.stem == _without(suffix, stem)]
+            unread = f" ({same[0]} is no image that can be read; save it as TIFF or PNG)" if same else ""
+            remedy = f"no image in {found.folder} belongs to it{unread}; check names and mask_suffix"
+            raise table.error("masks", file.name, remedy)
     if of_masks.alone:
         (file,) = of_masks.annotations
         masks = masks or _of_one_file(table, file, names)
@@ -238,13 +263,14 @@ def _check_names(table: Table, images: dict[str, Path]) -> None:
             )
 
 
-def _listing(table: Table, key: str, files: list[Path]) -> dict[str, Path]:
+def _listing(table: Table, key: str, found: Found, files: list[Path], by_folder: bool) -> dict[str, Path]:
     listed, names = {}, {}
     for file in files:
-        other = names.setdefault(composed(file.stem), file)
+        name = found.name(file, by_folder)
+        other = names.setdefault(composed(name), file)
         if other != file:
-            form = "" if other.stem == file.stem else ", written with other Unicode characters"
+            form = "" if found.name(other, by_folder) == name else ", written with other Unicode characters"
             where = other.name if other.parent == file.parent else os.path.relpath(other, table.path.parent)
             raise table.error(key, file.name, f"{where} has the same name{form}; rename or remove one")
-        listed[file.stem] = file
+        listed[name] = file
     return listed

@@ -77,9 +77,12 @@ def _filled(cells: list[str]) -> list[str]:
 
 
 def _name(cell: str, known: dict[str, str]) -> str | None:
-    cell = composed(cell).replace("\\", "/").rpartition("/")[2]  # without a folder
-    stem = Path(cell).stem if cell.lower().endswith(SUFFIXES) else cell
-    return known.get(cell, known.get(stem))
+    cell = composed(cell).replace("\\", "/")
+    for name in (cell.replace("/", "_"), cell.rpartition("/")[2]):  # with its folders, or without
+        stem = Path(name).stem if name.lower().endswith(SUFFIXES) else name
+        if found := known.get(name, known.get(stem)):
+            return found
+    return None
 
 
 def _value(column: str, cell: str, text: str) -> object:

@@ -8,6 +8,7 @@ import pytest
 import roifile
 from bad_input import call
 from conftest import annotated, domains_toml, draw
+from microscope_files import ome
 from test_annotations import FILE, labelme
 
 from data.store import Store, store_path
@@ -109,3 +110,41 @@ def test_numbers_of_a_table_as_pandas_and_spreadsheets_write_them(tmp_path):
         table.write_text(text)
         printed = prepared(tmp_path, ok=False, **entry)[1]
         assert "pixel_size_nm = '" in printed and ("decimals have a point" in printed) == point
+
+
+def test_one_name_in_several_folders_gets_the_folders_names(tmp_path):
+    """As numbered by a microscope anew for each specimen; masks beside them, or in folders of their own."""
+    for specimen, seed in (("A", 1), ("B", 2)):
+        draw(tmp_path / specimen, 2, seed=seed, contrast=1.0)
+    (tmp_path / "table.csv").write_text("name,fold\nA/m0.png,0\nA_m1,0\nB/m0.png,1\nB_m1,1\n")
+    places = {"images": "*/images/*.png", "masks": "**/masks/*.png", "foreground": [255], "micrographs": "table.csv"}
+    store, printed = prepared(tmp_path, **places)
+    assert [(one.name, one.fold, one.labelled) for one in store.micrographs] == [
+        ("A_m0", 0, True), ("A_m1", 0, True), ("B_m0", 1, True), ("B_m1", 1, True)
+    ]  # fmt: skip
+    assert "several folders have an image m0" in printed and "A_m0, B_m0" in printed
+    for one in store.micrographs:
+        specimen, _, name = one.name.partition("_")
+        mask = cv2.imread(str(tmp_path / specimen / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(store.mask(one.index), mask // 255)
+    (tmp_path / "A/images/m0.jpg").write_bytes(b"")
+    assert "m0.jpg has the same name" in prepared(tmp_path, ok=False, **places | {"images": "*/images/*"})[1]
+
+
+def test_the_mask_of_an_ome_tiff_needs_no_ome_in_its_name(tmp_path, masks):
+    for number in range(4):
+        image = tmp_path / "source" / "images" / f"m{number}.png"
+        ome(image.with_name(f"m{number}.ome.tif"), cv2.imread(str(image), cv2.IMREAD_GRAYSCALE), 50)
+        image.unlink()
+        name = f"m{number}.png" if number < 2 else f"m{number}.ome.png"
+        cv2.imwrite(str(masks / name), np.full(SIZE, 255, np.uint8))
+    store, _ = prepared(tmp_path, foreground=[255], pixel_size_nm="file")
+    assert [(one.name, one.labelled) for one in store.micrographs] == [(f"m{n}.ome", True) for n in range(4)]
+
+
+def test_what_stands_in_place_of_the_images_is_said(tmp_path, masks):
+    cv2.imwrite(str(masks / "m4.png"), np.full(SIZE, 255, np.uint8))
+    (tmp_path / "source/images/m4.webp").write_bytes(b"RIFF")
+    assert "m4.webp is no image that can be read" in prepared(tmp_path, ok=False, foreground=[255])[1]
+    printed = prepared(tmp_path, ok=False, images="source", masks=None)[1]
+    assert "only 2 folders with images; add some, or give a pattern: source/**/*" in printed
