@@ -29,6 +29,7 @@ _DOMAIN = {
     *OF_MASKS,
 }  # fmt: skip
 
+_ATOM = 0.25  # nm, of iron's diameter
 AUTO = "auto"  # of `invert`: what evaluation.gap recommends
 _INVERT = 'true, false, or "auto" for what evaluation.gap recommends'
 _MATCH = "the name of another domain, whose grey levels are taken and which has no `match` itself"
@@ -148,9 +149,12 @@ def _options(table: Table, reference: Domain, seed: int) -> Options:
     common = _pixel_size(table) if "pixel_size_nm" in table.entries else None
     if common == FILE:
         raise table.error("pixel_size_nm", common, "it must be a number; the reference's is taken without this key")
+    common = common or _common_pixel_size(reference)
+    if common < _ATOM:
+        print(f"warning: {table.path}: a pixel of {common:g} nm is smaller than an atom: is it in µm?", file=sys.stderr)
     return Options(
         reference=reference.name,
-        reference_pixel_size_nm=common or _common_pixel_size(reference),
+        reference_pixel_size_nm=common,
         scale=float(table.take("scale", float, "a factor above 0, at most 4", 0.5, lambda value: 0 < value <= 4)),
         tile=table.take("tile", int, "16 .. 4096 pixels", 512, lambda value: 16 <= value <= 4096),
         overlap=table.take("overlap", int, "0 .. 1024 pixels", 62, lambda value: 0 <= value <= 1024),

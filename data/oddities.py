@@ -6,6 +6,7 @@ import numpy as np
 
 from common.limits import IGNORED
 from data.copies import listed, of_one_field, pattern
+from data.fit import basis, misfits, planes
 from data.levels import FEW_LEVELS, has_few_levels
 from data.masks import phase_fraction
 from data.store import Micrograph, Store
@@ -16,9 +17,10 @@ _ALIKE, _FAR = 0.1, 3  # phase fractions, and times their median distance
 def oddities(store: Store) -> list[str]:
     """List what is allowed and rarely meant: micrographs of few grey levels or of one field, masks of one phase.
 
-    Masks that several have. Of more than two phases: a phase that no annotation has.
+    Masks that several have, or that lie on the wrong micrograph. Of more than two phases: a phase that no annotation
+    has.
     """
-    found, shown, patterns = [], [], []
+    found, shown, patterns, laid = [], [], [], []
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
         if image.min() < image.max():  # uniform ones are alike, and no copies
@@ -36,10 +38,16 @@ def oddities(store: Store) -> list[str]:
         elif mask is not None and store.phases == 2 and len(there := np.unique(mask[mask != IGNORED])) == 1:
             absent = store.classes[1 - there[0]]
             found.append(f"mask of '{micrograph.name}' has no {absent}; check the mask file and `foreground`")
+        if mask is not None and (areas := planes(mask, store.phases)) is not None:
+            laid.append((micrograph, basis(image), areas))
     digests = [store.metadata["micrographs"][one.index]["image_digest"] for one in shown]
     groups = [[shown[place] for place in group] for group in of_one_field(patterns, digests)]
     fields = [group for group in groups if len({one.parent for one in group}) > 1]
     found = _of_one_field(fields) + _equal_masks(store, fields) + found
+    found += misfits(
+        [one.name for one, _, _ in laid], *([each[part] for each in laid] for part in (1, 2)),
+        square=all(one.height == one.width for one, _, _ in laid),
+    )  # fmt: skip
     return found + (_swapped(store) if store.phases == 2 else _absent(store))
 
 

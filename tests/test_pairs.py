@@ -148,3 +148,9 @@ def test_what_stands_in_place_of_the_images_is_said(tmp_path, masks):
     assert "m4.webp is no image that can be read" in prepared(tmp_path, ok=False, foreground=[255])[1]
     printed = prepared(tmp_path, ok=False, images="source", masks=None)[1]
     assert "only 2 folders with images; add some, or give a pattern: source/**/*" in printed
+
+
+def test_a_pixel_smaller_than_an_atom_is_asked_about(tmp_path, masks):
+    for size, odd in ((0.05, True), (0.3, False)):
+        printed = prepared(tmp_path, masks=None, pixel_size_nm=size)[1]
+        assert ("0.05 nm is smaller than an atom: is it in µm?" in printed) == odd
