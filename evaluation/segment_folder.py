@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -43,6 +44,14 @@ DONE = "segmentation.json"
 _READ = ("invert", "match", "levels")  # how the micrographs of a domain are read
 
 
+class _Asked(NamedTuple):
+    """A micrograph to be segmented: the name of its mask, and what was said of its file."""
+
+    name: str
+    page: Page
+    given: Given
+
+
 def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
     """Segment every micrograph of a folder, or of a domain: masks at native size, pictures, phase_fractions.csv.
 
@@ -57,7 +66,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     preparation, classes = members[0].preparation, members[0].classes
     if options.images_of:
         domain = _domain(folder, options.images_of)
-        asked = {micrograph.image: (micrograph.page, micrograph.given) for micrograph in domain.micrographs}
+        asked = {one.image: _Asked(one.name, one.page, one.given) for one in domain.micrographs}
         _refuse_read_otherwise(folder, domain, members[0], options.invert)
     else:
         asked = _of_folder(folder, options, members)
@@ -82,7 +91,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     invert = native["invert"] if options.invert is None else options.invert
     levels = np.array(native["levels"]) if "levels" in native else None
     like = "" if levels is None else f", given the grey levels of {native['match']}"
-    sizes, bars = ({getattr(given, key) for _, given in asked.values()} for key in SCALE)
+    sizes, bars = ({getattr(given, key) for *_, given in asked.values()} for key in SCALE)
     size, bar = _said(sizes, "{:g} nm a pixel", "pixel size"), _said(bars, "{} rows", "bar")
     kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
     remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
@@ -99,20 +108,20 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         )
         return pixel_size / reference * preparation["scale"], origin
 
-    for known in {given.pixel_size_nm for _, given in asked.values()} - {FILE}:
+    for known in {given.pixel_size_nm for *_, given in asked.values()} - {FILE}:
         warn_of_enlargement(*resize(known))
     cut = (preparation["tile"], preparation["overlap"])
     for path in (masks, overlays, confidence):
         make_folder(path)
     (out / DONE).unlink(missing_ok=True)
     networks = [member.networks(device) for member in members]
-    first_of_name = {file.stem: file for file in reversed(files)}
+    first_of_name = {asked[file].name: file for file in reversed(files)}
 
     def read(file: Path) -> _Read:
-        if file != first_of_name[file.stem]:
+        name, page, given = asked[file]
+        if file != first_of_name[name]:
             raise InputError(f"{file}: another image has this name with another ending; rename one")
-        require_file_name(file.stem, str(folder), longest=255, ending=file.suffix)
-        page, given = asked[file]
+        require_file_name(name, str(folder), longest=255, ending=file.suffix)
         pixel_size, bar = settled(file, page, given)
         grey = read_image(file, depth, page)
         factor, origin = resize(pixel_size)
@@ -124,8 +133,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
                 file=sys.stderr,
             )
         image = image if levels is None else matched(image, levels)
-        noticed = Noticed.of(file.name, grey, bar)
-        return _Read(file, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar, noticed)
+        noticed = Noticed.of(name + file.suffix, grey, bar)
+        return _Read(name, file.suffix, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar, noticed)
 
     def segmented() -> Iterator[tuple | InputError]:
         for reading in ahead(read, files, 1):
@@ -142,7 +151,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         if isinstance(result, InputError):
             raise result
         one, found = result
-        name, shape, picture = f"{one.file.stem}.png", one.shape, one.picture
+        name, shape, picture = f"{one.name}.png", one.shape, one.picture
         mask = np.full(shape, 0 if len(classes) == 2 else IGNORED, np.uint8)
         mask[: len(found.classes)] = found.classes
         write_classes(masks / name, mask, classes)
@@ -165,7 +174,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
     print(f"{len(table.rows)} of {len(files)} images segmented: {out}")
     if failures:
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
-    older = {path.stem for path in masks.glob("*.png")} - {file.stem for file in files}
+    older = {path.stem for path in masks.glob("*.png")} - {name for name, *_ in asked.values()}
     if older:
         print(f"remark: {masks} has {len(older)} masks of earlier calls too, such as {min(older)}", file=sys.stderr)
     models_of = [str(member.run / f"{member.label}.pt") for member in members]
@@ -176,7 +185,8 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
 class _Read:
     """A micrograph as it is segmented: what the network is shown of it, its picture, and its scale."""
 
-    file: Path
+    name: str
+    suffix: str
     image: np.ndarray
     picture: np.ndarray
     shape: tuple[int, int]
@@ -185,13 +195,13 @@ class _Read:
     noticed: Noticed
 
 
-def _depth(asked: dict[Path, tuple[Page, Given]], members: list[Member]) -> int | None:
+def _depth(asked: dict[Path, _Asked], members: list[Member]) -> int | None:
     """Depth of the files of 16-bit samples: that of the training domain's, which a dark folder has too, or more.
 
     InputError where the members' domains ask for several.
     """
     pictures = []
-    for file, (page, given) in asked.items():
+    for file, (_, page, given) in asked.items():
         with suppress(InputError):  # which is said where the file is read
             pictures.append((file, page, settled(file, page, given, quiet=True)[1]))
     known = {member.preparation["native"].get("depth") or 0: member.run for member in members}
@@ -208,7 +218,7 @@ def _depth(asked: dict[Path, tuple[Page, Given]], members: list[Member]) -> int 
     return found
 
 
-def _of_folder(folder: Path, options: argparse.Namespace, members: list[Member]) -> dict[Path, tuple[Page, Given]]:
+def _of_folder(folder: Path, options: argparse.Namespace, members: list[Member]) -> dict[Path, _Asked]:
     """List a folder's images, with the page and the scale that options, or the domain adapted to, ask of them all.
 
     InputError where the domains of several members differ in what no option says: the order of these would decide.
@@ -216,9 +226,11 @@ def _of_folder(folder: Path, options: argparse.Namespace, members: list[Member])
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the folder of the micrographs")
     files = list_images(folder)
+    left = Found(folder, None, ()).left(files)
     if not files:
-        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it; give the folder of the micrographs")
-    if left := Found(folder, None, ()).left(files):
+        only = f", only {left}" * bool(left)
+        raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) in it{only}; give the folder of the micrographs")
+    if left:
         print(f"remark: {folder}: not segmented: {left}", file=sys.stderr)
     found = {}
     for key, option in zip(SCALE, ("pixel_size", "information_bar"), strict=True):
@@ -231,7 +243,8 @@ def _of_folder(folder: Path, options: argparse.Namespace, members: list[Member])
             )
         found[name] = name if value is not None else f"{name} (not given, so the domain's)"
     given = Given(*(found[key] for key in (*SCALE, "--pixel-size", "--information-bar")))
-    return dict.fromkeys(files, (options.page or _of_all(members, "page", "--page"), given))
+    page = options.page or _of_all(members, "page", "--page")
+    return {file: _Asked(file.stem, page, given) for file in files}
 
 
 def _of_all(members: list[Member], key: str, option: str) -> float | Page:
@@ -292,7 +305,7 @@ class _Table:
     def add(self, one: _Read, found: Segmentation) -> None:
         """Add a micrograph's row."""
         height, width = found.classes.shape
-        row = {"file": one.file.name, "height": height, "width": width, "pixel_size_nm": one.pixel_size_nm}
+        row = {"file": one.name + one.suffix, "height": height, "width": width, "pixel_size_nm": one.pixel_size_nm}
         for end, phase in self.reported.items():
             self.fields[end].append(fields_of(found.classes, phase))
             self.models[end].append(found.fractions[:, phase])

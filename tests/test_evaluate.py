@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import annotated, domains_toml, draw, draw_domains, run
+from conftest import annotated, domains_toml, draw, draw_domains, run, unannotated
 from short_runs import selftraining_arguments, supervised_arguments, uda
 
 import evaluate
@@ -333,6 +333,26 @@ def test_a_domain_of_a_file_is_not_read_against_what_the_file_says(tmp_path, sto
         assert call(monkeypatch, *line) == 2
         assert words in capsys.readouterr().err
         assert (call(monkeypatch, *line, "--no-invert") == 0) == ("invert" in key)
+
+
+def test_micrographs_of_one_name_in_several_folders_are_all_segmented(tmp_path, stores, monkeypatch, capsys):
+    run = make_run(tmp_path / "run", stores)
+    for specimen, seed in (("A", 5), ("B", 6)):
+        draw(tmp_path / "lom" / specimen, 2, seed=seed, contrast=1.0)
+    lom = unannotated("lom") | {"images": "lom/*/images/*"}
+    (tmp_path / "domains.toml").write_text(domains_toml(source=annotated("lom/A"), lom=lom))
+    out, names = tmp_path / "out", {"A_m0", "A_m1", "B_m0", "B_m1"}
+    line = ("--images", tmp_path / "domains.toml", "--images-of", "lom", "--out", out)
+    assert call(monkeypatch, run, *line) == 0
+    for kind in ("masks", "overlays", "confidence"):
+        assert {file.stem for file in (out / kind).iterdir()} == names
+    with (out / "phase_fractions.csv").open() as file:
+        assert {row["file"] for row in csv.DictReader(file)} == {f"{name}.png" for name in names} | {SPECIMEN}
+    capsys.readouterr()
+    assert call(monkeypatch, run, "--images", tmp_path / "lom", "--out", out) == 2
+    assert "only 2 folders with images" not in (said := capsys.readouterr().err) and "give the folder" in said
+    assert call(monkeypatch, run, "--images", tmp_path / "lom" / "A", "--out", out) == 2
+    assert "no image (" in (said := capsys.readouterr().err) and "only 2 folders with images" in said
 
 
 def change(run, native=(), remedy=None):
