@@ -1,5 +1,7 @@
 """Stores of small micrographs that went the same road as a user's: image files, domains.toml, data.prepare."""
 
+import atexit
+import functools
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Newer processors have float16 instructions, with which oneDNN takes seconds for the gradient of one convolution.
@@ -95,16 +98,27 @@ def command(*arguments: object, processes: int = 0) -> list[str]:
 
 
 def run(
-    *arguments: object, processes: int = 0, ok: bool = True, timeout: int = 300, code: Path = ROOT
+    *arguments: object, processes: int = 0, ok: bool = True, timeout: int = 300, code: Path = ROOT, child: bool = False
 ) -> subprocess.CompletedProcess:
     """Run a script of the project, under torchrun when `processes` is given; its output is captured.
 
-    code: the folder of the script, where it is not this project's.
+    code: the folder of the script, where it is not this project's. child: start it as a child of this process, which
+    costs the seconds of its imports.
     """
     line = command(*arguments, processes=processes)
-    result = subprocess.run(line, cwd=code, capture_output=True, text=True, timeout=timeout, check=False)
+    if processes or child or arguments[0] == "-c" or not _server().takes():
+        result = subprocess.run(line, cwd=code, capture_output=True, text=True, timeout=timeout, check=False)
+    else:
+        result = _server().run(line[1:], code, timeout)
     assert (result.returncode == 0) == ok, result.stdout + result.stderr
     return result
+
+
+@functools.cache
+def _server() -> warm.Server:
+    server = warm.Server()
+    atexit.register(server.end)
+    return server
 
 
 @pytest.fixture(scope="session")

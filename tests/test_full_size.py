@@ -21,7 +21,7 @@ def test_one_step_at_the_studys_size(tmp_path):
     run(
         "train_uda.py", "--target", "t3", "--model", "deeplabv2_resnet101", "--pretraining", "random", "--amp", "off",
         "--steps", 1, "--batch-size", 1, "--data", tmp_path / "stores", "--run-dir", tmp_path / "run", "--workers", 0,
-        "--wandb", "disabled", timeout=1200,
+        "--wandb", "disabled", timeout=1200, child=True,
     )  # fmt: skip
     losses = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert all(abs(value) < 100 for name, value in losses.items() if name.startswith("loss"))

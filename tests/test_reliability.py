@@ -63,7 +63,7 @@ def test_a_run_that_began_from_other_weights_is_not_taken_for_done(stores, super
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_resumes_exactly(stores, tmp_path, amp):
-    more = ("--amp", amp, "--batch-size", 2)  # float16 takes seconds a step on a processor
+    more = ("--amp", amp, "--batch-size", 2, "--steps", 10)  # float16 takes seconds a step on a processor
     adapt(stores, tmp_path / "whole", *more)
     broken = tmp_path / "broken"
     text, status = stopped_after(adaptation(stores, broken, *more), broken, 5, signal.SIGTERM)
