@@ -24,7 +24,7 @@ from evaluation.scoring import read_score
 # Columns that launch/pairs.sh has found before, by what they are called here.
 _BEFORE = {"generalization": "as it is", "remedy": "recommended", "AdaptSegNet": "adaptation"}
 CHOICE, ORACLE, CANDIDATE = "judge's choice", "oracle", "best candidate"
-LAUNCHER, OF_LAUNCHER = "launcher's choice", "best of the launcher's candidates"
+LAUNCHER, OF_LAUNCHER = "choice among the launcher's trainings", "best of the launcher's trainings"
 
 
 def row_of(folder: Path) -> dict[str, str | float]:

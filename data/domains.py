@@ -195,7 +195,7 @@ def _domain(name: str, table: Table, seed: int, classes: tuple[str, ...]) -> Dom
     stems = {composed(stem): stem for stem in images}
     test = table.take("test", list, "a list of names (file names without suffix)", [],
                       lambda names: all(isinstance(name, str) for name in names))  # fmt: skip
-    test = {stems.get(composed(name), name) for name in test}
+    test = {stems.get(composed(name).replace("/", "_"), name) for name in test}
     for stem in sorted(test):
         if rows.get(stem, {}).get("test") is False:
             raise table.error("test", stem, f"{table.entries['micrographs']} says that it is none; correct one of them")

@@ -58,18 +58,28 @@ def misfits(names: Sequence[str], bases: Sequence[np.ndarray], masks: Sequence[n
     """
     if not _LEAST <= len(names) <= _MOST:
         return []
-    own = _fit(bases, masks)
-    turns = {what: _fit(bases, [turn(one) for one in masks]) for what, turn in _turns(square).items()}
-    what, best = max(turns.items(), key=lambda turn: turn[1].mean())
-    if best.mean() > max(_BETTER * own.mean(), own.mean() + _GAIN) and (best > own).mean() >= _OFTEN:
+    turned = {what: [turn(one) for one in masks] for what, turn in _turns(square).items()}
+    fits = {what: _fits(bases, of_turn) for what, of_turn in turned.items()}
+    what = max(fits, key=lambda turn: fits[turn].trace())
+    as_they_are = _fits(bases, masks)
+    best, own = fits[what].diagonal(), as_they_are.diagonal()
+    # What a turned mask gains on others' micrographs too is of their layout or shading, and no evidence.
+    chance = max((of_turn.sum() - of_turn.trace()) / (of_turn.size - len(of_turn)) for of_turn in fits.values())
+    least = max(_BETTER * own.mean(), own.mean() + _GAIN + _BETTER * chance)
+    if best.mean() > least and (best > own).mean() >= _OFTEN:
         return [
             f"the masks fit their micrographs better when they are {what} (a fit of {best.mean():.2f}, and of "
             f"{own.mean():.2f} as they are; 1 is the most). Look at the contact sheet: were they saved so?"
         ]
-    places, gain = _exchanged(bases, masks)
-    _, chance = _exchanged(bases, [one[:, ::-1, ::-1] for one in masks])  # which none fits but by chance
-    if gain > _GAIN + _BETTER * chance and own[places != np.arange(len(names))].mean() < gain:
-        moved = [f"that of '{names[mask]}' fits '{names[place]}'" for place, mask in enumerate(places) if mask != place]
+    by_chance = _exchanged(fits["turned by 180 degrees"])  # which none fits but so
+    least = _GAIN + _BETTER * max([gain for gain, _ in by_chance], default=0.0)
+    found = [(gain, cycle) for gain, cycle in _exchanged(as_they_are) if gain > max(least, own[cycle].mean())]
+    if found:
+        moved = [
+            f"that of '{names[mask]}' fits '{names[place]}'"
+            for _, cycle in sorted(found, reverse=True)
+            for place, mask in zip(cycle, cycle[1:] + cycle[:1], strict=True)
+        ]
         more = f" and {len(moved) - 3} others" if len(moved) > 3 else ""
         return [
             f"masks fit other micrographs better than their own: {', '.join(moved[:3])}{more}. Look at the contact "
@@ -82,25 +92,27 @@ def _turns(square: bool) -> dict:
     return _TURNS | _OF_SQUARES if square else _TURNS
 
 
-def _fit(bases: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Share of each mask's variance that its micrograph explains (R^2 of a linear regression)."""
-    return np.array([np.square(_flat(mask) @ basis).sum() for basis, mask in zip(bases, masks, strict=True)])
+def _fits(bases: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of a mask's variance that a micrograph explains (R^2 of a linear regression): (micrographs, masks)."""
+    flat = np.concatenate([mask.reshape(len(mask), -1) for mask in masks])
+    return np.stack([np.square(flat @ basis).reshape(len(masks), -1).sum(axis=1) for basis in bases])
 
 
-def _exchanged(bases: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """Lay masks on micrographs so that the sum of fits is largest.
+def _exchanged(fits: np.ndarray) -> list[tuple[float, list[int]]]:
+    """Lay masks on micrographs so that the sum of fits is largest: those that change places, and their mean gain.
 
-    Returns the mask of each micrograph, and the mean gain of those that are not its own.
+    They are cycles: the first micrograph of one has the mask of the second, and the last that of the first.
     """
-    flat = np.concatenate([_flat(mask) for mask in masks])
-    fits = np.stack([np.square(flat @ basis).reshape(len(masks), -1).sum(axis=1) for basis in bases])
     _, places = linear_sum_assignment(-fits)
-    gains = (fits[np.arange(len(fits)), places] - fits.diagonal()[places])[places != np.arange(len(fits))]
-    return places, float(gains.mean()) if len(gains) else 0.0
-
-
-def _flat(mask: np.ndarray) -> np.ndarray:
-    return mask.reshape(len(mask), -1)
+    found, left = [], {place for place, mask in enumerate(places) if mask != place}
+    while left:
+        cycle = [min(left)]
+        while (mask := int(places[cycle[-1]])) != cycle[0]:
+            cycle.append(mask)
+        left -= {*cycle}
+        gains = [fits[place, places[place]] - fits[places[place], places[place]] for place in cycle]
+        found.append((float(np.mean(gains)), cycle))
+    return found
 
 
 def _reduced(plane: np.ndarray) -> np.ndarray:

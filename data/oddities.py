@@ -21,6 +21,7 @@ def oddities(store: Store) -> list[str]:
     has.
     """
     found, shown, patterns, laid = [], [], [], []
+    one_field = len({micrograph.parent for micrograph in store.micrographs}) == len(store.micrographs)
     for micrograph in store.micrographs:
         image = store.image(micrograph.index)
         if image.min() < image.max():  # uniform ones are alike, and no copies
@@ -38,7 +39,7 @@ def oddities(store: Store) -> list[str]:
         elif mask is not None and store.phases == 2 and len(there := np.unique(mask[mask != IGNORED])) == 1:
             absent = store.classes[1 - there[0]]
             found.append(f"mask of '{micrograph.name}' has no {absent}; check the mask file and `foreground`")
-        if mask is not None and (areas := planes(mask, store.phases)) is not None:
+        if mask is not None and one_field and (areas := planes(mask, store.phases)) is not None:
             laid.append((micrograph, basis(image), areas))
     digests = [store.metadata["micrographs"][one.index]["image_digest"] for one in shown]
     groups = [[shown[place] for place in group] for group in of_one_field(patterns, digests)]

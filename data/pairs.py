@@ -1,6 +1,7 @@
 """The images of a domain and their masks, found by their names."""
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,13 +10,14 @@ from pathlib import Path
 from common.errors import InputError, require_file_name
 from data.annotations import OF_ONE
 from data.annotations import SUFFIXES as OUTLINES
-from data.annotations.outlines import of_image, outlines, stem_of
+from data.annotations.outlines import OME, of_image, outlines, stem_of
 from data.decoding import SUFFIXES
 from data.entries import Table
 from data.files import Found
 from data.table import composed, read_table
 
-_OME = ".ome"  # before the ending of an OME-TIFF
+# Folders of masks: a micrograph and its mask have one name, and are not of two specimens.
+_OF_MASKS = re.compile(r"mask|label|annot|segment|truth|(^|[^a-z])gt([^a-z]|$)", re.IGNORECASE)
 
 
 def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path], dict[str, dict]]:
@@ -29,9 +31,9 @@ def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path], dict[str, 
     if "masks" in table.entries:
         remedy = "a folder relative to this file, a pattern like lom/*.png, or a file with outlines"
         of_masks = table.found("masks", remedy)
-    by_folder = _alike(found, of_masks)
+    by_folder = _alike(table, found, of_masks)
     images = _required(table, found, _listing(table, "images", found, found.images, by_folder))
-    rows = _rows(table, images)
+    rows = _rows(table, images, by_folder)
     named = _named_masks(table, rows, of_masks)
     images = _required(table, found, _without_masks(table, images, rows, named))
     if of_masks:
@@ -39,7 +41,7 @@ def files_of(table: Table) -> tuple[dict[str, Path], dict[str, Path], dict[str, 
     masks |= named
     _check_names(table, _required(table, found, images))
     _warn_of_masks(table, images, masks)
-    _remark(table, found, of_masks, images, masks)
+    _remark(table, found, of_masks, images, masks, by_folder)
     return images, masks, rows
 
 
@@ -48,16 +50,21 @@ def _required(table: Table, found: Found, images: dict[str, Path]) -> dict[str, 
     if not images:
         left = found.left(())
         remedy = f"no image ({' '.join(SUFFIXES)}) in {found.folder}" + f", only {left}" * bool(left) + "; add some"
-        if found.pattern is None and "with images" in left:
+        masks = found.pattern is None and any(_OF_MASKS.search(place.name) for place in found.folder.iterdir())
+        if found.pattern is None and "with images" in left and not masks:
             remedy += f", or give a pattern: {table.entries['images'].rstrip('/')}/**/*"
         raise table.error("images", table.entries["images"], remedy)
     return images
 
 
-def _alike(found: Found, of_masks: Found | None) -> bool:
+def _alike(table: Table, found: Found, of_masks: Found | None) -> bool:
     """Tell if several folders have images of one name, those apart that are masks; and print how they are named."""
-    of_names = {}
+    of_names, suffix = {}, composed(str(table.entries.get("mask_suffix", "")))
     masks = _in_both(of_masks.files if of_masks else (), found.images)
+    masks = {file for file in masks if _without(suffix, file.stem) is not None}
+    folders = {file.parent.relative_to(found.folder) for file in found.images if file not in masks}
+    if any(_OF_MASKS.search(part) for folder in folders for part in folder.parts):
+        return False
     for file in found.images:
         other = of_names.setdefault(composed(file.stem), file) if file not in masks else file
         if other.parent != file.parent:
@@ -70,12 +77,12 @@ def _alike(found: Found, of_masks: Found | None) -> bool:
     return False
 
 
-def _rows(table: Table, images: dict[str, Path]) -> dict[str, dict]:
+def _rows(table: Table, images: dict[str, Path], by_folder: bool) -> dict[str, dict]:
     """Read the table of micrographs, where there is one."""
     if "micrographs" not in table.entries:
         return {}
     name = table.take("micrographs", str, "a table (CSV) relative to this file")
-    return read_table(table.path.parent / name, images)
+    return read_table(table.path.parent / name, images, by_folder)
 
 
 def _named_masks(table: Table, rows: dict[str, dict], of_masks: Found | None) -> dict[str, Path]:
@@ -121,8 +128,9 @@ def _warn_of_masks(table: Table, images: dict[str, Path], masks: dict[str, Path]
         if file.suffix.lower() == ".json":
             with suppress(InputError):  # which is said where the mask is read
                 annotated = of_image(file, stem)
-                other = names.get(stem_of(annotated.image)) if annotated else None
-                if other not in (None, stem):
+                drawn_on = stem_of(annotated.image) if annotated else None
+                other = names.get(drawn_on)
+                if other not in (None, stem) and drawn_on != composed(images[stem].stem):
                     print(
                         f"warning: {file}: is the mask of '{stem}' by its name, and was drawn on '{other}' "
                         f"(imagePath = '{annotated.image[:200]}'). Rename it if that is right.",
@@ -131,15 +139,22 @@ def _warn_of_masks(table: Table, images: dict[str, Path], masks: dict[str, Path]
 
 
 def _remark(
-    table: Table, found: Found, of_masks: Found | None, images: dict[str, Path], masks: dict[str, Path]
+    table: Table,
+    found: Found,
+    of_masks: Found | None,
+    images: dict[str, Path],
+    masks: dict[str, Path],
+    by_folder: bool,
 ) -> None:
     """Print what lies in the folders of the images and of the masks and was not taken."""
     taken = {*images.values(), *masks.values(), table.path.parent / str(table.entries.get("micrographs"))}
     places = {"images": found}
     if of_masks and not of_masks.alone and of_masks.folder.resolve() != found.folder.resolve():
         places["masks"] = of_masks
-        suffix, names = table.entries.get("mask_suffix", ""), {composed(stem) for stem in images}
-        strays = [file for file in of_masks.annotations if _without(composed(suffix), file.stem) not in names]
+        suffix, names = composed(table.entries.get("mask_suffix", "")), _names(images)
+        strays = [
+            file for file in of_masks.annotations if _without(suffix, of_masks.name(file, by_folder)) not in names
+        ]
         if strays:
             others = f" (nor to {len(strays) - 1} others)" if len(strays) > 1 else ""
             print(
@@ -175,9 +190,7 @@ def _paired(
         }
         used = _in_both(pictures.values(), images.values())
         images = {stem: file for stem, file in images.items() if file not in used}
-    names, masks, painted = {composed(stem): stem for stem in images}, {}, {*pictures.values()}
-    for stem in images:  # m0.ome.tif may have the mask m0.png
-        names.setdefault(composed(stem).removesuffix(_OME), stem)
+    names, masks, painted = _names(images), {}, {*pictures.values()}
     for stem, file in {**others, **pictures}.items():
         image = names.get(_without(suffix, stem))
         if image is not None:
@@ -202,6 +215,12 @@ def _paired(
                 remedy += f"; if {first.name} has the outlines of many images, give its path"
         raise table.error("masks", table.entries["masks"], remedy)
     return images, masks
+
+
+def _names(images: Iterable[str]) -> dict[str, str]:
+    """Names that a mask may have, and those of their images: the mask of m0.ome.tif may be m0.png."""
+    names = {composed(stem): stem for stem in images}
+    return {name.removesuffix(OME): stem for name, stem in names.items()} | names
 
 
 def _without(suffix: str, stem: str) -> str | None:

@@ -5,6 +5,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Collection
+from itertools import combinations
 from pathlib import Path
 
 from common.errors import InputError
@@ -15,6 +16,7 @@ FILE = "file"  # in place of a number: what the file itself says
 _COLUMNS = ("name", "pixel_size_nm", "information_bar", "mask", "page", "test", "fold")
 _YES, _NO = ("true", "yes", "1", "x"), ("false", "no", "0")
 _MOST_PAGE = 10_000
+_DEEP = 8  # folders of a path
 
 
 def composed(name: str) -> str:
@@ -22,10 +24,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object]]:
+def read_table(path: Path, names: Collection[str], by_folder: bool = False) -> dict[str, dict[str, object]]:
     """Read the rows of a table by the name of their micrograph, one of `names`: its values that are not empty.
 
-    Values have the types of domains.toml, FILE among them; `mask` is text. Names may have their file's ending. Commas,
+    Values have the types of domains.toml, FILE among them; `mask` is text. Names may have their file's ending, and
+    its folders, of which by_folder counts those that the name has. Commas,
     semicolons and tabs divide columns; with semicolons and tabs, numbers may have a decimal comma. InputError names
     line, column and value.
     """
@@ -57,7 +60,7 @@ def read_table(path: Path, names: Collection[str]) -> dict[str, dict[str, object
         if len(cells) != len(header):
             raise InputError(f"{path}: line {line} has {len(cells)} cells, its head {len(header)}; mend the line")
         row = {column: cell for column, cell in zip(header, cells, strict=True) if cell}
-        name = _name(row.pop("name", ""), known)
+        name = _name(row.pop("name", ""), known, by_folder)
         if name is None or name in found:
             fault, cell = "is there twice" if name else "is no image of the domain", cells[header.index("name")]
             raise InputError(f"{path}: line {line}: '{cell[:200]}' {fault}; correct or remove it")
@@ -76,13 +79,14 @@ def _filled(cells: list[str]) -> list[str]:
     return cells[: max((place for place, cell in enumerate(cells, 1) if cell), default=0)]
 
 
-def _name(cell: str, known: dict[str, str]) -> str | None:
+def _name(cell: str, known: dict[str, str], by_folder: bool) -> str | None:
     cell = composed(cell).replace("\\", "/")
-    for name in (cell.replace("/", "_"), cell.rpartition("/")[2]):  # with its folders, or without
-        stem = Path(name).stem if name.lower().endswith(SUFFIXES) else name
-        if found := known.get(name, known.get(stem)):
-            return found
-    return None
+    *folders, name = cell.split("/")
+    stem = Path(name).stem if name.lower().endswith(SUFFIXES) else name
+    if by_folder and folders:
+        some = (part for count in range(len(folders), 0, -1) for part in combinations(folders[-_DEEP:], count))
+        return next((known[one] for part in some if (one := "_".join([*part, stem])) in known), None)
+    return known.get(name, known.get(stem))
 
 
 def _value(column: str, cell: str, text: str) -> object:

@@ -210,7 +210,7 @@ def require_sockets(workers: int) -> None:
 def loader_failure(error: Exception) -> InputError | None:
     """Message for an error of the loader that says that one of its processes was killed, or what it lacks, or None."""
     said = str(error).strip().rpartition("\n")[2]
-    killed = "DataLoader worker (pid" in said
+    killed = "DataLoader worker (pid" in said or "Pin memory thread" in said
     broken = isinstance(error, OSError | EOFError) and "in DataLoader worker process" not in str(error)
     if not (killed or broken or any(word in said for word in _LACKING)):
         return None

@@ -5,8 +5,10 @@
 # JOBS trainings run at a time: one method on all pairs, then the next.
 # Each starts from the pair's source model, as the adaptation did, on the store that it took, for as many steps;
 # AdaptSegNet-DACS, histogram-DACS, half-histogram-DACS and DAST-ST from what they follow. half-histogram and what
-# follows it are the launcher's trainings: CHOICES=launcher chooses among them and the source model alone, as it would. The oracle trains on the labels of the target's
-# training micrographs, which drawn t1 and t2 do not have. It and what knows no target are no candidates of the choice.
+# follows it are the launcher's trainings: CHOICES=launcher chooses among them and the source model alone. The launcher
+# itself does 800 steps of self-training, and no training at all where gap.json advises none.
+# The oracle trains on the labels of the target's training micrographs, which drawn t1 and t2 do not have. It and what
+# knows no target are no candidates of the choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

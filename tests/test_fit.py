@@ -46,6 +46,20 @@ def test_masks_of_other_micrographs_are_named(tmp_path):
     assert "that of 'm3' fits 'm1', that of 'm1' fits 'm3'." in found
 
 
+def test_only_those_that_were_exchanged_are_named(tmp_path):
+    """Among others of which nothing can be told."""
+
+    def draws(folder, count, seed, contrast, size):
+        _shaded(folder, 3 * count, seed, contrast, size)
+        draw(folder / "good", count, seed + 1, contrast, size)
+        for kind in ("images", "masks"):
+            for k in range(count):
+                (folder / "good" / kind / f"m{k}.png").replace(folder / kind / f"m{k}.png")
+
+    (found,) = said_of(tmp_path, lambda masks: masks | {"m1": masks["m3"], "m3": masks["m1"]}, draws=draws)
+    assert "that of 'm3' fits 'm1', that of 'm1' fits 'm3'." in found
+
+
 def test_a_number_that_is_one_too_high_is_noticed(tmp_path):
     def next_one(masks):
         return {name: masks[f"m{(int(name[1:]) + 1) % COUNT}"] for name in masks}
@@ -73,7 +87,30 @@ def _plain(folder, count, seed, contrast, size):
         cv2.imwrite(str(folder / "images" / f"m{k}.png"), rng.integers(60, 200, size).astype(np.uint8))
 
 
-@pytest.mark.parametrize("draws", [draw, _symmetrical, _plain])
+def _section(folder, count, seed, contrast, size):
+    """Draw cross sections: a layer at the top that hardly differs, and black resin, or a bar, at the bottom."""
+    draw(folder, count, seed, contrast, size)
+    rng = np.random.default_rng(seed)
+    for k in range(count):
+        edge = 25 + 4 * cv2.GaussianBlur(rng.normal(size=(1, size[1])), (0, 0), 3)[0]
+        mask = np.arange(size[0])[:, None] < edge
+        image = 140 + 8 * mask + 8 * rng.normal(size=size)
+        image[-30 - k :] = 15
+        cv2.imwrite(str(folder / "masks" / f"m{k}.png"), (255 * mask).astype(np.uint8))
+        cv2.imwrite(str(folder / "images" / f"m{k}.png"), image.clip(0, 255).astype(np.uint8))
+
+
+def _shaded(folder, count, seed, contrast, size):
+    """Draw phases of no contrast under a light from one side."""
+    draw(folder, count, seed, contrast, size)
+    rng = np.random.default_rng(seed)
+    for k in range(count):
+        light = np.linspace(-60, 60, size[1])[None] + np.linspace(-20, 20, size[0])[:, None]
+        image = 128 + light + 5 * rng.normal(size=size)
+        cv2.imwrite(str(folder / "images" / f"m{k}.png"), image.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("draws", [draw, _symmetrical, _plain, _section, _shaded])
 def test_right_masks_and_what_cannot_be_told_are_not_warned_of(tmp_path, draws):
     found = said_of(tmp_path, lambda masks: masks, draws=draws)
     assert not [line for line in found if "better" in line]

@@ -318,7 +318,9 @@ def test_a_pool_ends_with_a_worker_that_is_killed_and_with_its_program(tmp_path)
 def test_every_error_of_a_loader_whose_process_is_gone_is_explained():
     """What of a batch had come already decides what the main process sees."""
     here = [ConnectionResetError(104, "Connection reset by peer"), FileNotFoundError(2, "No such file"), EOFError()]
-    here += [RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")]
+    here += [
+        RuntimeError(f"{who} exited unexpectedly") for who in ("DataLoader worker (pid(s) 7)", "Pin memory thread")
+    ]
     for error in here:
         assert "--workers 0" in str(loader_failure(error))
     for error in (ValueError("1"), OSError("Caught OSError in DataLoader worker process 0.\nOSError: it is damaged")):

@@ -1,6 +1,7 @@
 """Images and their masks: by name, by a table, and what belongs to none."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import roifile
 from bad_input import call
 from conftest import annotated, domains_toml, draw
 from microscope_files import ome
-from test_annotations import FILE, labelme
+from test_annotations import FILE, labelme, via
 
 from data.store import Store, store_path
 
@@ -116,7 +117,8 @@ def test_one_name_in_several_folders_gets_the_folders_names(tmp_path):
     """As numbered by a microscope anew for each specimen; masks beside them, or in folders of their own."""
     for specimen, seed in (("A", 1), ("B", 2)):
         draw(tmp_path / specimen, 2, seed=seed, contrast=1.0)
-    (tmp_path / "table.csv").write_text("name,fold\nA/m0.png,0\nA_m1,0\nB/m0.png,1\nB_m1,1\n")
+    rows = ("A/images/m0.png,0", "A/m1,0", "lom\\B\\m0.png,1", "B_m1,1")
+    (tmp_path / "table.csv").write_text("\n".join(["name,fold", *rows]))
     places = {"images": "*/images/*.png", "masks": "**/masks/*.png", "foreground": [255], "micrographs": "table.csv"}
     store, printed = prepared(tmp_path, **places)
     assert [(one.name, one.fold, one.labelled) for one in store.micrographs] == [
@@ -127,8 +129,36 @@ def test_one_name_in_several_folders_gets_the_folders_names(tmp_path):
         specimen, _, name = one.name.partition("_")
         mask = cv2.imread(str(tmp_path / specimen / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
         assert np.array_equal(store.mask(one.index), mask // 255)
+    (tmp_path / "table.csv").write_text("name,fold\nC/m0.png,0\n")
+    assert "'C/m0.png' is no image of the domain" in prepared(tmp_path, ok=False, **places)[1]
+    places |= {"micrographs": None, "test": ["A/m0", "B_m0"]}
+    (tmp_path / "table.csv").unlink()
+    assert [one.name for one in prepared(tmp_path, **places)[0].micrographs if one.test] == ["A_m0", "B_m0"]
+    beside = {"images": "*/*.png", "masks": "*/*.png", "mask_suffix": "_mask", "test": []}
+    for specimen in "AB":
+        for kind, end in (("images", ""), ("masks", "_mask")):
+            for number in range(2):
+                shutil.copy(tmp_path / specimen / kind / f"m{number}.png", tmp_path / specimen / f"m{number}{end}.png")
+    assert all(one.labelled for one in prepared(tmp_path, **places | beside)[0].micrographs)
     (tmp_path / "A/images/m0.jpg").write_bytes(b"")
     assert "m0.jpg has the same name" in prepared(tmp_path, ok=False, **places | {"images": "*/images/*"})[1]
+
+
+def outlined(path, program):
+    """Write a file of a program that annotates m0.png."""
+    program(path)
+    path.write_text(path.read_text().replace(FILE, "m0.png").replace("60", "100").replace("80", "90"))
+
+
+@pytest.mark.parametrize("program", [labelme, via])
+def test_outlines_are_found_by_the_folders_names_too(tmp_path, program):
+    for specimen, seed in (("A", 1), ("B", 2)):
+        draw(tmp_path / "images" / specimen, 1, seed=seed, contrast=1.0)
+        (tmp_path / "outlines" / specimen).mkdir(parents=True)
+        outlined(tmp_path / "outlines" / specimen / "m0.json", program)
+    store, printed = prepared(tmp_path, images="images/*/images/*", masks="outlines/*/*.json")
+    assert [(one.name, one.labelled) for one in store.micrographs] == [("A_m0", True), ("B_m0", True)]
+    assert not warnings(printed) and store.mask(0).any()
 
 
 def test_the_mask_of_an_ome_tiff_needs_no_ome_in_its_name(tmp_path, masks):
@@ -140,12 +170,24 @@ def test_the_mask_of_an_ome_tiff_needs_no_ome_in_its_name(tmp_path, masks):
         cv2.imwrite(str(masks / name), np.full(SIZE, 255, np.uint8))
     store, _ = prepared(tmp_path, foreground=[255], pixel_size_nm="file")
     assert [(one.name, one.labelled) for one in store.micrographs] == [(f"m{n}.ome", True) for n in range(4)]
+    for file in masks.iterdir():
+        file.unlink()
+    for program in (labelme, via):
+        outlined(masks / "m0.json", program)
+        store, printed = prepared(tmp_path, pixel_size_nm="file")
+        assert [one.labelled for one in store.micrographs] == [True] + 3 * [False] and not warnings(printed)
 
 
 def test_what_stands_in_place_of_the_images_is_said(tmp_path, masks):
-    cv2.imwrite(str(masks / "m4.png"), np.full(SIZE, 255, np.uint8))
+    for name in ("m0", "m4"):
+        cv2.imwrite(str(masks / f"{name}.png"), np.full(SIZE, 255, np.uint8))
     (tmp_path / "source/images/m4.webp").write_bytes(b"RIFF")
     assert "m4.webp is no image that can be read" in prepared(tmp_path, ok=False, foreground=[255])[1]
+    printed = prepared(tmp_path, ok=False, images="source", masks=None)[1]
+    assert "only 2 folders with images; add some" in printed and "pattern" not in printed, "it would take the masks too"
+    printed = prepared(tmp_path, ok=False, images="source/**/*", masks=None)[1]
+    assert "has the same name" in printed, "masks are no micrographs"
+    (tmp_path / "source/masks").rename(tmp_path / "source/B")
     printed = prepared(tmp_path, ok=False, images="source", masks=None)[1]
     assert "only 2 folders with images; add some, or give a pattern: source/**/*" in printed
 

@@ -39,7 +39,7 @@ def source_run(stores, tmp_path_factory):
 @pytest.fixture(scope="session")
 def reference_run(stores, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "reference"
-    uda(stores, folder)
+    run("train_uda.py", *uda_arguments(stores, folder, "--batch-norm", "frozen"), child=True)  # as tests compare it
     return folder
 
 

@@ -9,6 +9,8 @@ from data.annotations.shapes import Annotated
 from data.decoding import SUFFIXES
 from data.table import composed
 
+OME = ".ome"  # before the ending of an OME-TIFF
+
 
 def outlines(path: Path) -> dict[str | None, Annotated]:
     """Read a file with outlines: what is annotated by the stem of its image, None for the image of the file's name.
@@ -23,9 +25,14 @@ def outlines(path: Path) -> dict[str | None, Annotated]:
 
 
 def of_image(path: Path, stem: str) -> Annotated | None:
-    """Give what a file annotates of an image, None where it does not. InputError as of `outlines`."""
-    found = outlines(path)
-    return found.get(composed(stem), found.get(None))
+    """Give what a file annotates of an image, None where it does not. InputError as of `outlines`.
+
+    The image may be named without the `.ome` of its name, and in a file of its own without its folders.
+    """
+    found, name = outlines(path), composed(stem)
+    known = [one for one in (name, name.removesuffix(OME), None) if one in found]
+    known += [one for one in found if len(found) == 1 and name.endswith(f"_{one}")]
+    return found[known[0]] if known else None
 
 
 @functools.lru_cache(maxsize=4)  # one file may be of all images
