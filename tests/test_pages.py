@@ -509,7 +509,7 @@ def test_a_folder_has_one_depth_when_it_is_segmented(tmp_path, capsys):
     for name, most in (("a", 1000), ("b", 400)):
         grey = np.random.default_rng(0).integers(0, most, (40, 50)).astype(np.uint16)
         cv2.imwrite(str(tmp_path / f"{name}.png"), grey)
-        asked[tmp_path / f"{name}.png"] = (None, Given(50.0, 0, "--pixel-size", "--information-bar"))
+        asked[tmp_path / f"{name}.png"] = (name, None, Given(50.0, 0, "--pixel-size", "--information-bar"))
     asked[tmp_path / "broken.png"] = asked[tmp_path / "a.png"]
     (tmp_path / "broken.png").write_bytes(b"")
 
