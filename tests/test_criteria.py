@@ -1,5 +1,6 @@
 """The judge's parts: criteria, calibration, remedies, disturbances, advice and choice."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 import models
 from benchmarks import methods
 from benchmarks.judge import summary
+from common.errors import InputError
 from data.levels import grey_levels, matched
 from data.store import TWO_PHASES
 from evaluation import page
@@ -516,6 +518,27 @@ def test_methods_are_measured_against_generalization_and_the_oracle():
     ]
     closed, below = methods.summary(rows)
     assert "50 % of the gap" in closed and "2 pairs" in closed and below.endswith("-4.0 points")
+
+
+def test_both_choices_of_a_pair_are_read_and_one_that_broke_off_is_an_error(tmp_path):
+    """The choice among all methods, and that among the launcher's trainings."""
+    pair = tmp_path / "t3.0"
+    (pair / "methods").mkdir(parents=True)
+    (pair / "row.csv").write_text("as it is,recommended,adaptation\n0.5,0.6,0.7\n")
+    (pair / "truth.json").write_text(json.dumps({str(Remedy(adabn=True)): 0.55}))
+    with pytest.raises(InputError, match="no choice"):
+        methods.row_of(pair)
+    for of, chosen in (("choice", "a"), ("launcher", "b")):
+        folder = pair / "methods" / of
+        folder.mkdir()
+        (folder / "choice.json").write_text(json.dumps({"chosen": chosen}))
+        (folder / "scores.json").write_text(json.dumps({"a": 0.6, "b": 0.65}))
+    row = methods.row_of(pair)
+    assert (row[methods.CHOICE], row[methods.CANDIDATE]) == (0.6, 0.65)
+    assert (row[methods.LAUNCHER], row[methods.OF_LAUNCHER]) == (0.65, 0.65)
+    (pair / "methods/launcher/scores.json").unlink()
+    with pytest.raises(InputError, match=r"scores\.json: missing"):
+        methods.row_of(pair)
 
 
 def test_a_choice_is_shown_beside_the_model_as_it_is(monkeypatch):
