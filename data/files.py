@@ -39,7 +39,7 @@ class Found:
         """Files that are no images and may be masks."""
         return [file for file in self.files if file.suffix.lower() in _ANNOTATIONS]
 
-    def name(self, file: Path, by_folder: bool = False) -> str:
+    def name(self, file: Path, by_folder: bool) -> str:
         """Name one of the files: by its stem, or after the folders too that the pattern's wildcards stand for."""
         if not by_folder or self.pattern is None:
             return file.stem

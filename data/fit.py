@@ -15,7 +15,7 @@ from common.limits import IGNORED
 _SIDE = 96  # px, to which micrographs and masks are reduced
 _WIDTH = 3.0  # px at working scale: standard deviation of the window in which texture is measured
 _LEAST, _MOST = 3, 500  # masks, below which chance decides, and above which it takes too long
-_BETTER, _GAIN = 2, 0.1  # times the fit, and what it has to gain at least; on sets that are right 0.02 was the most
+_BETTER, _GAIN = 2, 0.1  # times the fit, and what it has to gain at least
 _OFTEN = 0.75  # of the masks
 _LITTLE = 0.1  # of a mask's pixels may be ignored
 _TURNS = {
@@ -58,8 +58,8 @@ def misfits(names: Sequence[str], bases: Sequence[np.ndarray], masks: Sequence[n
     """
     if not _LEAST <= len(names) <= _MOST:
         return []
-    turned = {what: [turn(one) for one in masks] for what, turn in _turns(square).items()}
-    fits = {what: _fits(bases, of_turn) for what, of_turn in turned.items()}
+    turns = _TURNS | _OF_SQUARES if square else _TURNS
+    fits = {what: _fits(bases, [turn(one) for one in masks]) for what, turn in turns.items()}
     what = max(fits, key=lambda turn: fits[turn].trace())
     as_they_are = _fits(bases, masks)
     best, own = fits[what].diagonal(), as_they_are.diagonal()
@@ -86,10 +86,6 @@ def misfits(names: Sequence[str], bases: Sequence[np.ndarray], masks: Sequence[n
             "sheet: do the names belong together?"
         ]
     return []
-
-
-def _turns(square: bool) -> dict:
-    return _TURNS | _OF_SQUARES if square else _TURNS
 
 
 def _fits(bases: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:

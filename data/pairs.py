@@ -199,7 +199,7 @@ def _paired(
             masks[image] = file
         elif stem in pictures and not _in_both(named.values(), [file]):
             same = [one.name for one in found.folder.glob("*") if one.stem == _without(suffix, stem)]
-            unread = f" ({same[0]} is no image that can be read; save it as TIFF or PNG)" if same else ""
+            unread = f" ({min(same)} is no image that can be read; save it as TIFF or PNG)" if same else ""
             remedy = f"no image in {found.folder} belongs to it{unread}; check names and mask_suffix"
             raise table.error("masks", file.name, remedy)
     if of_masks.alone:

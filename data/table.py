@@ -27,10 +27,9 @@ def composed(name: str) -> str:
 def read_table(path: Path, names: Collection[str], by_folder: bool = False) -> dict[str, dict[str, object]]:
     """Read the rows of a table by the name of their micrograph, one of `names`: its values that are not empty.
 
-    Values have the types of domains.toml, FILE among them; `mask` is text. Names may have their file's ending, and
-    its folders, of which by_folder counts those that the name has. Commas,
-    semicolons and tabs divide columns; with semicolons and tabs, numbers may have a decimal comma. InputError names
-    line, column and value.
+    Values have the types of domains.toml, FILE among them; `mask` is text. Names may have their file's folders
+    and ending; by_folder: `names` begin with some of the folders. Commas, semicolons and tabs divide columns; with
+    semicolons and tabs, numbers may have a decimal comma. InputError names line, column and value.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every method on the pairs of launch/pairs.sh, beside each pair's own adaptation, and docs/methods_pairs.csv.
+# Every method on the pairs of launch/pairs.sh, beside each pair's own adaptation, and a table of them, TABLE.
 # What is finished is skipped, so that METHODS and pairs may grow.
 #   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400 JOBS=1
 # JOBS trainings run at a time: one method on all pairs, then the next.
@@ -102,4 +102,4 @@ on_all_pairs method "${last[@]}"
 # shellcheck disable=SC2086
 on_all_pairs choose ${CHOICES-choice launcher}
 
-python -m benchmarks.methods "${pairs[@]}" --out docs/methods_pairs.csv
+python -m benchmarks.methods "${pairs[@]}" --out "${TABLE:-docs/methods_pairs.csv}"
