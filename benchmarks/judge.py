@@ -47,7 +47,7 @@ def row_of(folder: Path, device: object) -> dict:
     truth = truth_of(folder, gap, device)
     before, recommended = gap["as_it_is"], gap["recommended"]
     best = max(truth, key=truth.get)
-    adapted = [one for one in choice["ranked"] if one["adapted"]]
+    adapted = [one for one in choice["ranked"] if one["adapted"] and not one["parts"]]
     last = next(one for one in adapted if "step" not in one["name"])
     row = {"pair": folder.name, "source": gap["source_miou"], "as it is": truth[before["remedy"]]}
     row |= {"best remedy": truth[best], "which is": best, "recommended": truth[recommended["remedy"]]}
@@ -103,8 +103,10 @@ def summary(rows: list[dict]) -> list[str]:
 
 
 def _kind(choice: dict) -> str:
-    one = next(one for one in choice["ranked"] if one["name"] == choice["chosen"])
-    return "adaptation" if one["adapted"] else one["remedy"]
+    of = {one["name"]: one for one in choice["ranked"]}
+    parts = of[choice["chosen"]]["parts"] or [choice["chosen"]]
+    kinds = ["adaptation" if of[part]["adapted"] else of[part]["remedy"] for part in parts]
+    return " and ".join(reversed(kinds))
 
 
 @exits_cleanly

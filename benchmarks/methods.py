@@ -22,7 +22,8 @@ from evaluation.judge.remedies import Remedy
 from evaluation.scoring import read_score
 
 # Columns that launch/pairs.sh has found before, by what they are called here.
-_BEFORE = {"generalization": "as it is", "remedy": "recommended", "AdaptSegNet": "adaptation"}
+_BEFORE = {"generalization": "as it is", "remedy": "recommended"}
+_ADAPTATION = {"demo.uda": "AdaptSegNet", "demo.half-histogram": "half-histogram"}
 CHOICE, ORACLE, CANDIDATE = "judge's choice", "oracle", "best candidate"
 LAUNCHER, OF_LAUNCHER = "choice among the launcher's trainings", "best of the launcher's trainings"
 
@@ -33,12 +34,14 @@ def row_of(folder: Path) -> dict[str, str | float]:
         with (folder / "row.csv").open() as file:
             before = next(csv.DictReader(file))
         truth = json.loads((folder / "truth.json").read_text())
+        adapted = json.loads((folder / "uda" / "fold0" / "config.json").read_text())["experiment"]
         chosen = _choice(folder, "choice", CHOICE, CANDIDATE) | _choice(folder, "launcher", LAUNCHER, OF_LAUNCHER)
     except OSError as error:
         raise InputError(f"{error.filename}: missing; launch/pairs.sh and launch/pair_methods.sh write it") from error
     if not chosen:
         raise InputError(f"{folder}/methods: no choice; launch/pair_methods.sh writes it")
     row = {"pair": folder.name} | {name: float(before[column]) for name, column in _BEFORE.items()}
+    row[_ADAPTATION[adapted]] = float(before["adaptation"])
     row["adabn"] = truth[str(Remedy(adabn=True))]
     for config in sorted(folder.glob("methods/*/config.json")):
         for path in sorted(config.parent.glob("evaluation/*/score.json")):

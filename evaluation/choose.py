@@ -7,8 +7,8 @@
 Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are candidates
 of their own, and so is the source's model with statistics of the target, and with what `--gap` recommends. No label
 of the target is read: the candidates are ranked by what is expected of them, as evaluation.gap does. Where the judge
-cannot tell, the source's model is kept. `--score` scores all candidates on the target's labelled test micrographs
-afterwards, so that one sees what the choice has cost.
+cannot tell a remedy, the source's model is kept; where it cannot tell an adaptation, both vote. `--score` scores all
+candidates on the target's labelled test micrographs afterwards, so that one sees what the choice has cost.
 """
 
 if not __package__:
@@ -128,16 +128,19 @@ def main(arguments: list[str] | None = None) -> None:
             files = export(judge, plain.members, target, remedy, make_folder(out / folder))
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))
     choice = choose(judge, candidates, target)
-    chosen = choice.chosen.candidate
-    paths = list(map(Path, chosen.paths))
-    if chosen.is_generalization:  # as checkpoints that know how the target's micrographs were taken
-        paths = export(judge, chosen.members, target, Remedy(), make_folder(out / "as_it_is"))
-    elif chosen.members[0].network == "teacher":  # as checkpoints whose model it is
-        paths = [with_teacher_as_model(member, make_folder(out / "teacher")) for member in chosen.members]
+
+    def files_of(candidate: Candidate) -> list[Path]:
+        if candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken
+            return export(judge, candidate.members, target, Remedy(), make_folder(out / "as_it_is"))
+        if candidate.members[0].network == "teacher":  # as checkpoints whose model it is
+            return [with_teacher_as_model(member, make_folder(out / "teacher")) for member in candidate.members]
+        return list(map(Path, candidate.paths))
+
+    paths = [path for part in choice.chosen.parts or (choice.chosen.candidate,) for path in files_of(part)]
     truth = {}
     (out / "scores.json").unlink(missing_ok=True)  # of an earlier choice
     if options.score:
-        truth = true_mious(candidates, Store(target.path), device)
+        truth = true_mious([one.candidate for one in choice.ranked], Store(target.path), device)
         write_file(out / "scores.json", json.dumps(truth, indent=2) + "\n")
     write_file(out / "choice.html", choice_page(choice, truth))
     write_file(out / "choice.json", choice.as_json([os.path.relpath(path, out) for path in paths]))  # the last

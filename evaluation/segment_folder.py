@@ -82,7 +82,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
             )
         read = [{key: one.preparation["native"].get(key) for key in _READ} for one in (member, members[0])]
         alike = not member.remedy.match or np.array_equal(member.levels, members[0].levels)
-        if member.remedy != members[0].remedy or read[0] != read[1] or not alike:
+        if member.remedy.shown != members[0].remedy.shown or read[0] != read[1] or not alike:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         target = member.config.get("target")
         known = target == options.images_of if options.images_of else bool(target)  # a folder has no name to tell by

@@ -256,6 +256,8 @@ def expectations(seed: Path) -> dict[tuple[str, str], float]:
     for path in sorted(seed.glob("choice*/choice.json")):
         choice = json.loads(path.read_text())
         for one in choice["ranked"]:
+            if one["parts"]:  # two that vote
+                continue
             method = "uda" if one["adapted"] else _METHOD_OF.get(one["remedy"])
             if method:
                 found[choice["target"], method] = one["expected"]["miou"]

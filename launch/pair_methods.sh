@@ -4,15 +4,16 @@
 #   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400 JOBS=1
 # JOBS trainings run at a time: one method on all pairs, then the next.
 # Each starts from the pair's source model, as the adaptation did, on the store that it took, for as many steps;
-# AdaptSegNet-DACS, histogram-DACS, half-histogram-DACS and DAST-ST from what they follow. half-histogram and what
-# follows it are the launcher's trainings: CHOICES=launcher chooses among them and the source model alone. The launcher
-# itself does 800 steps of self-training, and no training at all where gap.json advises none.
+# AdaptSegNet-DACS, histogram-DACS, half-histogram-DACS and DAST-ST from what they follow. What the pair's adaptation is
+# already is not trained again. half-histogram and what follows it are the launcher's trainings: CHOICES=launcher chooses
+# among them and the source model alone. The launcher itself does 800 steps of self-training, and no training at all where
+# gap.json advises none.
 # The oracle trains on the labels of the target's training micrographs, which drawn t1 and t2 do not have. It and what
 # knows no target are no candidates of the choice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-default="no-adversary ADVENT MinEnt FDA-0.05 histogram half-histogram DACS AdaptSegNet-DACS MIC DAST"
+default="AdaptSegNet no-adversary ADVENT MinEnt FDA-0.05 histogram half-histogram DACS AdaptSegNet-DACS MIC DAST"
 default+=" curves convolutions oracle histogram-DACS half-histogram-DACS DAST-ST"
 
 with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to validate on
@@ -28,25 +29,33 @@ with_folds() { # drawn t3 has a test set alone, and the oracle needs a fold to v
 
 about() { # PAIR: what its adaptation was made of
     pair=$1 of=$1/methods
-    { read -r seed && read -r fold && read -r data && read -r target; } < <(
+    { read -r seed && read -r fold && read -r data && read -r target && read -r adaptation; } < <(
         python -c 'import json, sys; c = json.load(open(sys.argv[1]))
-print(*(c[name] for name in ("seed", "fold", "data", "target")), sep="\n")' "$pair/uda/fold0/config.json"
+print(*(c[name] for name in ("seed", "fold", "data", "target", "experiment")), sep="\n")' "$pair/uda/fold0/config.json"
     )
 }
 
+run_of() { # METHOD: its run, which is the pair's adaptation where that is it
+    case $1:$adaptation in
+        AdaptSegNet:demo.uda | half-histogram:demo.half-histogram) echo "$pair/uda/fold0" ;;
+        *) echo "$of/$1" ;;
+    esac
+}
+
 method() { # NAME PAIR: train it and score it, where its outcome is missing
-    local pair of seed fold data target
+    local pair of seed fold data target adaptation run
     about "$2"
-    local run=$of/$1 script=train_uda start=$pair/supervised/fold0 from=source experiment=small.$1-t3
+    run=$(run_of "$1")
+    [[ $run != */uda/* ]] || return 0
+    local script=train_uda start=$pair/supervised/fold0 from=source experiment=small.$1-t3
     local training=() network=() trained_on=$data
     [[ ! -f $run/evaluation/$target/score.json ]] || return 0
     [[ $1 != oracle || $target != t[12] ]] || return 0
     case $1 in
         no-adversary | curves | convolutions | regions) experiment=small.$1 ;;
         oracle) experiment=small.source from=$target && with_folds ;;
-        AdaptSegNet-DACS) start=$pair/uda/fold0 ;;
-        histogram-DACS) start=$of/histogram ;;
-        half-histogram-DACS) start=$of/half-histogram experiment=small.AdaptSegNet-DACS-t3 ;;
+        half-histogram-DACS) experiment=small.AdaptSegNet-DACS-t3 ;;&
+        *histogram-DACS | AdaptSegNet-DACS) start=$(run_of "${1%-DACS}") ;;
         DAST-ST) start=$of/DAST ;;
     esac
     case $1 in
@@ -62,10 +71,10 @@ method() { # NAME PAIR: train it and score it, where its outcome is missing
 }
 
 choose() { # choice PAIR: among its generalization, remedy and adaptation and the methods that have adapted to its target
-    local pair of seed fold data target config candidates=()
+    local pair of seed fold data target adaptation config candidates=()
     about "$2"
     if [[ $1 == launcher ]]; then
-        candidates=("$of/half-histogram" "$of/half-histogram-DACS")
+        candidates=("$(run_of half-histogram)" "$of/half-histogram-DACS")
         [[ -d ${candidates[1]} ]] || return 0
     else
         candidates=("$pair/uda/fold0")
@@ -86,9 +95,12 @@ on_all_pairs() { # FUNCTION NAME...: a failure does not stop the others; xargs t
 }
 
 pairs=("$@")
-export -f with_folds about method choose
+export -f with_folds about run_of method choose
 names=" ${METHODS-$default} "
-declare -A before=([DAST-ST]=DAST [histogram-DACS]=histogram [half-histogram-DACS]=half-histogram) # what they go on from
+declare -A before=([DAST-ST]=DAST) # what they go on from
+for name in AdaptSegNet histogram half-histogram; do
+    before[$name-DACS]=$name
+done
 first=$names last=()
 for name in "${!before[@]}"; do
     [[ $names == *" $name "* ]] || continue

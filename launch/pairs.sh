@@ -4,6 +4,7 @@
 #   launch/pairs.sh       SEEDS="0 1 2" TARGETS="t1 t2 t3 inverted enlarged blurred"       drawn micrographs
 #                         REAL="ni_superalloy ebc uhcs_dark uhcs_bright" FOLDS="0 1 2"     those below micrographs/
 #                         STEPS=400     of an adaptation; the source's models have 700 on drawn micrographs, 400 on real
+#                         ADAPTATION=demo.half-histogram      the launcher's; demo.uda is AdaptSegNet alone
 # Of uhcs the darker micrographs are the source, or the brighter ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +15,7 @@ pair() { # NAME, domains.toml, target, steps of the source's model, a folder tha
     local out=$runs/$1
     [[ ! -f $out/row.csv ]] || return 0
     local adapt=(launch/adapt.sh "$2" --source source --target "$3" --out "$out" --always-adapt --folds 1
-        --experiments demo.supervised demo.uda --processes 1 --yes)
+        --experiments demo.supervised "${ADAPTATION:-demo.half-histogram}" --processes 1 --yes)
     local training=(--workers 0 --wandb disabled --seed "$6" --fold "$7")
     "${adapt[@]}" --only prepare
     if [[ -d $runs/$5/supervised && ! -d $out/supervised ]]; then

@@ -30,16 +30,41 @@ from evaluation.judge.windows import places, scaled_places, side_of, windows
 from evaluation.members import Member
 from evaluation.metrics import Confusion
 
+_REMEDY = Remedy(adabn=True)
 _ANY = np.array([[0.0, 1.0], [0.0, 1.0]])  # fractions of a source that has micrographs of all
 
 
-def test_what_gains_too_little_is_left_for_the_safer_model():
-    """Gains of 0.15 logits are trusted here, 3.6 points at 60 %."""
-    for gain, taken in ((0.02, "safe"), (0.05, "bold"), (-0.1, "safe")):
-        expected = {"safe": 0.6, "bold": 0.6 + gain}
-        found = choice_of(expected)
+def test_an_adaptation_that_cannot_be_told_from_the_safer_model_votes_with_it():
+    """Gains and losses of 0.15 logits are trusted here, 3.6 points at 60 %."""
+    taken_by_gain = ((0.02, "safe and bold"), (-0.02, "safe and bold"), (0.05, "bold"), (-0.1, "safe"))
+    for gain, taken in taken_by_gain:
+        found = choice_of({"safe": 0.6, "bold": 0.6 + gain}, found_by={"safe": 0.2, "bold": 0.3})
         assert found.chosen.candidate.name == taken, gain
-        assert ("cannot tell" in found.sentence) == (gain == 0.02)
+        assert ("cannot tell" in found.sentence) == (taken == "safe and bold")
+        if taken == "safe and bold":
+            assert [part.name for part in found.chosen.parts] == ["bold", "safe"]
+            assert [str(member.run) for member in found.chosen.candidate.members] == ["bold", "safe"]
+            assert found.chosen.expected.miou == pytest.approx(0.6 + gain / 2, abs=0.001)
+            assert found.chosen.fractions == pytest.approx([0.75, 0.25], abs=0.001)
+            assert [one.candidate.name for one in found.ranked][1] == taken
+
+
+def test_no_adaptation_votes_where_the_source_model_finds_another_fraction():
+    """If the target is so, the adaptation is wrong: it makes fractions like those of the source."""
+    labelled = np.array([[0.5, 0.7], [0.3, 0.5]])
+    for found_by, taken in ((0.35, "safe and bold"), (0.1, "safe"), (0.7, "safe")):
+        found = choice_of({"safe": 0.6, "bold": 0.62}, labelled, {"safe": found_by, "bold": 0.4})
+        assert found.chosen.candidate.name == taken, found_by
+
+
+def test_a_remedy_that_cannot_be_told_does_not_vote():
+    """Remedies without a training do harm more often; and models that are shown other micrographs cannot vote."""
+    for remedy in (Remedy(adabn=True), Remedy(scale=2.0)):
+        found = choice_of({"safe": 0.6, "remedy": 0.62}, remedy=remedy)
+        assert found.chosen.candidate.name == "safe" and "keeps the safer one" in found.sentence
+    sure = {"safe": 0.6, "remedy": 0.8, "bold": 0.8}
+    assert choice_of(sure).chosen.candidate.name == "remedy and bold"
+    assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy"
 
 
 def drawn_votes(seed, count):
@@ -299,17 +324,18 @@ def test_disturbances_keep_mask_and_image_together(number):
     assert moved.mean() == pytest.approx(mask.mean(), abs=0.02) and 1 <= len(disturbance.steps) <= 3
 
 
-def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, **parameters):
+def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, remedy=_REMEDY, **parameters):
     """The choice between a source model, safe, and adapted ones, of which so much is expected.
 
     found_by: fraction of the second phase that each finds, 0 by default. voices_heard: a list that gets the voices.
-    parameters: of the target's store.
+    remedy: of the source's model that is called "remedy". parameters: of the target's store.
     """
     members = {
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
         "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
         "early": Member(Path("safe"), "step000005", torch.nn.Identity(), {"fold": 0}, {}, 5),
         "other": Member(Path("other"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
+        "remedy": Member(Path("remedy"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10, remedy),
         "translated": Member(Path("translated"), "last", torch.nn.Identity(), {"fold": 0}, {}, 20),
     }
     order = list(expected)
@@ -346,10 +372,13 @@ def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, **para
     return choose(judge, candidates, target)
 
 
-@pytest.mark.parametrize("other", ["early", "translated"])
-def test_only_the_end_of_a_training_on_the_source_is_the_safe_one(other):
-    """A checkpoint on its way, and a model of a source that is drawn like the target, have to gain as others do."""
-    assert choice_of({other: 0.83, "safe": 0.81}).chosen.candidate.name == "safe"
+@pytest.mark.parametrize(("other", "taken"), [("early", "safe"), ("translated", "safe and translated")])
+def test_only_the_end_of_a_training_on_the_source_is_the_safe_one(other, taken):
+    """A checkpoint on its way, and a model of a source that is drawn like the target, have to gain as others do.
+
+    The latter counts as adapted.
+    """
+    assert choice_of({other: 0.83, "safe": 0.81}).chosen.candidate.name == taken
     assert choice_of({other: 0.95, "safe": 0.81}).chosen.candidate.name == other
 
 
@@ -525,7 +554,10 @@ def test_both_choices_of_a_pair_are_read_and_one_that_broke_off_is_an_error(tmp_
     pair = tmp_path / "t3.0"
     (pair / "methods").mkdir(parents=True)
     (pair / "row.csv").write_text("as it is,recommended,adaptation\n0.5,0.6,0.7\n")
-    (pair / "truth.json").write_text(json.dumps({str(Remedy(adabn=True)): 0.55}))
+    (pair / "truth.json").write_text(json.dumps({str(_REMEDY): 0.55}))
+    adaptation = pair / "uda" / "fold0" / "config.json"
+    adaptation.parent.mkdir(parents=True)
+    adaptation.write_text('{"experiment": "demo.half-histogram"}')
     with pytest.raises(InputError, match="no choice"):
         methods.row_of(pair)
     for of, chosen in (("choice", "a"), ("launcher", "b")):

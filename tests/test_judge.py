@@ -14,12 +14,15 @@ import torch
 from conftest import annotated, domains_toml, run
 from short_runs import supervised_arguments, uda_arguments
 
+import models
 from common.errors import InputError
 from data.store import Store
 from evaluation import choose as choosing
 from evaluation import gap, scoring
 from evaluation.choose import remaining
+from evaluation.judge import choice
 from evaluation.judge import judge as judging
+from evaluation.judge.calibration import Expected
 from evaluation.judge.choice import Candidate, grouped
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
@@ -253,6 +256,32 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(micrographs / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     assert (mask == label).mean() > 0.8
+
+
+def test_both_vote_where_the_judge_cannot_tell(micrographs, trained, adapted, tmp_path, monkeypatch):
+    """By the mean of their probabilities, which is what is scored and what evaluate.py segments by."""
+    monkeypatch.setattr(Expected, "gain_over", lambda self, other: 0.0)
+    monkeypatch.setattr(choice, "unlike", lambda fractions, labelled: [])
+    monkeypatch.setattr(choice, "implausible", lambda *of: False)
+    found = chosen(micrographs / "domains", [trained[0], adapted], tmp_path / "choice", monkeypatch, "--score")
+    names = [one["name"] for one in found["ranked"] if one["parts"]]
+    assert names == [found["chosen"]] and "both vote" in found["sentence"]
+    files = [tmp_path / "choice" / path for path in found["runs"]]
+    assert [path.resolve() for path in files] == [
+        adapted / "step000010.pt",
+        tmp_path / "choice" / "as_it_is" / "fold0.pt",
+    ]
+    members, target = [load_member(path, "last", "cpu") for path in files], Store(micrographs / "domains/negative.h5")
+    models.set_domain(members[0].model, "target")
+    together = scoring.ensemble([member.predictor("cpu") for member in members])
+    scored = scoring.score(together, target, target.evaluation_micrographs(0))[0].miou
+    assert json.loads((tmp_path / "choice" / "scores.json").read_text())[found["chosen"]] == scored
+
+    options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
+    run("evaluate.py", tmp_path / "choice" / "choice.json", *options)
+    mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m4.png"), cv2.IMREAD_GRAYSCALE) > 0
+    index = next(one.index for one in target.micrographs if one.name == "m4")
+    assert (mask == (together(target.image(index))[1] > 0.5)).mean() > 0.99
 
 
 def test_what_is_chosen_is_what_is_written(micrographs, trained, tmp_path, monkeypatch):

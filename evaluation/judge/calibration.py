@@ -48,6 +48,12 @@ class Expected:
         gains = [mine > theirs for mine, theirs in pairs if np.isfinite(mine) and np.isfinite(theirs)]
         return self.gain_over(other) >= least and (not gains or float(np.mean(gains)) >= _SHARE)
 
+    def middle(self, other: Self) -> Self:
+        """Give the expectation midway between this one and another, in logits."""
+        by_micrograph = zip(self.by_micrograph, other.by_micrograph, strict=True)
+        ends = ((getattr(self, name), getattr(other, name)) for name in ("miou", "low", "high"))
+        return Expected(*map(_midway, ends), tuple(map(_midway, by_micrograph)))
+
     def numbers(self) -> dict[str, float | list[float]]:
         """Give its values for a JSON file; of a micrograph where nothing is known, None."""
         single = [round(miou, 4) if np.isfinite(miou) else None for miou in self.by_micrograph]
@@ -244,6 +250,10 @@ def _trusted(expected: np.ndarray, real: np.ndarray) -> float:
     good = np.flatnonzero((largest > 0) & (np.cumsum(gained) >= _SHARE * count) & (count >= _FEW))
     of_gains = largest[good[-1]] if len(good) else np.inf
     return float(min(of_gains, np.quantile(expected - real, _SHARE)))
+
+
+def _midway(pair: tuple[float, float]) -> float:
+    return float(_share(np.mean(_logit(np.array(pair)))))
 
 
 def _logit(share: np.ndarray) -> np.ndarray:

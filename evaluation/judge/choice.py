@@ -1,4 +1,7 @@
-"""The choice among trained models for an unlabelled target. It is never below generalization knowingly."""
+"""The choice among trained models for an unlabelled target. It is never below generalization knowingly.
+
+Where it cannot tell an adaptation from a model that is safer, both vote.
+"""
 
 import json
 from collections import Counter
@@ -11,8 +14,8 @@ import numpy as np
 import models
 from common.errors import InputError
 from data.store import Store
-from evaluation.judge.advice import absent, absent_remarks, implausible, unlike_remarks
-from evaluation.judge.calibration import Expected
+from evaluation.judge.advice import absent, absent_remarks, implausible, unlike, unlike_remarks
+from evaluation.judge.calibration import Calibration, Expected
 from evaluation.judge.judge import WINDOWS, Judge
 from evaluation.judge.remedies import Remedy, remedies
 from evaluation.members import Member, by_fold
@@ -69,13 +72,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A candidate: its criteria, what they let expect, the phases' area fractions, and windows with its predictions."""
+    """A candidate: its criteria, what they let expect, the phases' area fractions, and windows with its predictions.
+
+    parts: the two candidates that vote, where it is these together. They have the criteria and the pictures.
+    """
 
     candidate: Candidate
     criteria: dict[str, float]
     expected: Expected
     fractions: list[float]
     pictures: list[tuple[np.ndarray, np.ndarray]]
+    parts: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class Choice:
                 "name": one.candidate.name,
                 "runs": one.candidate.paths,
                 "adapted": one.candidate.is_adapted,
+                "parts": [part.name for part in one.parts],
                 "remedy": str(one.candidate.remedy),
                 "expected": one.expected.numbers(),
                 "criteria": {name: round(value, 4) for name, value in one.criteria.items()},
@@ -136,8 +144,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
         for member in candidate.members:
             models.set_domain(member.model, "target" if member.config.get("target") == target.domain else "source")
         networks = [member.model.eval() for member in candidate.members]
-        shown = replace(candidate.remedy, adabn=False)  # the checkpoint has these statistics already
-        looks.append(judge.look(images, shown, networks=networks))
+        looks.append(judge.look(images, candidate.remedy.shown, networks=networks))  # it has its statistics already
     matched = target.metadata["parameters"].get("match") == judge.source.domain
     free = {candidate.remedy for candidate in candidates if not candidate.is_adapted}
     scales, voters = {remedy.scale for remedy in free} - {1.0}, remedies(judge.adabn, matched)
@@ -162,23 +169,67 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
         run, step = one.candidate.members[0].run, one.candidate.members[0].step
         ends[run] = max(step, ends.get(run, 0))
     safe = next(one for one in general if one.candidate.members[0].step == ends[one.candidate.members[0].run])
-    taken, labelled = [safe], judge.fractions
-    least = (judge.floor + judge.source_miou) / 2 if absent(safe.fractions, labelled) else 0.0
-    for one in ranked:
-        contradicted = one.candidate.aligns and implausible(one.fractions, one.expected, labelled, least)
-        gain = calibration.trusted(one.candidate.remedy)
-        if one is not safe and not contradicted and one.expected.surely_over(safe.expected, gain):
-            taken.append(one)
-    best = max(one.expected.miou for one in taken)
-    good = [one for one in taken if one.expected.miou >= best - _AS_GOOD]
-    chosen = min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
-    undecided = chosen is safe and ranked[0].expected.miou > best + _AS_GOOD
     model = f"the source's model {_as_prepared(target)}"
-    sentence = _undecided(ranked[0], safe, model) if undecided else _decided(chosen, safe, model)
+    chosen, sentence = _decide(ranked, safe, judge, calibration, model)
+    if chosen.parts:
+        ranked = sorted([*ranked, chosen], key=lambda one: -one.expected.miou)
     aligned = chosen.fractions if chosen.candidate.aligns else None
-    said = absent_remarks(safe.fractions, aligned, labelled, target.classes)
-    said += unlike_remarks(chosen.fractions, labelled, target.classes)
+    said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
+    said += unlike_remarks(chosen.fractions, judge.fractions, target.classes)
     return Choice(target.domain, target.classes, ranked, chosen, sentence, said)
+
+
+def _decide(
+    ranked: Sequence[Ranked], safe: Ranked, judge: Judge, calibration: Calibration, model: str
+) -> tuple[Ranked, str]:
+    """Choose among the ranked, and say why. safe: the source's model, which is called `model` in the sentence.
+
+    Where an adaptation may be better or worse than what is safer, both vote: their mean loses less than the worse of
+    them, and gains most of what the better one does. Not where the source's model finds another fraction of a phase
+    than the source has: if the target is so, the adaptation is wrong.
+    """
+    labelled = judge.fractions
+    least = (judge.floor + judge.source_miou) / 2 if absent(safe.fractions, labelled) else 0.0
+    plausible = [
+        one for one in ranked
+        if one is not safe
+        and not (one.candidate.aligns and implausible(one.fractions, one.expected, labelled, least))
+    ]  # fmt: skip
+
+    def trusted(one: Ranked) -> float:
+        return calibration.trusted(one.candidate.remedy)
+
+    chosen = _best([safe, *(one for one in plausible if one.expected.surely_over(safe.expected, trusted(one)))])
+    close = [
+        one for one in plausible
+        if one.candidate.is_adapted and one.candidate.remedy.shown == chosen.candidate.remedy.shown
+        and one.expected.gain_over(chosen.expected) > -trusted(one)
+    ]  # fmt: skip
+    if close and not chosen.candidate.is_adapted and not unlike(chosen.fractions, labelled):
+        adapted = _best(close)
+        sentence = _both(adapted, chosen, model if chosen is safe else chosen.candidate.name)
+        return _together(chosen, adapted), sentence
+    if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
+        return safe, _undecided(ranked[0], safe, model)
+    return chosen, _decided(chosen, safe, model)
+
+
+def _best(some: Sequence[Ranked]) -> Ranked:
+    """Find the safest of those that are as good as the best of some."""
+    best = max(one.expected.miou for one in some)
+    good = [one for one in some if one.expected.miou >= best - _AS_GOOD]
+    return min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
+
+
+def _together(safer: Ranked, adapted: Ranked) -> Ranked:
+    """Let two candidates vote, by the mean of their models' probabilities.
+
+    What is expected, and the fractions, are midway: on nearly all pairs of docs/judge.md they were better than that.
+    """
+    parts = adapted.candidate, safer.candidate
+    candidate = Candidate(f"{safer.candidate.name} and {adapted.candidate.name}", parts[0].members + parts[1].members)
+    fractions = np.mean([safer.fractions, adapted.fractions], axis=0).tolist()
+    return Ranked(candidate, {}, safer.expected.middle(adapted.expected), fractions, [], parts)
 
 
 def _as_prepared(target: Store) -> str:
@@ -187,6 +238,13 @@ def _as_prepared(target: Store) -> str:
     names = {"invert": "inverted", "match": "with the source's grey levels"}
     changes = [words for key, words in names.items() if advised.get(key)]
     return "as it is" + f", on micrographs that were prepared {' and '.join(changes)}" * bool(changes)
+
+
+def _both(adapted: Ranked, safer: Ranked, model: str) -> str:
+    return (
+        f"the judge cannot tell {adapted.candidate.name} ({adapted.expected}) from {model} ({safer.expected}), so both "
+        "vote, by the mean of their probabilities. See in the pictures whether one of them is wrong."
+    )
 
 
 def _undecided(chosen: Ranked, safe: Ranked, model: str) -> str:

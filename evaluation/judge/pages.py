@@ -60,14 +60,17 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
         _found(choice.classes),
         *names,
     ]
-    rows = []
+    rows, taken = [], {part.name for part in choice.chosen.parts or (choice.chosen.candidate,)}
     for one in choice.ranked:
-        mark = "chosen" if one is choice.chosen else "as it is" if one.candidate.is_generalization else ""
+        mark = "as it is" if one.candidate.is_generalization else ""
+        mark = "votes" if choice.chosen.parts and one.candidate.name in taken else mark
+        mark = "chosen" if one is choice.chosen else mark
         measured = _measured(one.candidate.name, truth)
         values = (f"{one.criteria[name]:.3g}" if name in one.criteria else "" for name in names)
         rows.append([mark, one.candidate.name, str(one.expected), *measured, _percent(one.fractions), *values])
     # As it is, what was taken, and the best of the rest.
-    first = sorted(choice.ranked, key=lambda one: (not one.candidate.is_generalization, one is not choice.chosen))
+    alone = [one for one in choice.ranked if not one.parts]
+    first = sorted(alone, key=lambda one: (not one.candidate.is_generalization, one.candidate.name not in taken))
     shown = first[: 1 + _BEST]
     sections = [
         f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",

@@ -1,6 +1,6 @@
 """Remedies that need no training: polarity, scale, grey levels of the source, statistics of the target."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import cv2
@@ -36,6 +36,11 @@ class Remedy:
     def aligns(self) -> bool:
         """True where it makes the target's distribution the source's: that assumes like phase fractions."""
         return self.match or self.adabn
+
+    @property
+    def shown(self) -> "Remedy":
+        """What of it changes the micrograph: models under remedies with one of these can vote, pixel by pixel."""
+        return replace(self, adabn=False)
 
     def apply(self, image: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Micrograph uint8 (h, w) -> uint8 (scale h, scale w). levels: of the source, as of grey_levels."""

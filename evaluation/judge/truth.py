@@ -11,6 +11,7 @@ from data.store import Store
 from evaluation import scoring
 from evaluation.judge.choice import Candidate
 from evaluation.members import has_seen, refuse_trained_on
+from evaluation.scoring import Predictor
 
 
 def true_mious(candidates: Sequence[Candidate], target: Store, device: torch.device | str) -> dict[str, float]:
@@ -21,21 +22,20 @@ def true_mious(candidates: Sequence[Candidate], target: Store, device: torch.dev
 def true_miou(candidate: Candidate, target: Store, device: torch.device | str) -> float:
     """Score a candidate on the target's labelled micrographs that are held out.
 
-    Where all its members have the same ones, they are scored as the ensemble that they are. Else it is the mean of the
-    members' mIoU, each on those of its fold. InputError where there are none, or they were trained on.
+    Members that have the same ones are scored as the ensemble that they are. Of several such, each on those of its
+    fold, it is the mean of their mIoU. InputError where there are none, or they were trained on.
     """
-    held_out = [target.evaluation_micrographs(member.config["fold"]) for member in candidate.members]
-    predictors = [member.predictor(device) for member in candidate.members]
-    for member, micrographs in zip(candidate.members, held_out, strict=True):
+    groups: dict[tuple[int, ...], list[Predictor]] = {}
+    for member in candidate.members:
+        micrographs = target.evaluation_micrographs(member.config["fold"])
         if not micrographs:
             raise InputError(f"{target.path}: no labelled micrographs to score on. Leave out --score.")
         refuse_trained_on(member, target, micrographs)
         if has_seen(member, target, micrographs):
             print(f"remark: {member.run} has seen the images that it is scored on: transductive", file=sys.stderr)
-    if all(micrographs == held_out[0] for micrographs in held_out):
-        predictors, held_out = [scoring.ensemble(predictors)], held_out[:1]
+        groups.setdefault(tuple(micrographs), []).append(member.predictor(device))
     scored = (
-        scoring.score(predictor, target, micrographs, candidate.name)
-        for predictor, micrographs in zip(predictors, held_out, strict=True)
+        scoring.score(scoring.ensemble(predictors), target, list(micrographs), candidate.name)
+        for micrographs, predictors in groups.items()
     )
     return float(np.mean([pooled.miou for pooled, _ in scored]))
