@@ -65,7 +65,8 @@ def advise(
     kept = max((each for each in tried if not each.remedy.invert), key=lambda each: each.expected.miou)
     taken = [before]
     for each in tried:
-        # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right.
+        # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right,
+        # those that contradict themselves too: else drawn t2, whose polarity is right, would be turned.
         safer = kept if each.remedy.invert else before
         contradicted = each.remedy.aligns and implausible(each.fractions, each.expected, labelled, least)
         gains = each is not before and each.expected.surely_over(safer.expected, trusted(each.remedy))
