@@ -273,8 +273,11 @@ def parse() -> argparse.Namespace:
     parser = build_parser()
     options = parser.parse_args()
     if any(Path(run).name == "choice.json" for run in options.runs):
-        options.runs = [one for run in options.runs for one in _expanded(Path(run))]
+        expanded = [_expanded(Path(run)) for run in options.runs]
+        options.runs = [one for runs, _ in expanded for one in runs]
         options.ensemble = options.ensemble or (bool(options.images) and len(options.runs) > 1)
+        if options.domain and not options.ensemble and any(vote for _, vote in expanded):
+            parser.error("two kinds of models vote in choice.json: add --ensemble, or give the runs of one kind")
     _require(parser, options)
     options.checkpoint = options.checkpoint or "last"
     if options.experiment:
@@ -286,8 +289,8 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def _expanded(run: Path) -> list[str]:
-    return chosen_runs(run) if run.name == "choice.json" else [str(run)]
+def _expanded(run: Path) -> tuple[list[str], bool]:
+    return chosen_runs(run) if run.name == "choice.json" else ([str(run)], False)
 
 
 def _require(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -52,7 +52,9 @@ def row_of(folder: Path, device: object) -> dict:
     row = {"pair": folder.name, "source": gap["source_miou"], "as it is": truth[before["remedy"]]}
     row |= {"best remedy": truth[best], "which is": best, "recommended": truth[recommended["remedy"]]}
     row |= {"that is": recommended["remedy"], "advice": gap["advice"], "adaptation": scores[last["name"]]}
-    row |= {"chosen": scores[choice["chosen"]], "of it": _kind(choice), "best candidate": max(scores.values())}
+    voted = {one["name"] for one in choice["ranked"] if one["parts"]}  # of candidates, and none itself
+    best_candidate = max(score for name, score in scores.items() if name not in voted)
+    row |= {"chosen": scores[choice["chosen"]], "of it": _kind(choice), "best candidate": best_candidate}
     expected = {"as it is": before, "recommended": recommended, "adaptation": last}
     row |= {f"expected {name}": one["expected"]["miou"] for name, one in expected.items()}
     return row

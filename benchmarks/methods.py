@@ -34,13 +34,16 @@ def row_of(folder: Path) -> dict[str, str | float]:
         with (folder / "row.csv").open() as file:
             before = next(csv.DictReader(file))
         truth = json.loads((folder / "truth.json").read_text())
-        adapted = json.loads((folder / "uda" / "fold0" / "config.json").read_text())["experiment"]
+        config = folder / "uda" / "fold0" / "config.json"
+        adapted = json.loads(config.read_text())["experiment"]
         chosen = _choice(folder, "choice", CHOICE, CANDIDATE) | _choice(folder, "launcher", LAUNCHER, OF_LAUNCHER)
     except OSError as error:
         raise InputError(f"{error.filename}: missing; launch/pairs.sh and launch/pair_methods.sh write it") from error
     if not chosen:
         raise InputError(f"{folder}/methods: no choice; launch/pair_methods.sh writes it")
     row = {"pair": folder.name} | {name: float(before[column]) for name, column in _BEFORE.items()}
+    if adapted not in _ADAPTATION:
+        raise InputError(f"{config}: experiment {adapted} has no column here, only {', '.join(_ADAPTATION)}")
     row[_ADAPTATION[adapted]] = float(before["adaptation"])
     row["adabn"] = truth[str(Remedy(adabn=True))]
     for config in sorted(folder.glob("methods/*/config.json")):
@@ -56,7 +59,8 @@ def _choice(pair: Path, of: str, name: str, best: str) -> dict[str, float]:
         return {}
     choice = json.loads((folder / "choice.json").read_text())
     scores = json.loads((folder / "scores.json").read_text())
-    return {name: scores[choice["chosen"]], best: max(scores.values())}
+    voted = {one["name"] for one in choice["ranked"] if one["parts"]}
+    return {name: scores[choice["chosen"]], best: max(scores[one] for one in scores.keys() - voted)}
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -133,10 +133,14 @@ def require_once(runs: Iterable[Path | str]) -> None:
         seen.add(place)
 
 
-def chosen_runs(path: Path) -> list[str]:
-    """Runs that a choice.json names, by paths from its folder. InputError where it is damaged."""
+def chosen_runs(path: Path) -> tuple[list[str], bool]:
+    """Give the runs that a choice.json names, by paths from its folder, and if two kinds of them vote.
+
+    InputError where it is damaged.
+    """
     try:
-        runs = json.loads(path.read_text())["runs"]
+        content = json.loads(path.read_text())
+        runs = content["runs"]
         if not runs or not all(isinstance(run, str) for run in runs):
             raise ValueError("no runs in it")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -149,7 +153,7 @@ def chosen_runs(path: Path) -> list[str]:
                 f"{path}: names the model {run}, which is not there from here. Move the folder of the choice as a "
                 "whole, with the runs that it names, or run evaluation.choose again."
             )
-    return list(map(str, there))
+    return list(map(str, there)), content.get("vote", False)  # files of before December 2026 have none
 
 
 def generalization_row(path: Path | str, name: str, fold: int, checkpoint: str) -> dict:

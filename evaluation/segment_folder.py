@@ -162,7 +162,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         write_image(confidence / name, heat(picture, _reduced(unsure), 255 - 255 // len(classes)))
         return one, found
 
-    table, failures = _Table(classes), []
+    table, failures = _Table(_repeats(members), classes), []
     progress = tqdm(ahead(write, segmented(), 1), desc=options.images_of or folder.name, unit="image", total=len(files))
     for file, writing in zip(files, progress, strict=True):
         try:
@@ -295,10 +295,24 @@ def _said(values: set[float | str], number: str, name: str) -> str:
     return f"the {name} of each file" if value == FILE else number.format(value)
 
 
-class _Table:
-    """Rows of phase_fractions.csv: one for each micrograph, the last for all of them."""
+def _repeats(members: Sequence[Member]) -> list[list[int]]:
+    """Positions of the members whose mean is one repeat, for the models' spread.
 
-    def __init__(self, classes: Sequence[str] = TWO_PHASES):
+    Each is one by itself. Where adapted ones vote with as many of the source (evaluation.choose), one of each is: the
+    two kinds differ for a reason, and not by chance.
+    """
+    kinds = ([k for k, one in enumerate(members) if bool(one.config.get("target")) == kind] for kind in (True, False))
+    adapted, others = kinds
+    if len(adapted) == len(others):
+        return [list(both) for both in zip(adapted, others, strict=True)]
+    return [[k] for k in range(len(members))]
+
+
+class _Table:
+    """Rows of phase_fractions.csv: one for each micrograph, the last for all of them. repeats: as of `_repeats`."""
+
+    def __init__(self, repeats: list[list[int]], classes: Sequence[str] = TWO_PHASES):
+        self.repeats = repeats
         self.rows, self.noticed, self.reported = [], [], reported(classes)
         self.fields, self.models = ({end: [] for end in self.reported} for _ in range(2))
 
@@ -306,9 +320,10 @@ class _Table:
         """Add a micrograph's row."""
         height, width = found.classes.shape
         row = {"file": one.name + one.suffix, "height": height, "width": width, "pixel_size_nm": one.pixel_size_nm}
+        models = np.array([found.fractions[repeat].mean(0) for repeat in self.repeats])
         for end, phase in self.reported.items():
             self.fields[end].append(fields_of(found.classes, phase))
-            self.models[end].append(found.fractions[:, phase])
+            self.models[end].append(models[:, phase])
             field = f"{FIELD} px" if len(self.fields[end][-1]) > 1 else "image"
             row |= _columns(Fraction.of(self.fields[end][-1], self.models[end][-1]), field, end)
             # Not the mean of the fields, which differ by some rows in size.

@@ -4,10 +4,10 @@
 #   launch/pair_methods.sh runs/pairs/t3.0 runs/pairs/ebc.1       METHODS="ADVENT DACS oracle" STEPS=400 JOBS=1
 # JOBS trainings run at a time: one method on all pairs, then the next.
 # Each starts from the pair's source model, as the adaptation did, on the store that it took, for as many steps;
-# AdaptSegNet-DACS, histogram-DACS, half-histogram-DACS and DAST-ST from what they follow. What the pair's adaptation is
-# already is not trained again. half-histogram and what follows it are the launcher's trainings: CHOICES=launcher chooses
-# among them and the source model alone. The launcher itself does 800 steps of self-training, and no training at all where
-# gap.json advises none.
+# AdaptSegNet-DACS, histogram-DACS, half-histogram-DACS and DAST-ST from what they follow. The method by which the pair was
+# adapted is not trained again. half-histogram and what follows it are the launcher's trainings: CHOICES=launcher chooses
+# among them and the source model alone. The launcher itself does 800 steps of self-training, and no training at all
+# where gap.json advises none.
 # The oracle trains on the labels of the target's training micrographs, which drawn t1 and t2 do not have. It and what
 # knows no target are no candidates of the choice.
 set -euo pipefail
@@ -46,7 +46,7 @@ method() { # NAME PAIR: train it and score it, where its outcome is missing
     local pair of seed fold data target adaptation run
     about "$2"
     run=$(run_of "$1")
-    [[ $run != */uda/* ]] || return 0
+    [[ $run != "$pair/uda/fold0" ]] || return 0
     local script=train_uda start=$pair/supervised/fold0 from=source experiment=small.$1-t3
     local training=() network=() trained_on=$data
     [[ ! -f $run/evaluation/$target/score.json ]] || return 0
@@ -74,7 +74,7 @@ choose() { # choice PAIR: among its generalization, remedy and adaptation and th
     local pair of seed fold data target adaptation config candidates=()
     about "$2"
     if [[ $1 == launcher ]]; then
-        candidates=("$(run_of half-histogram)" "$of/half-histogram-DACS")
+        candidates=("$(run_of half-histogram)/last.pt" "$of/half-histogram-DACS") # without what it kept on its way
         [[ -d ${candidates[1]} ]] || return 0
     else
         candidates=("$pair/uda/fold0")

@@ -12,10 +12,15 @@ runs=${RUNS:-runs/pairs}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 pair() { # NAME, domains.toml, target, steps of the source's model, a folder that has one (else it is trained), seed, fold
-    local out=$runs/$1
+    local out=$runs/$1 adaptation=${ADAPTATION:-demo.half-histogram}
+    local config=$out/uda/fold0/config.json
+    if [[ -f $config ]] && ! grep -q "\"experiment\": \"$adaptation\"" "$config"; then
+        echo "error: $config: is not $adaptation; give another RUNS, or that ADAPTATION" >&2
+        return 1
+    fi
     [[ ! -f $out/row.csv ]] || return 0
     local adapt=(launch/adapt.sh "$2" --source source --target "$3" --out "$out" --always-adapt --folds 1
-        --experiments demo.supervised "${ADAPTATION:-demo.half-histogram}" --processes 1 --yes)
+        --experiments demo.supervised "$adaptation" --processes 1 --yes)
     local training=(--workers 0 --wandb disabled --seed "$6" --fold "$7")
     "${adapt[@]}" --only prepare
     if [[ -d $runs/$5/supervised && ! -d $out/supervised ]]; then

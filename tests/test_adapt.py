@@ -128,7 +128,7 @@ def test_an_adaptation_starts_from_what_the_judge_recommends(adapted, tmp_path):
     assert config["data"] == str(out / "remedied") and config["reference"] == str(out / "supervised" / "fold0")
     choice = json.loads((out / "choice" / "choice.json").read_text())
     assert {one["remedy"] for one in choice["ranked"]} == {"as it is", "statistics of the target"}
-    assert sum(one["adapted"] for one in choice["ranked"]) == 1
+    assert sum(one["adapted"] and not one["parts"] for one in choice["ranked"]) == 1
     mask = cv2.imread(str(out / "segmented" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(laboratory / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     assert (mask == label).mean() > 0.8

@@ -11,6 +11,7 @@ import torch
 
 import models
 from benchmarks import methods
+from benchmarks.judge import row_of as judge_row
 from benchmarks.judge import summary
 from common.errors import InputError
 from data.levels import grey_levels, matched
@@ -29,6 +30,7 @@ from evaluation.judge.vote import compared, dissent
 from evaluation.judge.windows import places, scaled_places, side_of, windows
 from evaluation.members import Member
 from evaluation.metrics import Confusion
+from evaluation.segment_folder import _repeats
 
 _REMEDY = Remedy(adabn=True)
 _ANY = np.array([[0.0, 1.0], [0.0, 1.0]])  # fractions of a source that has micrographs of all
@@ -63,7 +65,9 @@ def test_a_remedy_that_cannot_be_told_does_not_vote():
         found = choice_of({"safe": 0.6, "remedy": 0.62}, remedy=remedy)
         assert found.chosen.candidate.name == "safe" and "keeps the safer one" in found.sentence
     sure = {"safe": 0.6, "remedy": 0.8, "bold": 0.8}
-    assert choice_of(sure).chosen.candidate.name == "remedy and bold"
+    found = choice_of(sure)
+    assert found.chosen.candidate.name == "remedy and bold"
+    assert "from remedy (80 (70 to 90), against the source's model as it is (60 (50 to 70)))" in found.sentence
     assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy"
 
 
@@ -372,13 +376,10 @@ def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, remedy
     return choose(judge, candidates, target)
 
 
-@pytest.mark.parametrize(("other", "taken"), [("early", "safe"), ("translated", "safe and translated")])
-def test_only_the_end_of_a_training_on_the_source_is_the_safe_one(other, taken):
-    """A checkpoint on its way, and a model of a source that is drawn like the target, have to gain as others do.
-
-    The latter counts as adapted.
-    """
-    assert choice_of({other: 0.83, "safe": 0.81}).chosen.candidate.name == taken
+@pytest.mark.parametrize("other", ["early", "translated"])
+def test_only_the_end_of_a_training_on_the_source_is_the_safe_one(other):
+    """A checkpoint on its way, and a model of a source that is drawn like the target, have to gain as others do."""
+    assert choice_of({other: 0.83, "safe": 0.81}).chosen.candidate.name == "safe"
     assert choice_of({other: 0.95, "safe": 0.81}).chosen.candidate.name == other
 
 
@@ -563,7 +564,7 @@ def test_both_choices_of_a_pair_are_read_and_one_that_broke_off_is_an_error(tmp_
     for of, chosen in (("choice", "a"), ("launcher", "b")):
         folder = pair / "methods" / of
         folder.mkdir()
-        (folder / "choice.json").write_text(json.dumps({"chosen": chosen}))
+        (folder / "choice.json").write_text(json.dumps({"chosen": chosen, "ranked": []}))
         (folder / "scores.json").write_text(json.dumps({"a": 0.6, "b": 0.65}))
     row = methods.row_of(pair)
     assert (row[methods.CHOICE], row[methods.CANDIDATE]) == (0.6, 0.65)
@@ -571,6 +572,53 @@ def test_both_choices_of_a_pair_are_read_and_one_that_broke_off_is_an_error(tmp_
     (pair / "methods/launcher/scores.json").unlink()
     with pytest.raises(InputError, match=r"scores\.json: missing"):
         methods.row_of(pair)
+
+
+def test_models_vote_in_equal_shares():
+    """So as many of either kind, of the same folds; a vote of the folds' models is scored by fold."""
+
+    def of(fold, **config):
+        return Member(Path(f"fold{fold}"), "last", torch.nn.Identity(), {"fold": fold, **config}, {}, 10)
+
+    source, adapted = ([of(fold, **config) for fold in (0, 1)] for config in ({}, {"target": "t"}))
+    two, one, other = (Candidate("adapted", members) for members in (adapted, adapted[:1], (adapted[0], adapted[0])))
+    safe = Candidate("safe", source)
+    assert two.votes_with(safe) and not one.votes_with(safe) and not other.votes_with(safe)
+    assert not safe.votes_with(safe) and not two.votes_with(two) and not replace(two, foreign=True).votes_with(safe)
+    assert _repeats([*adapted, *source]) == [[0, 2], [1, 3]]
+    assert _repeats(source) == [[0], [1]] and _repeats([*adapted, source[0]]) == [[0], [1], [2]]
+
+
+def test_the_benchmark_names_both_that_vote_and_takes_no_vote_for_a_candidate(tmp_path):
+    expected = {"miou": 0.7}
+    ranked = [
+        {"name": "bold", "adapted": True, "remedy": "as it is", "parts": [], "expected": expected},
+        {"name": "safe and bold", "adapted": True, "remedy": "as it is", "parts": ["bold", "safe"]},
+        {"name": "safe", "adapted": False, "remedy": "statistics of the target", "parts": []},
+    ]
+    tried = {"remedy": "as it is", "expected": expected}
+    files = {
+        "gap/gap.json": {"source_miou": 0.9, "as_it_is": tried, "recommended": tried, "advice": "adapt"},
+        "choice/choice.json": {"chosen": "safe and bold", "ranked": ranked},
+        "choice/scores.json": {"bold": 0.8, "safe": 0.6, "safe and bold": 0.85},
+        "truth.json": {"as it is": 0.6, "inverted": 0.5},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    row = judge_row(tmp_path, "cpu")
+    assert row["of it"] == "statistics of the target and adaptation"
+    assert (row["adaptation"], row["chosen"], row["best candidate"]) == (0.8, 0.85, 0.8)
+
+
+def test_both_that_vote_are_shown(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(page, "drawn", lambda draw, shown, classes: drawn.extend(name for name, *_ in shown) or "")
+    found = choice_page(choice_of({"early": 0.9, "bold": 0.61, "other": 0.605, "safe": 0.6}), {})
+    assert drawn[:2] == ["safe", "early"], "which is taken"
+    drawn.clear()
+    found = choice_page(choice_of({"early": 0.62, "bold": 0.61, "other": 0.605, "safe": 0.6}), {})
+    assert drawn == ["safe", "bold", "early", "other"] and found.count("<td>votes</td>") == 2
 
 
 def test_a_choice_is_shown_beside_the_model_as_it_is(monkeypatch):

@@ -1,5 +1,6 @@
 """The judge as commands: what they find, that others take it up, and that no label of a target reaches any of it."""
 
+import csv
 import io
 import json
 import re
@@ -266,6 +267,7 @@ def test_both_vote_where_the_judge_cannot_tell(micrographs, trained, adapted, tm
     found = chosen(micrographs / "domains", [trained[0], adapted], tmp_path / "choice", monkeypatch, "--score")
     names = [one["name"] for one in found["ranked"] if one["parts"]]
     assert names == [found["chosen"]] and "both vote" in found["sentence"]
+    assert "By themselves, the safer model and the adaptation find" in found["remarks"][-1]
     files = [tmp_path / "choice" / path for path in found["runs"]]
     assert [path.resolve() for path in files] == [
         adapted / "step000010.pt",
@@ -280,8 +282,20 @@ def test_both_vote_where_the_judge_cannot_tell(micrographs, trained, adapted, tm
     options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
     run("evaluate.py", tmp_path / "choice" / "choice.json", *options)
     mask = cv2.imread(str(tmp_path / "masks" / "masks" / "m4.png"), cv2.IMREAD_GRAYSCALE) > 0
-    index = next(one.index for one in target.micrographs if one.name == "m4")
-    assert (mask == (together(target.image(index))[1] > 0.5)).mean() > 0.99
+    image = target.image(next(one.index for one in target.micrographs if one.name == "m4"))
+    of_vote, *of_each = (
+        float((mask == (found(image)[1] > 0.5)).mean())
+        for found in (together, *(member.predictor("cpu") for member in members))
+    )
+    assert of_vote > 0.999 and max(of_each) < of_vote - 0.005
+    rows = list(csv.DictReader((tmp_path / "masks" / "phase_fractions.csv").read_text().splitlines()))
+    assert all(row["std_models"] == "" for row in rows), "two kinds differ for a reason: they are no repeats"
+    said = run("evaluate.py", tmp_path / "choice" / "choice.json", "--domain", "negative", ok=False).stderr
+    assert "two kinds of models vote" in said
+
+    # One may have statistics of the target, which change no micrograph.
+    both = (tmp_path / "choice" / "statistics" / "fold0.pt", adapted, "--ensemble")
+    run("evaluate.py", *both, *options[:2], "--out", tmp_path / "statistics")
 
 
 def test_what_is_chosen_is_what_is_written(micrographs, trained, tmp_path, monkeypatch):

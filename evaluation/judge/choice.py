@@ -1,6 +1,6 @@
-"""The choice among trained models for an unlabelled target. It is never below generalization knowingly.
+"""The choice among trained models for an unlabelled target: the source's model, until another is surely better.
 
-Where it cannot tell an adaptation from a model that is safer, both vote.
+Where it cannot tell an adaptation from a safer model, both vote.
 """
 
 import json
@@ -54,6 +54,16 @@ class Candidate:
         """True where it has learnt, or is shown, the target as if its phase fractions were like the source's."""
         return self.is_adapted or self.remedy.aligns
 
+    def votes_with(self, safer: "Candidate") -> bool:
+        """True for an adaptation to the target that can vote with a safer one.
+
+        The models of both are of the same folds, so that half of the vote is each one's; they are shown the same
+        micrographs; and they know how these were taken, which a model of a translated source does not.
+        """
+        folds = (sorted(str(member.config.get("fold")) for member in one.members) for one in (self, safer))
+        of_target = self.is_adapted and not self.foreign and not safer.is_adapted
+        return of_target and self.remedy.shown == safer.remedy.shown and len(set(map(tuple, folds))) == 1
+
     @property
     def risk(self) -> tuple[int, int, int]:
         """Order from safe to bold: source model, with a remedy, adapted; then the later checkpoint."""
@@ -74,7 +84,7 @@ class Candidate:
 class Ranked:
     """A candidate: its criteria, what they let expect, the phases' area fractions, and windows with its predictions.
 
-    parts: the two candidates that vote, where it is these together. They have the criteria and the pictures.
+    parts: the two candidates that vote, where this entry is their vote. Criteria and pictures are in their own entries.
     """
 
     candidate: Candidate
@@ -87,12 +97,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidates, best first, the one that is chosen, why, and what to check."""
+    """The candidates, best first, the one that is chosen, why, and what to check. safe: the source's model as it is."""
 
     target: str
     classes: tuple[str, ...]
     ranked: list[Ranked]
     chosen: Ranked
+    safe: Ranked
     sentence: str
     remarks: list[str]
 
@@ -112,6 +123,7 @@ class Choice:
             for one in self.ranked
         ]
         chosen = {"chosen": self.chosen.candidate.name, "runs": [str(path) for path in paths]}
+        chosen["vote"] = bool(self.chosen.parts)
         said = {"sentence": self.sentence, "remarks": self.remarks}
         return json.dumps({"target": self.target, **chosen, **said, "ranked": ranked}, indent=2) + "\n"
 
@@ -176,7 +188,8 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     aligned = chosen.fractions if chosen.candidate.aligns else None
     said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
     said += unlike_remarks(chosen.fractions, judge.fractions, target.classes)
-    return Choice(target.domain, target.classes, ranked, chosen, sentence, said)
+    said += _apart(chosen, ranked, target.classes)
+    return Choice(target.domain, target.classes, ranked, chosen, safe, sentence, said)
 
 
 def _decide(
@@ -185,8 +198,8 @@ def _decide(
     """Choose among the ranked, and say why. safe: the source's model, which is called `model` in the sentence.
 
     Where an adaptation may be better or worse than what is safer, both vote: their mean loses less than the worse of
-    them, and gains most of what the better one does. Not where the source's model finds another fraction of a phase
-    than the source has: if the target is so, the adaptation is wrong.
+    them, and gains most of what the better one does. Not where the safer one finds another fraction of a phase than
+    the source has: if the target is so, the adaptation is wrong.
     """
     labelled = judge.fractions
     least = (judge.floor + judge.source_miou) / 2 if absent(safe.fractions, labelled) else 0.0
@@ -202,13 +215,11 @@ def _decide(
     chosen = _best([safe, *(one for one in plausible if one.expected.surely_over(safe.expected, trusted(one)))])
     close = [
         one for one in plausible
-        if one.candidate.is_adapted and one.candidate.remedy.shown == chosen.candidate.remedy.shown
-        and one.expected.gain_over(chosen.expected) > -trusted(one)
+        if one.candidate.votes_with(chosen.candidate) and one.expected.gain_over(chosen.expected) > -trusted(one)
     ]  # fmt: skip
-    if close and not chosen.candidate.is_adapted and not unlike(chosen.fractions, labelled):
+    if close and not unlike(chosen.fractions, labelled):
         adapted = _best(close)
-        sentence = _both(adapted, chosen, model if chosen is safe else chosen.candidate.name)
-        return _together(chosen, adapted), sentence
+        return _together(chosen, adapted), _both(adapted, chosen, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
         return safe, _undecided(ranked[0], safe, model)
     return chosen, _decided(chosen, safe, model)
@@ -224,7 +235,7 @@ def _best(some: Sequence[Ranked]) -> Ranked:
 def _together(safer: Ranked, adapted: Ranked) -> Ranked:
     """Let two candidates vote, by the mean of their models' probabilities.
 
-    What is expected, and the fractions, are midway: on nearly all pairs of docs/judge.md they were better than that.
+    What is expected, and the fractions, are midway between theirs.
     """
     parts = adapted.candidate, safer.candidate
     candidate = Candidate(f"{safer.candidate.name} and {adapted.candidate.name}", parts[0].members + parts[1].members)
@@ -240,10 +251,25 @@ def _as_prepared(target: Store) -> str:
     return "as it is" + f", on micrographs that were prepared {' and '.join(changes)}" * bool(changes)
 
 
-def _both(adapted: Ranked, safer: Ranked, model: str) -> str:
+def _apart(chosen: Ranked, ranked: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
+    """Say what each of two that vote finds by itself, in a sentence; nothing of one."""
+    if not chosen.parts:
+        return []
+    found = {one.candidate.name: one.fractions for one in ranked}
+    adapted, safer = (found[part.name] for part in chosen.parts)
+    each = (f"{100 * safer[k]:.0f} and {100 * adapted[k]:.0f} % of {classes[k]}" for k in range(1, len(classes)))
+    return [
+        f"By themselves, the safer model and the adaptation find {', '.join(each)}. Compare their pictures in "
+        "choice.html: one of them may be wrong."
+    ]
+
+
+def _both(adapted: Ranked, safer: Ranked, safe: Ranked, model: str) -> str:
+    known = f"{model} ({safe.expected})"
+    other = known if safer is safe else f"{safer.candidate.name} ({safer.expected}, against {known})"
     return (
-        f"the judge cannot tell {adapted.candidate.name} ({adapted.expected}) from {model} ({safer.expected}), so both "
-        "vote, by the mean of their probabilities. See in the pictures whether one of them is wrong."
+        f"the judge cannot tell {adapted.candidate.name} ({adapted.expected}) from {other}, so both vote: the mean of "
+        "their probabilities segments."
     )
 
 

@@ -70,7 +70,7 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
         rows.append([mark, one.candidate.name, str(one.expected), *measured, _percent(one.fractions), *values])
     # As it is, what was taken, and the best of the rest.
     alone = [one for one in choice.ranked if not one.parts]
-    first = sorted(alone, key=lambda one: (not one.candidate.is_generalization, one.candidate.name not in taken))
+    first = sorted(alone, key=lambda one: (one is not choice.safe, one.candidate.name not in taken))
     shown = first[: 1 + _BEST]
     sections = [
         f"<p class='warning'><b>{page.text(choice.sentence)}</b></p>",
