@@ -47,12 +47,12 @@ def row_of(folder: Path, device: object) -> dict:
     truth = truth_of(folder, gap, device)
     before, recommended = gap["as_it_is"], gap["recommended"]
     best = max(truth, key=truth.get)
-    adapted = [one for one in choice["ranked"] if one["adapted"] and not one["parts"]]
+    adapted = [one for one in choice["ranked"] if one["adapted"] and not one.get("parts")]
     last = next(one for one in adapted if "step" not in one["name"])
     row = {"pair": folder.name, "source": gap["source_miou"], "as it is": truth[before["remedy"]]}
     row |= {"best remedy": truth[best], "which is": best, "recommended": truth[recommended["remedy"]]}
     row |= {"that is": recommended["remedy"], "advice": gap["advice"], "adaptation": scores[last["name"]]}
-    voted = {one["name"] for one in choice["ranked"] if one["parts"]}  # of candidates, and none itself
+    voted = {one["name"] for one in choice["ranked"] if one.get("parts")}  # of candidates, and none itself
     best_candidate = max(score for name, score in scores.items() if name not in voted)
     row |= {"chosen": scores[choice["chosen"]], "of it": _kind(choice), "best candidate": best_candidate}
     expected = {"as it is": before, "recommended": recommended, "adaptation": last}
@@ -106,7 +106,7 @@ def summary(rows: list[dict]) -> list[str]:
 
 def _kind(choice: dict) -> str:
     of = {one["name"]: one for one in choice["ranked"]}
-    parts = of[choice["chosen"]]["parts"] or [choice["chosen"]]
+    parts = of[choice["chosen"]].get("parts") or [choice["chosen"]]
     kinds = ["adaptation" if of[part]["adapted"] else of[part]["remedy"] for part in parts]
     return " and ".join(reversed(kinds))
 

@@ -59,7 +59,7 @@ def _choice(pair: Path, of: str, name: str, best: str) -> dict[str, float]:
         return {}
     choice = json.loads((folder / "choice.json").read_text())
     scores = json.loads((folder / "scores.json").read_text())
-    voted = {one["name"] for one in choice["ranked"] if one["parts"]}
+    voted = {one["name"] for one in choice["ranked"] if one.get("parts")}
     return {name: scores[choice["chosen"]], best: max(scores[one] for one in scores.keys() - voted)}
 
 

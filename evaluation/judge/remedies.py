@@ -39,7 +39,7 @@ class Remedy:
 
     @property
     def shown(self) -> "Remedy":
-        """What of it changes the micrograph: models under remedies with one of these can vote, pixel by pixel."""
+        """Leave what changes the micrograph: models that are shown the same one can vote, pixel by pixel."""
         return replace(self, adabn=False)
 
     def apply(self, image: np.ndarray, levels: np.ndarray) -> np.ndarray:
