@@ -37,8 +37,8 @@ _ANY = np.array([[0.0, 1.0], [0.0, 1.0]])  # fractions of a source that has micr
 
 
 def test_an_adaptation_that_cannot_be_told_from_the_safer_model_votes_with_it():
-    """Gains and losses of 0.15 logits are trusted here, 3.6 points at 60 %."""
-    taken_by_gain = ((0.02, "safe and bold"), (-0.02, "safe and bold"), (0.05, "bold"), (-0.1, "safe"))
+    """Losses of 0.15 logits are trusted here, 3.6 points at 60 %, and gains of twice as much."""
+    taken_by_gain = ((0.05, "safe and bold"), (-0.02, "safe and bold"), (0.08, "bold"), (-0.05, "safe"))
     for gain, taken in taken_by_gain:
         found = choice_of({"safe": 0.6, "bold": 0.6 + gain}, found_by={"safe": 0.2, "bold": 0.3})
         assert found.chosen.candidate.name == taken, gain
@@ -51,11 +51,15 @@ def test_an_adaptation_that_cannot_be_told_from_the_safer_model_votes_with_it():
             assert [one.candidate.name for one in found.ranked][1] == taken
 
 
-def test_no_adaptation_votes_where_the_source_model_finds_another_fraction():
-    """If the target is so, the adaptation is wrong: it makes fractions like those of the source."""
+def test_where_the_source_model_finds_another_fraction_an_adaptation_votes_if_it_gains():
+    """The target may be so, or the model may be wrong. Then the adaptation may find another fraction too."""
     labelled = np.array([[0.5, 0.7], [0.3, 0.5]])
-    for found_by, taken in ((0.35, "safe and bold"), (0.1, "safe"), (0.7, "safe")):
-        found = choice_of({"safe": 0.6, "bold": 0.62}, labelled, {"safe": found_by, "bold": 0.4})
+    for found_by, taken in ((0.35, ("safe and bold", "safe and bold")), (0.1, ("safe and bold", "safe"))):
+        for gain, name in zip((0.02, -0.02), taken, strict=True):
+            found = choice_of({"safe": 0.6, "bold": 0.6 + gain}, labelled, {"safe": found_by, "bold": 0.4})
+            assert found.chosen.candidate.name == name, (found_by, gain)
+    for found_by, taken in ((0.1, "safe and bold"), (0.4, "safe")):  # else it contradicts itself
+        found = choice_of({"safe": 0.6, "bold": 0.9}, labelled, {"safe": found_by, "bold": 0.2})
         assert found.chosen.candidate.name == taken, found_by
 
 
@@ -138,11 +142,10 @@ def test_gains_are_trusted_from_where_they_were_real():
         found = Calibration.fit(samples, worse, groups, [False, False, False, True] * 60)
         assert (found.trusted_gain > 0.4) == (wrong == 1) and (found.trusted_turn > 0.4) == (wrong == 3), wrong
         assert min(found.trusted_gain, found.trusted_turn) >= found.error / 3, "what is badly known tells nothing apart"
-        assert (
-            found.trusted(Remedy(match=True)) == found.trusted_gain
-            and found.trusted(Remedy(True)) == found.trusted_turn
-        )
-        assert found.trusted(Remedy(scale=2.0)) == max(found.trusted_gain, found.error), "no trial has a scale"
+        assert found.trusted(Remedy()) == found.trusted_gain and found.trusted(Remedy(True)) == found.trusted_turn
+        beyond = max(found.trusted_gain, found.error)
+        untried = (found.trusted(one) for one in (Remedy(scale=2.0), Remedy(match=True), Remedy(adabn=True)))
+        assert [*untried, found.trusted(Remedy(), adapted=True)] == [beyond] * 4, "no trial has scales or fractions"
     assert Calibration.fit(samples, miou, groups, [False] * 240).trusted_turn == np.inf, "nothing was tried"
 
 
@@ -351,7 +354,11 @@ def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, remedy
         return Look([{}], [image], [[predicted]], [image[None]])
 
     found = [({}, Expected(miou, miou - 0.1, miou + 0.1)) for miou in expected.values()]
-    trusting = SimpleNamespace(trusted=lambda remedy: 0.3 if remedy.invert else 0.15)
+
+    def trusted(remedy, adapted=False):
+        return 0.3 if adapted or remedy.aligns or remedy.scale != 1 else 0.15
+
+    trusting = SimpleNamespace(trusted=trusted, trusted_gain=0.15)
     judge = SimpleNamespace(
         adabn=True,
         source=SimpleNamespace(domain="s"),

@@ -167,11 +167,14 @@ class Calibration:
             trusted_turn=max(least, _trusted(*turns)),
         )
 
-    def trusted(self, remedy: Remedy) -> float:
-        """Least gain of a remedy that is trusted, in logits. No trial has tried a scale, so its gain is to be beyond
-        what the expectation may be wrong by."""
+    def trusted(self, remedy: Remedy, adapted: bool = False) -> float:
+        """Least gain that is trusted, in logits, of a remedy or a model that was adapted to the target.
+
+        No trial has tried a scale, or phase fractions other than the source's, as adaptations and some remedies assume
+        them. Then the gain is to be beyond what the expectation may be wrong by.
+        """
         least = self.trusted_turn if remedy.invert else self.trusted_gain
-        return max(least, self.error) if remedy.scale != 1 else least
+        return max(least, self.error) if adapted or remedy.aligns or remedy.scale != 1 else least
 
     @property
     def weights(self) -> dict[str, float]:

@@ -198,8 +198,12 @@ def _decide(
     """Choose among the ranked, and say why. safe: the source's model, which is called `model` in the sentence.
 
     Where an adaptation may be better or worse than what is safer, both vote: their mean loses less than the worse of
-    them, and gains most of what the better one does. Not where the safer one finds another fraction of a phase than
-    the source has: if the target is so, the adaptation is wrong.
+    them, and gains most of what the better one does.
+
+    What assumes phase fractions like the source's is wrong on a target that has others, and no trial has tried one. So
+    it is taken alone only where its gain is beyond what the expectation may be wrong by. Where the safer one finds
+    other fractions, an adaptation votes if it is expected to gain at all: the one may find too little where the other
+    finds too much.
     """
     labelled = judge.fractions
     least = (judge.floor + judge.source_miou) / 2 if absent(safe.fractions, labelled) else 0.0
@@ -210,14 +214,18 @@ def _decide(
     ]  # fmt: skip
 
     def trusted(one: Ranked) -> float:
-        return calibration.trusted(one.candidate.remedy)
+        return calibration.trusted(one.candidate.remedy, adapted=one.candidate.is_adapted)
 
     chosen = _best([safe, *(one for one in plausible if one.expected.surely_over(safe.expected, trusted(one)))])
+    voters, loss = plausible, calibration.trusted_gain
+    if unlike(chosen.fractions, labelled):
+        seen = (one for one in ranked if not absent(one.fractions, labelled))
+        voters, loss = [one for one in seen if one.expected.miou >= least], 0.0
     close = [
-        one for one in plausible
-        if one.candidate.votes_with(chosen.candidate) and one.expected.gain_over(chosen.expected) > -trusted(one)
+        one for one in voters
+        if one.candidate.votes_with(chosen.candidate) and one.expected.gain_over(chosen.expected) > -loss
     ]  # fmt: skip
-    if close and not unlike(chosen.fractions, labelled):
+    if close:
         adapted = _best(close)
         return _together(chosen, adapted), _both(adapted, chosen, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
