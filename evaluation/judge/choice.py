@@ -176,11 +176,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     general = [one for one in ranked if one.candidate.is_generalization]
     if not general:
         raise InputError("no source-trained run is among the candidates, which the choice must not fall behind; add it")
-    ends: dict[Path, int] = {}  # the last step of each training: what it kept on its way has to gain as others do
-    for one in general:
-        run, step = one.candidate.members[0].run, one.candidate.members[0].step
-        ends[run] = max(step, ends.get(run, 0))
-    safe = next(one for one in general if one.candidate.members[0].step == ends[one.candidate.members[0].run])
+    safe = _ends(general)[0]
     model = f"the source's model {_as_prepared(target)}"
     chosen, sentence = _decide(ranked, safe, judge, calibration, model)
     if chosen.parts:
@@ -226,11 +222,20 @@ def _decide(
         if one.candidate.votes_with(chosen.candidate) and one.expected.gain_over(chosen.expected) > -loss
     ]  # fmt: skip
     if close:
-        adapted = _best(close)
+        adapted = _best(_ends(close))
         return _together(chosen, adapted), _both(adapted, chosen, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
         return safe, _undecided(ranked[0], safe, model)
     return chosen, _decided(chosen, safe, model)
+
+
+def _ends(some: Sequence[Ranked]) -> list[Ranked]:
+    """Leave the last checkpoint of each training: what it kept on its way has to gain as others do."""
+    last: dict[tuple[Path, Remedy], int] = {}
+    for one in some:
+        origin, step = one.candidate.origin, one.candidate.members[0].step
+        last[origin] = max(step, last.get(origin, 0))
+    return [one for one in some if one.candidate.members[0].step == last[one.candidate.origin]]
 
 
 def _best(some: Sequence[Ranked]) -> Ranked:
