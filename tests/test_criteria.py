@@ -42,7 +42,7 @@ def test_an_adaptation_that_cannot_be_told_from_the_safer_model_votes_with_it():
     for gain, taken in taken_by_gain:
         found = choice_of({"safe": 0.6, "bold": 0.6 + gain}, found_by={"safe": 0.2, "bold": 0.3})
         assert found.chosen.candidate.name == taken, gain
-        assert ("cannot tell" in found.sentence) == (taken == "safe and bold")
+        assert ("both vote" in found.sentence) == (taken == "safe and bold")
         if taken == "safe and bold":
             assert [part.name for part in found.chosen.parts] == ["bold", "safe"]
             assert [str(member.run) for member in found.chosen.candidate.members] == ["bold", "safe"]
@@ -67,11 +67,13 @@ def test_a_remedy_that_cannot_be_told_does_not_vote():
     """Remedies without a training do harm more often; and models that are shown other micrographs cannot vote."""
     for remedy in (Remedy(adabn=True), Remedy(scale=2.0)):
         found = choice_of({"safe": 0.6, "remedy": 0.62}, remedy=remedy)
-        assert found.chosen.candidate.name == "safe" and "keeps the safer one" in found.sentence
+        assert found.chosen.candidate.name == "safe" and "the safer one is kept" in found.sentence
     sure = {"safe": 0.6, "remedy": 0.8, "bold": 0.8}
+    assert choice_of({"safe": 0.6, "remedy": 0.8, "bold": 0.83}).chosen.candidate.name == "remedy and bold"
+    assert choice_of({"safe": 0.6, "remedy": 0.8, "bold": 0.9}).chosen.candidate.name == "bold"
     found = choice_of(sure)
     assert found.chosen.candidate.name == "remedy and bold"
-    assert "from remedy (80 (70 to 90), against the source's model as it is (60 (50 to 70)))" in found.sentence
+    assert "nor remedy (80 (70 to 90), against the source's model as it is (60 (50 to 70)))" in found.sentence
     assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy"
 
 
@@ -199,7 +201,7 @@ def test_an_adapted_model_that_finds_what_no_source_has_is_left():
     for least, taken in ((0.3, "safe"), (0.0, "bold")):
         found = choice_of({"safe": 0.6, "bold": 0.9}, np.array([[0.4, 1 - least], [least, 0.6]]))
         assert found.chosen.candidate.name == taken
-        assert bool(found.remarks) == (taken == "safe") == ("cannot tell" in found.sentence)
+        assert bool(found.remarks) == (taken == "safe") == ("cannot be trusted over" in found.sentence)
 
 
 def test_what_finds_nothing_of_a_phase_that_all_have_needs_a_label():
@@ -341,6 +343,7 @@ def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, remedy
         "safe": Member(Path("safe"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10),
         "bold": Member(Path("bold"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
         "early": Member(Path("safe"), "step000005", torch.nn.Identity(), {"fold": 0}, {}, 5),
+        "on the way": Member(Path("bold"), "step000005", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 5),
         "other": Member(Path("other"), "last", torch.nn.Identity(), {"fold": 0, "target": "t"}, {}, 20),
         "remedy": Member(Path("remedy"), "last", torch.nn.Identity(), {"fold": 0}, {}, 10, remedy),
         "translated": Member(Path("translated"), "last", torch.nn.Identity(), {"fold": 0}, {}, 20),
@@ -579,6 +582,19 @@ def test_both_choices_of_a_pair_are_read_and_one_that_broke_off_is_an_error(tmp_
     (pair / "methods/launcher/scores.json").unlink()
     with pytest.raises(InputError, match=r"scores\.json: missing"):
         methods.row_of(pair)
+
+
+def test_only_the_end_of_an_adaptation_votes():
+    assert choice_of({"safe": 0.6, "bold": 0.3, "on the way": 0.62}).chosen.candidate.name == "safe"
+    assert choice_of({"safe": 0.6, "bold": 0.61, "on the way": 0.65}).chosen.candidate.name == "safe and bold"
+
+
+def test_a_fraction_far_from_the_sources_is_said_of_each_that_votes():
+    """The mean of too little and too much would be like the source's."""
+    labelled = np.array([[0.34, 0.6], [0.4, 0.66]])
+    said = choice_of({"safe": 0.6, "bold": 0.62}, labelled, {"safe": 0.1, "bold": 0.8}).remarks
+    assert len(said) == 2 and said[0].startswith("The model finds 10 % of foreground")
+    assert said[1].startswith("By themselves, the safer model and the adaptation find 10 and 80 % of foreground.")
 
 
 def test_models_vote_in_equal_shares():

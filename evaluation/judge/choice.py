@@ -181,10 +181,13 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     chosen, sentence = _decide(ranked, safe, judge, calibration, model)
     if chosen.parts:
         ranked = sorted([*ranked, chosen], key=lambda one: -one.expected.miou)
-    aligned = chosen.fractions if chosen.candidate.aligns else None
+    by_name = {one.candidate.name: one for one in ranked}
+    segmenting = [by_name[part.name] for part in chosen.parts] or [chosen]  # of a vote the adaptation first
+    aligned = segmenting[0].fractions if segmenting[0].candidate.aligns else None
     said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
-    said += unlike_remarks(chosen.fractions, judge.fractions, target.classes)
-    said += _apart(chosen, ranked, target.classes)
+    found = [remark for one in segmenting for remark in unlike_remarks(one.fractions, judge.fractions, target.classes)]
+    said += found[-1:]  # the safer one's, of two
+    said += _apart(segmenting, target.classes)
     return Choice(target.domain, target.classes, ranked, chosen, safe, sentence, said)
 
 
@@ -212,17 +215,25 @@ def _decide(
     def trusted(one: Ranked) -> float:
         return calibration.trusted(one.candidate.remedy, adapted=one.candidate.is_adapted)
 
-    chosen = _best([safe, *(one for one in plausible if one.expected.surely_over(safe.expected, trusted(one)))])
+    def over(other: Ranked, one: Ranked) -> bool:
+        return one.expected.surely_over(other.expected, trusted(one))
+
+    better = [one for one in plausible if over(safe, one)]
+    safer = _best([safe, *(one for one in better if not one.candidate.is_adapted)])
+    alone = (one for one in better if over(safer, one) or not one.candidate.votes_with(safer.candidate))
+    chosen = _best([safer, *(one for one in alone if one.candidate.is_adapted)])
     voters, loss = plausible, calibration.trusted_gain
     if unlike(chosen.fractions, labelled):
         seen = (one for one in ranked if not absent(one.fractions, labelled))
         voters, loss = [one for one in seen if one.expected.miou >= least], 0.0
+    ends = [id(one) for one in _ends([one for one in ranked if one.candidate.is_adapted])]
     close = [
         one for one in voters
-        if one.candidate.votes_with(chosen.candidate) and one.expected.gain_over(chosen.expected) > -loss
+        if id(one) in ends and one.candidate.votes_with(chosen.candidate)
+        and one.expected.gain_over(chosen.expected) > -loss
     ]  # fmt: skip
     if close:
-        adapted = _best(_ends(close))
+        adapted = _best(close)
         return _together(chosen, adapted), _both(adapted, chosen, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
         return safe, _undecided(ranked[0], safe, model)
@@ -264,12 +275,11 @@ def _as_prepared(target: Store) -> str:
     return "as it is" + f", on micrographs that were prepared {' and '.join(changes)}" * bool(changes)
 
 
-def _apart(chosen: Ranked, ranked: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
+def _apart(segmenting: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
     """Say what each of two that vote finds by itself, in a sentence; nothing of one."""
-    if not chosen.parts:
+    if len(segmenting) < 2:
         return []
-    found = {one.candidate.name: one.fractions for one in ranked}
-    adapted, safer = (found[part.name] for part in chosen.parts)
+    adapted, safer = (one.fractions for one in segmenting)
     each = (f"{100 * safer[k]:.0f} and {100 * adapted[k]:.0f} % of {classes[k]}" for k in range(1, len(classes)))
     return [
         f"By themselves, the safer model and the adaptation find {', '.join(each)}. Compare their pictures in "
@@ -281,15 +291,15 @@ def _both(adapted: Ranked, safer: Ranked, safe: Ranked, model: str) -> str:
     known = f"{model} ({safe.expected})"
     other = known if safer is safe else f"{safer.candidate.name} ({safer.expected}, against {known})"
     return (
-        f"the judge cannot tell {adapted.candidate.name} ({adapted.expected}) from {other}, so both vote: the mean of "
-        "their probabilities segments."
+        f"neither {adapted.candidate.name} ({adapted.expected}) nor {other} can be trusted alone, so both vote: each "
+        "pixel gets the phase that both together hold for the most probable."
     )
 
 
 def _undecided(chosen: Ranked, safe: Ranked, model: str) -> str:
     return (
-        f"the judge cannot tell {chosen.candidate.name} ({chosen.expected}) from {model} "
-        f"({safe.expected}), so it keeps the safer one: {safe.candidate.name}."
+        f"{chosen.candidate.name} ({chosen.expected}) cannot be trusted over {model} "
+        f"({safe.expected}), so the safer one is kept: {safe.candidate.name}."
     )
 
 
