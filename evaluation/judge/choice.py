@@ -282,8 +282,8 @@ def _apart(segmenting: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
     adapted, safer = (one.fractions for one in segmenting)
     each = (f"{100 * safer[k]:.0f} and {100 * adapted[k]:.0f} % of {classes[k]}" for k in range(1, len(classes)))
     return [
-        f"By themselves, the safer model and the adaptation find {', '.join(each)}. Compare their pictures on the page of "
-        "the choice: one of them may be wrong."
+        f"By themselves, the safer model and the adaptation find {', '.join(each)}. Compare their pictures on the page "
+        "of the choice: one of them may be wrong."
     ]
 
 
