@@ -52,9 +52,7 @@ def row_of(folder: Path, device: object) -> dict:
     row = {"pair": folder.name, "source": gap["source_miou"], "as it is": truth[before["remedy"]]}
     row |= {"best remedy": truth[best], "which is": best, "recommended": truth[recommended["remedy"]]}
     row |= {"that is": recommended["remedy"], "advice": gap["advice"], "adaptation": scores[last["name"]]}
-    voted = {one["name"] for one in choice["ranked"] if one.get("parts")}  # of candidates, and none itself
-    best_candidate = max(score for name, score in scores.items() if name not in voted)
-    row |= {"chosen": scores[choice["chosen"]], "of it": _kind(choice), "best candidate": best_candidate}
+    row |= {"chosen": scores[choice["chosen"]], "of it": _kind(choice), "best candidate": best_of(choice, scores)}
     expected = {"as it is": before, "recommended": recommended, "adaptation": last}
     row |= {f"expected {name}": one["expected"]["miou"] for name, one in expected.items()}
     return row
@@ -102,6 +100,12 @@ def summary(rows: list[dict]) -> list[str]:
         f"expected against true mIoU: mean absolute error {100 * np.abs(expected - true).mean():.1f} points, "
         f"Spearman correlation {spearmanr(expected, true)[0]:.2f}",
     ]
+
+
+def best_of(choice: dict, scores: dict[str, float]) -> float:
+    """Give the best score of a candidate. choice: content of choice.json, where a vote of two is no candidate."""
+    votes = {one["name"] for one in choice["ranked"] if one.get("parts")}
+    return max(score for name, score in scores.items() if name not in votes)
 
 
 def _kind(choice: dict) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.judge import best_of
 from common.errors import InputError, exits_cleanly
 from common.files import write_csv
 from evaluation.judge.remedies import Remedy
@@ -59,8 +60,7 @@ def _choice(pair: Path, of: str, name: str, best: str) -> dict[str, float]:
         return {}
     choice = json.loads((folder / "choice.json").read_text())
     scores = json.loads((folder / "scores.json").read_text())
-    voted = {one["name"] for one in choice["ranked"] if one.get("parts")}
-    return {name: scores[choice["chosen"]], best: max(scores[one] for one in scores.keys() - voted)}
+    return {name: scores[choice["chosen"]], best: best_of(choice, scores)}
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -637,7 +637,7 @@ def test_the_benchmark_names_both_that_vote_and_takes_no_vote_for_a_candidate(tm
 def test_both_that_vote_are_shown(monkeypatch):
     drawn = []
     monkeypatch.setattr(page, "drawn", lambda draw, shown, classes: drawn.extend(name for name, *_ in shown) or "")
-    found = choice_page(choice_of({"early": 0.9, "bold": 0.61, "other": 0.605, "safe": 0.6}), {})
+    choice_page(choice_of({"early": 0.9, "bold": 0.61, "other": 0.605, "safe": 0.6}), {})
     assert drawn[:2] == ["safe", "early"], "which is taken"
     drawn.clear()
     found = choice_page(choice_of({"early": 0.62, "bold": 0.61, "other": 0.605, "safe": 0.6}), {})
