@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All benchmarks on one GPU, in nine minutes or less; writes gpu.log and gpu.json.
-#   benchmarks/gpu.sh [FOLDER]      default: runs/benchmarks
+#   benchmarks/gpu.sh [FOLDER]      default: runs/benchmarks      PARTS="loader inference"      those alone
 # Packages that the machine lacks may lie as wheels in `wheels/`. A part that fails or takes too long does not stop the
 # others; the exit status then is 1.
 set -uo pipefail
@@ -20,6 +20,7 @@ status=0
 
 part() { # NAME SECONDS MODULE OPTIONS...
     local name=$1 limit=$2 began=$SECONDS
+    [[ " ${PARTS:-$name} " == *" $name "* ]] || return 0
     shift 2
     echo "== $name" | tee -a "$out/gpu.log"
     # KILL after TERM, which training takes for a request to stop after its step.
@@ -38,9 +39,9 @@ study="--batch-size 8 --no-published"
     part step_uda 70 benchmarks.step $study --steps 5 --blocks 8 --profile 10
     part step_uda_loader 50 benchmarks.step $study --steps 10 --loader --workers 7
     part step_supervised 40 benchmarks.step --script train_supervised --batch-size 12 --steps 10 --no-published
-    part step_published 90 benchmarks.step --batch-size 2 --steps 5 --profile 10
+    part step_published 90 benchmarks.step --batch-size 2 --steps 5
     part loader 60 benchmarks.loader --tiles 30 --workers 4 8 16
-    part inference 60 benchmarks.inference --model deeplabv2_resnet101 --sides 2000
+    part inference 80 benchmarks.inference --model deeplabv2_resnet101 --sides 1000
     part step_uda_compiled 150 benchmarks.step $study --steps 10 --compile
 }
 "$python" - "$parts" "$out/gpu.json" << 'EOF'
