@@ -277,7 +277,7 @@ def parse() -> argparse.Namespace:
         options.runs = [one for runs, _ in expanded for one in runs]
         options.ensemble = options.ensemble or (bool(options.images) and len(options.runs) > 1)
         if options.domain and not options.ensemble and any(vote for _, vote in expanded):
-            parser.error("two kinds of models vote in choice.json: add --ensemble, or give the runs of one kind")
+            parser.error("several kinds of models vote in choice.json: add --ensemble, or give the runs of one kind")
     _require(parser, options)
     options.checkpoint = options.checkpoint or "last"
     if options.experiment:

@@ -23,7 +23,12 @@ from evaluation.judge.remedies import Remedy
 from evaluation.scoring import read_score
 
 # Columns that launch/pairs.sh has found before, by what they are called here.
-_BEFORE = {"generalization": "as it is", "remedy": "recommended"}
+_BEFORE = {
+    "generalization": "as it is",
+    "remedy": "recommended",
+    "best remedy, by labels": "best remedy",
+    "choice of launch/pairs.sh": "chosen",
+}
 _ADAPTATION = {"demo.uda": "AdaptSegNet", "demo.half-histogram": "half-histogram"}
 CHOICE, ORACLE, CANDIDATE = "judge's choice", "oracle", "best candidate"
 LAUNCHER, OF_LAUNCHER = "choice among the launcher's trainings", "best of the launcher's trainings"
@@ -40,8 +45,6 @@ def row_of(folder: Path) -> dict[str, str | float]:
         chosen = _choice(folder, "choice", CHOICE, CANDIDATE) | _choice(folder, "launcher", LAUNCHER, OF_LAUNCHER)
     except OSError as error:
         raise InputError(f"{error.filename}: missing; launch/pairs.sh and launch/pair_methods.sh write it") from error
-    if not chosen:
-        raise InputError(f"{folder}/methods: no choice; launch/pair_methods.sh writes it")
     row = {"pair": folder.name} | {name: float(before[column]) for name, column in _BEFORE.items()}
     if adapted not in _ADAPTATION:
         raise InputError(f"{config}: experiment {adapted} has no column here, only {', '.join(_ADAPTATION)}")

@@ -7,9 +7,9 @@
 Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are candidates
 of their own, and so is the source's model with statistics of the target, and with what `--gap` recommends. No label
 of the target is read: the candidates are ranked by what is expected of them, as evaluation.gap does. Where the judge
-cannot say whether a remedy helps, the source's model is kept. Where it cannot say whether an adaptation does, both
-vote. `--score` scores all candidates on the target's labelled test micrographs afterwards, so that one sees what the
-choice has cost.
+cannot say whether a remedy helps, the source's model is kept. Where it cannot say whether an adaptation does, or which
+of two is better, they vote. `--score` scores all candidates on the target's labelled test micrographs afterwards, so
+that one sees what the choice has cost.
 """
 
 if not __package__:

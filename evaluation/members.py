@@ -134,7 +134,7 @@ def require_once(runs: Iterable[Path | str]) -> None:
 
 
 def chosen_runs(path: Path) -> tuple[list[str], bool]:
-    """Give the runs that a choice.json names, by paths from its folder, and if two kinds of them vote.
+    """Give the runs that a choice.json names, by paths from its folder, and if several kinds of them vote.
 
     InputError where it is damaged.
     """

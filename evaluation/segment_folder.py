@@ -298,13 +298,15 @@ def _said(values: set[float | str], number: str, name: str) -> str:
 def _repeats(members: Sequence[Member]) -> list[list[int]]:
     """Positions of the members whose mean is one repeat, for the models' spread.
 
-    Each is one by itself. Where adapted ones vote with as many of the source (evaluation.choose), one of each is: the
-    two kinds differ for a reason, and not by chance.
+    Each is one by itself. Where as many of several kinds vote (evaluation.choose), one of each is: the kinds differ for
+    a reason, and not by chance.
     """
-    kinds = ([k for k, one in enumerate(members) if bool(one.config.get("target")) == kind] for kind in (True, False))
-    adapted, others = kinds
-    if len(adapted) == len(others):
-        return [list(both) for both in zip(adapted, others, strict=True)]
+    kinds: dict[tuple, list[int]] = {}
+    for k, one in enumerate(members):
+        kinds.setdefault(tuple(one.config.get(name) for name in ("script", "target", "experiment")), []).append(k)
+    votes = len({kind[:2] for kind in kinds}) > 1  # experiments of one script alone may be an ensemble of their own
+    if votes and len(set(map(len, kinds.values()))) == 1:
+        return [list(repeat) for repeat in zip(*kinds.values(), strict=True)]
     return [[k] for k in range(len(members))]
 
 

@@ -256,7 +256,7 @@ def expectations(seed: Path) -> dict[tuple[str, str], float]:
     for path in sorted(seed.glob("choice*/choice.json")):
         choice = json.loads(path.read_text())
         for one in choice["ranked"]:
-            if one.get("parts"):  # two that vote
+            if one.get("parts"):  # a vote of several
                 continue
             method = "uda" if one["adapted"] else _METHOD_OF.get(one["remedy"])
             if method:

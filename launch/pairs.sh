@@ -3,6 +3,7 @@
 # What is finished is skipped.
 #   launch/pairs.sh       SEEDS="0 1 2" TARGETS="t1 t2 t3 inverted enlarged blurred"       drawn micrographs
 #                         REAL="ni_superalloy ebc uhcs_dark uhcs_bright" FOLDS="0 1 2"     those below micrographs/
+#                         (ebc_back and ni_superalloy_back have source and target exchanged)
 #                         STEPS=400     of an adaptation; the source's models have 700 on drawn micrographs, 400 on real
 #                         ADAPTATION=demo.half-histogram      the launcher's; demo.uda is AdaptSegNet alone
 # Of uhcs the darker micrographs are the source, or the brighter ones.
@@ -44,7 +45,12 @@ done
 
 for name in ${REAL-ni_superalloy ebc uhcs_dark uhcs_bright}; do
     toml=docs/examples/$name.toml
-    if [[ $name == uhcs_* ]]; then
+    if [[ $name == *_back ]]; then
+        toml=$runs/micrographs/$name.toml
+        mkdir -p "${toml%/*}"
+        sed "s#\"../../micrographs/#\"$PWD/micrographs/#; s/domains.source/domains.new/; s/domains.target/domains.source/
+            s/domains.new/domains.target/" "docs/examples/${name%_back}.toml" > "$toml"
+    elif [[ $name == uhcs_* ]]; then
         halves=$runs/micrographs/$name
         toml=$halves/domains.toml
         [[ -f $toml ]] || python -m benchmarks.halves micrographs/uhcs --foreground 170 --out "$halves" \

@@ -288,7 +288,7 @@ def test_both_vote_where_the_judge_cannot_tell(micrographs, trained, adapted, tm
     rows = list(csv.DictReader((tmp_path / "masks" / "phase_fractions.csv").read_text().splitlines()))
     assert all(row["std_models"] == "" for row in rows), "two kinds differ for a reason: they are no repeats"
     said = run("evaluate.py", tmp_path / "choice" / "choice.json", "--domain", "negative", ok=False).stderr
-    assert "two kinds of models vote" in said
+    assert "several kinds of models vote" in said
 
     # One may have statistics of the target, which change no micrograph.
     both = (tmp_path / "choice" / "statistics" / "fold0.pt", adapted, "--ensemble")

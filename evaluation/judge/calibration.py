@@ -48,11 +48,12 @@ class Expected:
         gains = [mine > theirs for mine, theirs in pairs if np.isfinite(mine) and np.isfinite(theirs)]
         return self.gain_over(other) >= least and (not gains or float(np.mean(gains)) >= _SHARE)
 
-    def middle(self, other: Self) -> Self:
-        """Give the expectation midway between this one and another, in logits."""
-        by_micrograph = zip(self.by_micrograph, other.by_micrograph, strict=True)
-        ends = ((getattr(self, name), getattr(other, name)) for name in ("miou", "low", "high"))
-        return Expected(*map(_midway, ends), tuple(map(_midway, by_micrograph)))
+    @classmethod
+    def middle(cls, several: Sequence[Self]) -> Self:
+        """Give the expectation in the middle of several, the mean of their logits."""
+        by_micrograph = zip(*(one.by_micrograph for one in several), strict=True)
+        ends = ([getattr(one, name) for one in several] for name in ("miou", "low", "high"))
+        return cls(*map(_middle, ends), tuple(map(_middle, by_micrograph)))
 
     def numbers(self) -> dict[str, float | list[float]]:
         """Give its values for a JSON file; of a micrograph where nothing is known, None."""
@@ -255,8 +256,8 @@ def _trusted(expected: np.ndarray, real: np.ndarray) -> float:
     return float(min(of_gains, np.quantile(expected - real, _SHARE)))
 
 
-def _midway(pair: tuple[float, float]) -> float:
-    return float(_share(np.mean(_logit(np.array(pair)))))
+def _middle(several: Sequence[float]) -> float:
+    return float(_share(np.mean(_logit(np.array(several)))))
 
 
 def _logit(share: np.ndarray) -> np.ndarray:

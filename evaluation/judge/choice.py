@@ -1,6 +1,6 @@
 """The choice among trained models for an unlabelled target: the source's model, until another is surely better.
 
-Where it cannot tell an adaptation from a safer model, both vote.
+Where it cannot tell adaptations from a safer model, or from each other, they vote.
 """
 
 import json
@@ -24,6 +24,7 @@ from training.configuration import digest_of
 
 _VOTE = 0.5  # share of the vote: models of the source outvote one that has learnt what they do not know
 _AS_GOOD = 0.01  # a safer candidate that is expected to lose no more is as good
+_ADAPTED = 2  # adaptations that vote: the launcher has as many, and each of their models segments every image
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,15 @@ class Candidate:
         """True where it has learnt, or is shown, the target as if its phase fractions were like the source's."""
         return self.is_adapted or self.remedy.aligns
 
-    def votes_with(self, safer: "Candidate") -> bool:
-        """True for an adaptation to the target that can vote with a safer one.
+    def votes_with(self, other: "Candidate") -> bool:
+        """True for an adaptation to the target that can vote with another candidate, which is not of its training.
 
-        The models of both are of the same folds, so that half of the vote is each one's; they are shown the same
-        micrographs; and they know how these were taken, which a model of a translated source does not.
+        The models of both are of the same folds, so that their shares are equal; they are shown the same micrographs;
+        and they know how these were taken, which a model of a translated source does not.
         """
-        folds = (sorted(str(member.config.get("fold")) for member in one.members) for one in (self, safer))
-        of_target = self.is_adapted and not self.foreign and not safer.is_adapted
-        return of_target and self.remedy.shown == safer.remedy.shown and len(set(map(tuple, folds))) == 1
+        folds = (sorted(str(member.config.get("fold")) for member in one.members) for one in (self, other))
+        of_target = self.is_adapted and not self.foreign and not other.foreign and self.origin != other.origin
+        return of_target and self.remedy.shown == other.remedy.shown and len(set(map(tuple, folds))) == 1
 
     @property
     def risk(self) -> tuple[int, int, int]:
@@ -84,7 +85,8 @@ class Candidate:
 class Ranked:
     """A candidate: its criteria, what they let expect, the phases' area fractions, and windows with its predictions.
 
-    parts: the two candidates that vote, where this entry is their vote. Criteria and pictures are in their own entries.
+    parts: the candidates that vote, adaptations first, where this entry is their vote. Criteria and pictures are in
+    their own entries.
     """
 
     candidate: Candidate
@@ -182,11 +184,11 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
     if chosen.parts:
         ranked = sorted([*ranked, chosen], key=lambda one: -one.expected.miou)
     by_name = {one.candidate.name: one for one in ranked}
-    segmenting = [by_name[part.name] for part in chosen.parts] or [chosen]  # of a vote the adaptation first
+    segmenting = [by_name[part.name] for part in chosen.parts] or [chosen]  # of a vote the safer one last
     aligned = segmenting[0].fractions if segmenting[0].candidate.aligns else None
     said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
     found = [remark for one in segmenting for remark in unlike_remarks(one.fractions, judge.fractions, target.classes)]
-    said += found[-1:]  # the safer one's, of two
+    said += found[-1:]  # the safer one's, of a vote
     said += _apart(segmenting, target.classes)
     return Choice(target.domain, target.classes, ranked, chosen, safe, sentence, said)
 
@@ -197,7 +199,7 @@ def _decide(
     """Choose among the ranked, and say why. safe: the source's model, which is called `model` in the sentence.
 
     Where an adaptation may be better or worse than what is safer, both vote: their mean loses less than the worse of
-    them, and gains most of what the better one does.
+    them, and gains most of what the better one does. So do adaptations of which either may be the better one.
 
     What assumes phase fractions like the source's is wrong on a target that has others, and no trial has tried one. So
     it is taken alone only where its gain is beyond what the expectation may be wrong by. Where the safer one finds
@@ -233,8 +235,8 @@ def _decide(
         and one.expected.gain_over(chosen.expected) > -loss
     ]  # fmt: skip
     if close:
-        adapted = _best(close)
-        return _together(chosen, adapted), _both(adapted, chosen, safe, model)
+        voting = [chosen, *_of_each_training(close)[: _ADAPTED - chosen.candidate.is_adapted]]
+        return _together(voting), _vote(voting, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
         return safe, _undecided(ranked[0], safe, model)
     return chosen, _decided(chosen, safe, model)
@@ -256,15 +258,27 @@ def _best(some: Sequence[Ranked]) -> Ranked:
     return min(good, key=lambda one: (one.candidate.risk, -one.expected.miou))
 
 
-def _together(safer: Ranked, adapted: Ranked) -> Ranked:
-    """Let two candidates vote, by the mean of their models' probabilities.
+def _of_each_training(some: Sequence[Ranked]) -> list[Ranked]:
+    """Leave the best network of each training, of the model and its teacher one; the best of them first."""
+    best: dict[tuple[Path, Remedy], Ranked] = {}
+    for one in sorted(some, key=lambda one: -one.expected.miou):
+        best.setdefault(one.candidate.origin, one)
+    return list(best.values())
 
-    What is expected, and the fractions, are midway between theirs.
+
+def _together(voting: Sequence[Ranked]) -> Ranked:
+    """Let candidates vote, by the mean of their models' probabilities. voting: the safer one first.
+
+    What is expected, and the fractions, are in the middle of theirs.
     """
-    parts = adapted.candidate, safer.candidate
-    candidate = Candidate(f"{safer.candidate.name} and {adapted.candidate.name}", parts[0].members + parts[1].members)
-    fractions = np.mean([safer.fractions, adapted.fractions], axis=0).tolist()
-    return Ranked(candidate, {}, safer.expected.middle(adapted.expected), fractions, [], parts)
+    parts = tuple(one.candidate for one in (*voting[1:], voting[0]))
+    candidate = Candidate(_listed([one.candidate.name for one in voting]), sum((part.members for part in parts), ()))
+    fractions = np.mean([one.fractions for one in voting], axis=0).tolist()
+    return Ranked(candidate, {}, Expected.middle([one.expected for one in voting]), fractions, [], parts)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _as_prepared(target: Store) -> str:
@@ -276,23 +290,30 @@ def _as_prepared(target: Store) -> str:
 
 
 def _apart(segmenting: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
-    """Say what each of two that vote finds by itself, in a sentence; nothing of one."""
+    """Say what each that votes finds by itself, in a sentence; nothing of one."""
     if len(segmenting) < 2:
         return []
-    adapted, safer = (one.fractions for one in segmenting)
-    each = (f"{100 * safer[k]:.0f} and {100 * adapted[k]:.0f} % of {classes[k]}" for k in range(1, len(classes)))
+    voting = (segmenting[-1], *segmenting[:-1])  # as in their name
+    found = {classes[k]: [f"{100 * one.fractions[k]:.0f}" for one in voting] for k in range(1, len(classes))}
+    each = (f"{_listed(percents)} % of {name}" for name, percents in found.items())
     return [
-        f"By themselves, the safer model and the adaptation find {', '.join(each)}. Compare their pictures on the page "
-        "of the choice: one of them may be wrong."
+        f"By themselves, those that vote find {', '.join(each)}, in the order of their name. Compare their pictures on "
+        "the page of the choice: one of them may be wrong."
     ]
 
 
-def _both(adapted: Ranked, safer: Ranked, safe: Ranked, model: str) -> str:
+def _vote(voting: Sequence[Ranked], safe: Ranked, model: str) -> str:
     known = f"{model} ({safe.expected})"
-    other = known if safer is safe else f"{safer.candidate.name} ({safer.expected}, against {known})"
+    names = [known if one is safe else f"{one.candidate.name} ({one.expected})" for one in voting]
+    against = "" if voting[0] is safe else f", against {known}"
+    if voting[0].candidate.is_adapted:
+        return f"let {_listed(names)} vote, of which either may be the better one{against}."
+    none, all_of = f"none of {_listed(names)}", "all three"
+    if len(names) == 2:
+        none, all_of = f"neither {names[0]} nor {names[1]}", "both"
     return (
-        f"neither {adapted.candidate.name} ({adapted.expected}) nor {other} can be trusted alone, so both vote: each "
-        "pixel gets the phase that both together hold for the most probable."
+        f"{none} can be trusted alone{against}, so {all_of} vote: each pixel gets the phase that they together hold "
+        "for the most probable."
     )
 
 
