@@ -42,7 +42,7 @@ def test_an_adaptation_that_cannot_be_told_from_the_safer_model_votes_with_it():
     for gain, taken in taken_by_gain:
         found = choice_of({"safe": 0.6, "bold": 0.6 + gain}, found_by={"safe": 0.2, "bold": 0.3})
         assert found.chosen.candidate.name == taken, gain
-        assert ("both vote" in found.sentence) == (taken == "safe and bold")
+        assert ("all of them vote" in found.sentence) == (taken == "safe and bold")
         if taken == "safe and bold":
             assert [part.name for part in found.chosen.parts] == ["bold", "safe"]
             assert [str(member.run) for member in found.chosen.candidate.members] == ["bold", "safe"]
@@ -55,7 +55,7 @@ def test_adaptations_that_cannot_be_told_from_each_other_vote():
     """Two trainings at most, the best network of each; with the safer model where that is not surely worse."""
     found = choice_of({"safe": 0.6, "bold": 0.61, "teacher": 0.615, "other": 0.605, "third": 0.6})
     assert [part.name for part in found.chosen.parts] == ["teacher", "other", "safe"]
-    assert found.chosen.candidate.name == "safe, teacher and other" and "so all three vote" in found.sentence
+    assert found.chosen.candidate.name == "safe and teacher and other" and "so all of them vote" in found.sentence
     assert found.chosen.expected.miou == pytest.approx((0.6 + 0.615 + 0.605) / 3, abs=0.001)
     found = choice_of({"safe": 0.6, "bold": 0.75, "teacher": 0.74, "other": 0.73})
     assert [part.name for part in found.chosen.parts] == ["other", "bold"]
@@ -86,8 +86,8 @@ def test_a_remedy_that_cannot_be_told_does_not_vote():
     found = choice_of(sure)
     assert found.chosen.candidate.name == "remedy and bold"
     assert found.sentence.startswith(
-        "neither remedy (80 (70 to 90)) nor bold (80 (70 to 90)) can be trusted alone, against the source's model as "
-        "it is (60 (50 to 70)), so both vote"
+        "none of remedy (80 (70 to 90)) and bold (80 (70 to 90)) can be trusted alone, against the source's model as "
+        "it is (60 (50 to 70)), so all of them vote"
     )
     assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy"
 

@@ -272,13 +272,9 @@ def _together(voting: Sequence[Ranked]) -> Ranked:
     What is expected, and the fractions, are in the middle of theirs.
     """
     parts = tuple(one.candidate for one in (*voting[1:], voting[0]))
-    candidate = Candidate(_listed([one.candidate.name for one in voting]), sum((part.members for part in parts), ()))
+    candidate = Candidate(" and ".join(one.candidate.name for one in voting), sum((part.members for part in parts), ()))
     fractions = np.mean([one.fractions for one in voting], axis=0).tolist()
     return Ranked(candidate, {}, Expected.middle([one.expected for one in voting]), fractions, [], parts)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _as_prepared(target: Store) -> str:
@@ -295,7 +291,7 @@ def _apart(segmenting: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
         return []
     voting = (segmenting[-1], *segmenting[:-1])  # as in their name
     found = {classes[k]: [f"{100 * one.fractions[k]:.0f}" for one in voting] for k in range(1, len(classes))}
-    each = (f"{_listed(percents)} % of {name}" for name, percents in found.items())
+    each = (f"{' and '.join(percents)} % of {name}" for name, percents in found.items())
     return [
         f"By themselves, those that vote find {', '.join(each)}, in the order of their name. Compare their pictures on "
         "the page of the choice: one of them may be wrong."
@@ -304,16 +300,13 @@ def _apart(segmenting: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
 
 def _vote(voting: Sequence[Ranked], safe: Ranked, model: str) -> str:
     known = f"{model} ({safe.expected})"
-    names = [known if one is safe else f"{one.candidate.name} ({one.expected})" for one in voting]
+    names = " and ".join(known if one is safe else f"{one.candidate.name} ({one.expected})" for one in voting)
     against = "" if voting[0] is safe else f", against {known}"
     if voting[0].candidate.is_adapted:
-        return f"let {_listed(names)} vote, of which either may be the better one{against}."
-    none, all_of = f"none of {_listed(names)}", "all three"
-    if len(names) == 2:
-        none, all_of = f"neither {names[0]} nor {names[1]}", "both"
+        return f"let {names} vote, of which either may be the better one{against}."
     return (
-        f"{none} can be trusted alone{against}, so {all_of} vote: each pixel gets the phase that they together hold "
-        "for the most probable."
+        f"none of {names} can be trusted alone{against}, so all of them vote: each pixel gets the phase that they "
+        "together hold for the most probable."
     )
 
 
