@@ -272,11 +272,13 @@ def parse() -> argparse.Namespace:
     """Read the command line. A generalization row becomes its run and domain; --dry-run prints it and exits."""
     parser = build_parser()
     options = parser.parse_args()
+    options.vote = False
     if any(Path(run).name == "choice.json" for run in options.runs):
         expanded = [_expanded(Path(run)) for run in options.runs]
         options.runs = [one for runs, _ in expanded for one in runs]
         options.ensemble = options.ensemble or (bool(options.images) and len(options.runs) > 1)
-        if options.domain and not options.ensemble and any(vote for _, vote in expanded):
+        options.vote = any(vote for _, vote in expanded)
+        if options.domain and not options.ensemble and options.vote:
             parser.error("several kinds of models vote in choice.json: add --ensemble, or give the runs of one kind")
     _require(parser, options)
     options.checkpoint = options.checkpoint or "last"
@@ -326,7 +328,7 @@ def main() -> None:
         if domain:
             score_members(members, domain, options, device)
         else:
-            segment_folder(members, options, device)
+            segment_folder(members, options, device, options.vote)
 
 
 if __name__ == "__main__":

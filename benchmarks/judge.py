@@ -103,7 +103,7 @@ def summary(rows: list[dict]) -> list[str]:
 
 
 def best_of(choice: dict, scores: dict[str, float]) -> float:
-    """Give the best score of a candidate. choice: content of choice.json, where a vote of two is no candidate."""
+    """Give the best score of a candidate. choice: content of choice.json, where a vote is no candidate."""
     votes = {one["name"] for one in choice["ranked"] if one.get("parts")}
     return max(score for name, score in scores.items() if name not in votes)
 

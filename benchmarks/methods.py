@@ -35,7 +35,10 @@ LAUNCHER, OF_LAUNCHER = "choice among the launcher's trainings", "best of the la
 
 
 def row_of(folder: Path) -> dict[str, str | float]:
-    """Give the true mIoU of all methods on a pair, by their names. InputError where something is missing."""
+    """Give the true mIoU of all methods on a pair, by their names.
+
+    A choice that was not made has no column. InputError where anything else is missing.
+    """
     try:
         with (folder / "row.csv").open() as file:
             before = next(csv.DictReader(file))

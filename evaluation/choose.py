@@ -130,14 +130,16 @@ def main(arguments: list[str] | None = None) -> None:
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))
     choice = choose(judge, candidates, target)
 
-    def files_of(candidate: Candidate) -> list[Path]:
+    def files_of(candidate: Candidate, place: int) -> list[Path]:
         if candidate.is_generalization:  # as checkpoints that know how the target's micrographs were taken
             return export(judge, candidate.members, target, Remedy(), make_folder(out / "as_it_is"))
         if candidate.members[0].network == "teacher":  # as checkpoints whose model it is
-            return [with_teacher_as_model(member, make_folder(out / "teacher")) for member in candidate.members]
+            folder = make_folder(out / f"teacher{place or ''}")  # two may vote, of runs that have the same names
+            return [with_teacher_as_model(member, folder) for member in candidate.members]
         return list(map(Path, candidate.paths))
 
-    paths = [path for part in choice.chosen.parts or (choice.chosen.candidate,) for path in files_of(part)]
+    taken = choice.chosen.parts or (choice.chosen.candidate,)
+    paths = [path for place, part in enumerate(taken) for path in files_of(part, place)]
     truth = {}
     (out / "scores.json").unlink(missing_ok=True)  # of an earlier choice
     if options.score:

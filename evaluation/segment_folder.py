@@ -52,7 +52,9 @@ class _Asked(NamedTuple):
     given: Given
 
 
-def segment_folder(members: list[Member], options: argparse.Namespace, device: torch.device | str) -> None:
+def segment_folder(
+    members: list[Member], options: argparse.Namespace, device: torch.device | str, vote: bool = False
+) -> None:
     """Segment every micrograph of a folder, or of a domain: masks at native size, pictures, phase_fractions.csv.
 
     Masks are 0 and 255 of two phases, else numbers with a palette, and IGNORED in an information bar.
@@ -162,7 +164,7 @@ def segment_folder(members: list[Member], options: argparse.Namespace, device: t
         write_image(confidence / name, heat(picture, _reduced(unsure), 255 - 255 // len(classes)))
         return one, found
 
-    table, failures = _Table(_repeats(members), classes), []
+    table, failures = _Table(_repeats(members, vote), classes), []
     progress = tqdm(ahead(write, segmented(), 1), desc=options.images_of or folder.name, unit="image", total=len(files))
     for file, writing in zip(files, progress, strict=True):
         try:
@@ -295,18 +297,18 @@ def _said(values: set[float | str], number: str, name: str) -> str:
     return f"the {name} of each file" if value == FILE else number.format(value)
 
 
-def _repeats(members: Sequence[Member]) -> list[list[int]]:
+def _repeats(members: Sequence[Member], vote: bool = False) -> list[list[int]]:
     """Positions of the members whose mean is one repeat, for the models' spread.
 
-    Each is one by itself. Where as many of several kinds vote (evaluation.choose), one of each is: the kinds differ for
-    a reason, and not by chance.
+    Each is one by itself. Where trainings of several kinds vote, those of one fold are: the kinds differ for a reason,
+    and not by chance.
     """
-    kinds: dict[tuple, list[int]] = {}
-    for k, one in enumerate(members):
-        kinds.setdefault(tuple(one.config.get(name) for name in ("script", "target", "experiment")), []).append(k)
-    votes = len({kind[:2] for kind in kinds}) > 1  # experiments of one script alone may be an ensemble of their own
-    if votes and len(set(map(len, kinds.values()))) == 1:
-        return [list(repeat) for repeat in zip(*kinds.values(), strict=True)]
+    if vote or len({bool(one.config.get("target")) for one in members}) > 1:
+        folds: dict[object, list[int]] = {}
+        for k, one in enumerate(members):
+            folds.setdefault(one.config.get("fold"), []).append(k)
+        if len(set(map(len, folds.values()))) == 1:
+            return list(folds.values())
     return [[k] for k in range(len(members))]
 
 

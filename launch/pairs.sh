@@ -6,6 +6,7 @@
 #                         (ebc_back and ni_superalloy_back have source and target exchanged)
 #                         STEPS=400     of an adaptation; the source's models have 700 on drawn micrographs, 400 on real
 #                         ADAPTATION=demo.half-histogram      the launcher's; demo.uda is AdaptSegNet alone
+#                         TABLE=docs/judge_pairs.csv          the file to write
 # Of uhcs the darker micrographs are the source, or the brighter ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -61,4 +62,4 @@ for name in ${REAL-ni_superalloy ebc uhcs_dark uhcs_bright}; do
     done
 done
 
-python -m benchmarks.judge "$runs"/*.? --out docs/judge_pairs.csv
+python -m benchmarks.judge "$runs"/*.? --out "${TABLE:-docs/judge_pairs.csv}"

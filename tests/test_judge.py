@@ -266,8 +266,8 @@ def test_both_vote_where_the_judge_cannot_tell(micrographs, trained, adapted, tm
     monkeypatch.setattr(choice, "implausible", lambda *of: False)
     found = chosen(micrographs / "domains", [trained[0], adapted], tmp_path / "choice", monkeypatch, "--score")
     names = [one["name"] for one in found["ranked"] if one["parts"]]
-    assert names == [found["chosen"]] and "all of them vote" in found["sentence"]
-    assert "By themselves, those that vote find" in found["remarks"][-1]
+    assert names == [found["chosen"]] and "so they vote" in found["sentence"]
+    assert "By itself, each that votes finds: " in found["remarks"][-1]
     files = [tmp_path / "choice" / path for path in found["runs"]]
     assert [path.resolve() for path in files] == [adapted, tmp_path / "choice" / "as_it_is" / "fold0.pt"]
     members, target = [load_member(path, "last", "cpu") for path in files], Store(micrographs / "domains/negative.h5")

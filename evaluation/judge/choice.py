@@ -185,7 +185,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
         ranked = sorted([*ranked, chosen], key=lambda one: -one.expected.miou)
     by_name = {one.candidate.name: one for one in ranked}
     segmenting = [by_name[part.name] for part in chosen.parts] or [chosen]  # of a vote the safer one last
-    aligned = segmenting[0].fractions if segmenting[0].candidate.aligns else None
+    aligned = chosen.fractions if segmenting[0].candidate.aligns else None
     said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
     found = [remark for one in segmenting for remark in unlike_remarks(one.fractions, judge.fractions, target.classes)]
     said += found[-1:]  # the safer one's, of a vote
@@ -222,20 +222,25 @@ def _decide(
 
     better = [one for one in plausible if over(safe, one)]
     safer = _best([safe, *(one for one in better if not one.candidate.is_adapted)])
-    alone = (one for one in better if over(safer, one) or not one.candidate.votes_with(safer.candidate))
-    chosen = _best([safer, *(one for one in alone if one.candidate.is_adapted)])
-    voters, loss = plausible, calibration.trusted_gain
-    if unlike(chosen.fractions, labelled):
+    alone = [
+        one for one in better
+        if one.candidate.is_adapted and (over(safer, one) or not one.candidate.votes_with(safer.candidate))
+    ]  # fmt: skip
+    chosen = _best([safer, *alone])
+    voters, loss, most = plausible, calibration.trusted_gain, _ADAPTED
+    if chosen.candidate.is_adapted:
+        voters, most = alone, _ADAPTED - 1
+    elif unlike(chosen.fractions, labelled):  # two adaptations, which err alike, would outvote it
         seen = (one for one in ranked if not absent(one.fractions, labelled))
-        voters, loss = [one for one in seen if one.expected.miou >= least], 0.0
+        voters, loss, most = [one for one in seen if one.expected.miou >= least], 0.0, 1
     ends = [id(one) for one in _ends([one for one in ranked if one.candidate.is_adapted])]
     close = [
         one for one in voters
-        if id(one) in ends and one.candidate.votes_with(chosen.candidate)
+        if id(one) in ends and (chosen is safer or id(chosen) in ends) and one.candidate.votes_with(chosen.candidate)
         and one.expected.gain_over(chosen.expected) > -loss
     ]  # fmt: skip
     if close:
-        voting = [chosen, *_of_each_training(close)[: _ADAPTED - chosen.candidate.is_adapted]]
+        voting = [chosen, *_of_each_training(close)[:most]]
         return _together(voting), _vote(voting, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
         return safe, _undecided(ranked[0], safe, model)
@@ -289,12 +294,14 @@ def _apart(segmenting: Sequence[Ranked], classes: Sequence[str]) -> list[str]:
     """Say what each that votes finds by itself, in a sentence; nothing of one."""
     if len(segmenting) < 2:
         return []
-    voting = (segmenting[-1], *segmenting[:-1])  # as in their name
-    found = {classes[k]: [f"{100 * one.fractions[k]:.0f}" for one in voting] for k in range(1, len(classes))}
-    each = (f"{' and '.join(percents)} % of {name}" for name, percents in found.items())
+    found = (
+        f"{one.candidate.name} "
+        + ", ".join(f"{100 * one.fractions[k]:.0f} % of {classes[k]}" for k in range(1, len(classes)))
+        for one in segmenting
+    )
     return [
-        f"By themselves, those that vote find {', '.join(each)}, in the order of their name. Compare their pictures on "
-        "the page of the choice: one of them may be wrong."
+        f"By itself, each that votes finds: {'; '.join(found)}. Compare their pictures on the page of the choice: one "
+        "of them may be wrong."
     ]
 
 
@@ -303,11 +310,10 @@ def _vote(voting: Sequence[Ranked], safe: Ranked, model: str) -> str:
     names = " and ".join(known if one is safe else f"{one.candidate.name} ({one.expected})" for one in voting)
     against = "" if voting[0] is safe else f", against {known}"
     if voting[0].candidate.is_adapted:
-        return f"let {names} vote, of which either may be the better one{against}."
-    return (
-        f"none of {names} can be trusted alone{against}, so all of them vote: each pixel gets the phase that they "
-        "together hold for the most probable."
-    )
+        known = f"{names} are expected to be better than {known}, and either may be the best"
+    else:
+        known = f"not one of {names} can be trusted alone{against}"
+    return f"{known}; so they vote: each pixel gets the phase that they together hold for the most probable."
 
 
 def _undecided(chosen: Ranked, safe: Ranked, model: str) -> str:
