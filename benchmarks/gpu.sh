@@ -41,7 +41,7 @@ study="--batch-size 8 --no-published"
     part step_supervised 40 benchmarks.step --script train_supervised --batch-size 12 --steps 10 --no-published
     part step_published 90 benchmarks.step --batch-size 2 --steps 5
     part loader 60 benchmarks.loader --tiles 30 --workers 4 8 16
-    part inference 80 benchmarks.inference --model deeplabv2_resnet101 --sides 1000
+    part inference 60 benchmarks.inference --model deeplabv2_resnet101 --sides 1000
     part step_uda_compiled 150 benchmarks.step $study --steps 10 --compile
 }
 "$python" - "$parts" "$out/gpu.json" << 'EOF'
