@@ -37,7 +37,7 @@ LAUNCHER, OF_LAUNCHER = "choice among the launcher's trainings", "best of the la
 def row_of(folder: Path) -> dict[str, str | float]:
     """Give the true mIoU of all methods on a pair, by their names.
 
-    A choice that was not made has no column. InputError where anything else is missing.
+    A choice that was not made has no column. InputError where another file is missing.
     """
     try:
         with (folder / "row.csv").open() as file:

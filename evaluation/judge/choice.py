@@ -198,7 +198,7 @@ def _decide(
 ) -> tuple[Ranked, str]:
     """Choose among the ranked, and say why. safe: the source's model, which is called `model` in the sentence.
 
-    Where an adaptation may be better or worse than what is safer, both vote: their mean loses less than the worse of
+    Where an adaptation may be better or worse than what is safer, they vote: their mean loses less than the worse of
     them, and gains most of what the better one does. So do adaptations of which either may be the better one.
 
     What assumes phase fractions like the source's is wrong on a target that has others, and no trial has tried one. So
