@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All benchmarks on one GPU, in nine minutes or less; writes gpu.log and gpu.json.
-#   benchmarks/gpu.sh [FOLDER]      default: runs/benchmarks      PARTS="loader inference"      those alone
+#   benchmarks/gpu.sh [FOLDER]      default: runs/benchmarks, whose files are replaced
+#   PARTS="loader inference"        those alone
 # Packages that the machine lacks may lie as wheels in `wheels/`. A part that fails or takes too long does not stop the
 # others; the exit status then is 1.
 set -uo pipefail
@@ -44,6 +45,10 @@ study="--batch-size 8 --no-published"
     part inference 60 benchmarks.inference --model deeplabv2_resnet101 --sides 1000
     part step_uda_compiled 150 benchmarks.step $study --steps 10 --compile
 }
+if [[ ! -s $out/gpu.log ]]; then
+    echo "error: PARTS='${PARTS:-}': no such part; the names are in $0" >&2
+    exit 1
+fi
 "$python" - "$parts" "$out/gpu.json" << 'EOF'
 import json, pathlib, sys
 parts = {path.stem: json.loads(path.read_text()) for path in sorted(pathlib.Path(sys.argv[1]).glob("*.json"))}

@@ -48,6 +48,8 @@ def row_of(folder: Path) -> dict[str, str | float]:
         chosen = _choice(folder, "choice", CHOICE, CANDIDATE) | _choice(folder, "launcher", LAUNCHER, OF_LAUNCHER)
     except OSError as error:
         raise InputError(f"{error.filename}: missing; launch/pairs.sh and launch/pair_methods.sh write it") from error
+    if lacking := set(_BEFORE.values()) - set(before):
+        raise InputError(f"{folder}/row.csv: has no column {', '.join(sorted(lacking))}; run benchmarks.judge again")
     row = {"pair": folder.name} | {name: float(before[column]) for name, column in _BEFORE.items()}
     if adapted not in _ADAPTATION:
         raise InputError(f"{config}: experiment {adapted} has no column here, only {', '.join(_ADAPTATION)}")

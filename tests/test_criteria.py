@@ -601,6 +601,11 @@ def test_both_choices_of_a_pair_are_read_and_one_that_broke_off_is_an_error(tmp_
     adaptation = pair / "uda" / "fold0" / "config.json"
     adaptation.parent.mkdir(parents=True)
     adaptation.write_text('{"experiment": "demo.half-histogram"}')
+    whole = (pair / "row.csv").read_text()
+    (pair / "row.csv").write_text(whole.replace("chosen", "taken"))
+    with pytest.raises(InputError, match=r"row\.csv: has no column chosen"):
+        methods.row_of(pair)
+    (pair / "row.csv").write_text(whole)
     before = methods.row_of(pair)
     assert (before["remedy"], before["choice of launch/pairs.sh"]) == (0.6, 0.68) and methods.CHOICE not in before
     for of, chosen in (("choice", "a"), ("launcher", "b")):
