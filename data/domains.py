@@ -18,7 +18,7 @@ from data.mask_readings import Values
 from data.mask_values import OF_MASKS, classes_of, values_of
 from data.pairs import files_of
 from data.survey import Given, middle, settled
-from data.table import FILE, composed, page_of, pixel_size_of
+from data.table import FILE, composed, page_of, pixel_size_of, without_ending
 from data.tiff import Page
 
 T = TypeVar("T")
@@ -106,6 +106,8 @@ def read_domains(path: Path | str) -> tuple[Options, dict[str, Domain]]:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a mark
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a domains.toml") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); save it as UTF-8 in your editor") from error
     except (ValueError, RecursionError) as error:  # also of text, and of numbers and nesting without end
         remedy = "mend the line named" + f"; a path: {SLASHES}" * bool(re.search(r"\\|hex", str(error)))
         raise InputError(f"{path}: not valid TOML ({cut(str(error))}); {remedy}") from error
@@ -195,7 +197,8 @@ def _domain(name: str, table: Table, seed: int, classes: tuple[str, ...]) -> Dom
     stems = {composed(stem): stem for stem in images}
     test = table.take("test", list, "a list of names (file names without suffix)", [],
                       lambda names: all(isinstance(name, str) for name in names))  # fmt: skip
-    test = {stems.get(composed(name).replace("/", "_"), name) for name in test}
+    written = [(name, composed(name).replace("/", "_")) for name in test]
+    test = {stems.get(place) or stems.get(without_ending(place), name) for name, place in written}
     for stem in sorted(test):
         if rows.get(stem, {}).get("test") is False:
             raise table.error("test", stem, f"{table.entries['micrographs']} says that it is none; correct one of them")

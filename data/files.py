@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -63,24 +64,45 @@ class Found:
         return ", ".join(named + [f"{folders} folders with images"] * bool(folders))
 
 
+def as_written(root: Path, value: str) -> Path:
+    """Give a path relative to `root`, with its accents as they are there: Macs write a letter and its accent as two."""
+    forms = [root / unicodedata.normalize(form, value) for form in ("NFC", "NFD")]
+    return next((place for place in (root / value, *forms) if place.exists()), root / value)
+
+
 def find(root: Path, value: str) -> Found:
     """Find what a folder's path or a pattern names, relative to `root`. ValueError where there is no such folder."""
-    place = root / value
+    place = as_written(root, value)
     if place.is_file() and place.suffix.lower() in _ANNOTATIONS:
         return Found(place.parent, None, (place,), alone=True)
     if not place.is_dir() and _PATTERN.search(value):
         folder, parts = root, list(Path(value).parts)
         # A folder may have a bracket in its name.
         while parts and (not _PATTERN.search(parts[0]) or (folder / parts[0]).is_dir()):
-            folder /= parts.pop(0)
+            folder = as_written(folder, parts.pop(0))
         if not folder.is_dir():
             raise ValueError(f"no folder '{cut(str(folder))}'; create it or correct the path")
-        found = sorted({folder / file for file in glob.glob(str(Path(*parts)), root_dir=folder, recursive=True)})
+        found = sorted(folder / file for file in _matching(folder, str(Path(*parts))))
         files = [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
         return Found(folder, value, tuple(files))
+    if place.is_file():
+        raise ValueError(f"no folder '{cut(str(place))}', but a file; give its folder, or a pattern")
     if not place.is_dir():
         raise ValueError(f"no folder '{cut(str(place))}'; create it or correct the path")
     return Found(place, None, tuple(sorted([*list_images(place), *_annotations_in(place)])))
+
+
+def _matching(folder: Path, pattern: str) -> set[str]:
+    """Find what a pattern names below a folder, with accents in either form, each file once.
+
+    A link to a folder that it lies in would give every file again and again.
+    """
+    forms = {pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))}
+    found = {name for form in forms for name in glob.glob(form, root_dir=folder, recursive=True)}
+    if "**" not in pattern:
+        return found
+    shortest = sorted(found, key=lambda name: (len(Path(name).parts), name))
+    return set({(folder / name).resolve(): name for name in reversed(shortest)}.values())
 
 
 def _annotations_in(folder: Path) -> list[Path]:

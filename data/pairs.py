@@ -13,7 +13,7 @@ from data.annotations import SUFFIXES as OUTLINES
 from data.annotations.outlines import OME, of_image, outlines, stem_of
 from data.decoding import SUFFIXES
 from data.entries import Table
-from data.files import Found
+from data.files import Found, as_written
 from data.table import composed, read_table
 
 # Folders of masks: a micrograph and its mask have one name, and are not of two specimens.
@@ -91,7 +91,8 @@ def _named_masks(table: Table, rows: dict[str, dict], of_masks: Found | None) ->
     named = {}
     for stem, row in rows.items():
         if mask := row.get("mask"):
-            named[stem] = next((folder / mask for folder in folders if (folder / mask).is_file()), None)
+            there = (as_written(folder, mask) for folder in folders)
+            named[stem] = next((file for file in there if file.is_file()), None)
             if named[stem] is None:
                 remedy = f"no such file, relative to {table.path.name} or to the other masks; correct it"
                 raise InputError(f"{_table_of(table)}: mask = '{mask[:200]}': {remedy}")
@@ -206,7 +207,8 @@ def _paired(
         (file,) = of_masks.annotations
         masks = masks or _of_one_file(table, file, names)
     if not masks and not named:
-        remedy = f"no mask in {of_masks.folder}; add some or remove the key"
+        left = of_masks.left(())
+        remedy = f"no mask in {of_masks.folder}" + f", only {left}" * bool(left) + "; add some or remove the key"
         if others:
             first = next(iter(others.values()))
             if first.suffix.lower() in OF_ONE:

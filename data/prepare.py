@@ -26,7 +26,7 @@ from common.arguments import positive
 from common.errors import InputError, exits_cleanly
 from common.memory import free_memory
 from common.parallel import ahead
-from data.bars import bar_rows, common_bar
+from data.bars import bar_rows, bars_left
 from data.decision import Decision, read_decision, recorded, undecided
 from data.domains import AUTO, Domain, NativeMicrograph, Options, read_domains
 from data.images import crop_information_bar, prepare_mask, prepare_micrograph, read_image, warn_of_enlargement
@@ -36,7 +36,7 @@ from data.masks import UnknownValues, counted, read_mask
 from data.sizes import confirm, fields_of_view, odd_sizes
 from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
-from data.survey import depth_of
+from data.survey import NEARLY_BLACK, depth_of, nearly_black
 
 _MIRRORED = 0.5  # share of the tiles beyond the micrographs: more is a waste
 _NOT_ALWAYS = (  # parameters of stores that use them
@@ -113,12 +113,13 @@ def prepare_domain(
             reference = describe(options, ask_beside, workers, quiet=True)
         confirm(odd_sizes(options, domain, described, reference))
     reading = _reading(domain, described, depth, workers, options.phases)
-    names, bars = set(), []
+    names, bars, black = set(), [], []
     with StoreWriter(path, options.tile, options.overlap) as writer, closing(reading):
         progress = tqdm(reading, desc=domain.name, unit="micrograph", total=len(domain.micrographs))
         for one, read in zip(described, progress, strict=True):
             native = one.native
-            image, mask, bar = _result(read, native, domain, described)
+            image, mask, bar, dark = _result(read, native, domain, described)
+            black += [native.image] * dark
             image = image if levels is None else matched(image, levels)
             fields = fields_of_view(image.shape, options)
             below = len(image) - max(rows.indices(len(image))[1] for _, (rows, _) in fields)
@@ -136,7 +137,10 @@ def prepare_domain(
             placed = writer.place(replace=force)
     if placed:
         _summarise(Store(path))
-        _warn_of_bars(domain.name, bars)
+        _warn_of_bars(domain.name, described, bars)
+        if black:
+            others = f" (and {len(black) - 1} other files)" if len(black) > 1 else ""
+            print(f"warning: {black[0]}{others}: {NEARLY_BLACK}", file=sys.stderr)
     return path
 
 
@@ -174,10 +178,10 @@ def _reading(
 
 def read_native(
     described: Described, domain: Domain, depth: int | None, memory: int, phases: int = 2
-) -> tuple[np.ndarray, np.ndarray | None, int]:
+) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
     """Read a native micrograph and its mask (None without), both uint8 (h, w) at working scale, and look for a bar.
 
-    Returns its rows in the native micrograph too, beyond those that are cut off.
+    Returns its rows in the native micrograph too, beyond those that are cut off, and if the micrograph is nearly black.
     depth: of the domain's camera, as of read_image; memory: as of prepare_micrograph.
     """
     native, bar = described.native, described.information_bar
@@ -186,16 +190,17 @@ def read_native(
         image = prepare_micrograph(grey, described.factor, domain.invert, bar, described.origin, memory)
     except InputError as error:
         raise InputError(f"{native.image}: {error}") from error
-    more = bar_rows(crop_information_bar(grey, bar))
+    shown = crop_information_bar(grey, bar)
+    more, dark = bar_rows(shown), nearly_black(native.image, native.page, shown)
     if native.mask is None:
-        return image, None, more
+        return image, None, more, dark
     mask = read_mask(native.mask, domain.values, grey.shape, bar, native.name, native.page)
-    return image, prepare_mask(mask, described.factor, phases), more
+    return image, prepare_mask(mask, described.factor, phases), more, dark
 
 
 def _result(
     read: Future, native: NativeMicrograph, domain: Domain, described: list[Described]
-) -> tuple[np.ndarray, np.ndarray | None, int]:
+) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
     """Wait for what read_native returns. An unknown value's message has those of all masks of the domain."""
     try:
         return read.result()
@@ -276,14 +281,13 @@ def _differences(path: Path, parameters: dict, provenance: list[dict], as_before
     return different + ["the names of its fields of view, of which two are alike"] * named_twice
 
 
-def _warn_of_bars(domain: str, bars: list[int]) -> None:
-    rows, count = common_bar(bars)
-    if rows:
-        print(
-            f"warning: {domain}: the lowest {rows} rows of {count} of {len(bars)} micrographs look like an information "
-            f"bar, and are trained on. If so, give information_bar = {rows}",
-            file=sys.stderr,
-        )
+def _warn_of_bars(domain: str, described: list[Described], bars: list[int]) -> None:
+    names, cut = [one.native.name for one in described], [one.information_bar for one in described]
+    said, rows = bars_left(names, bars, cut, "micrographs")
+    each = 'the rows of each in a table (`micrographs`), or "file" where their files say it'
+    if said:
+        give = f"information_bar = {rows}" if rows else each
+        print(f"warning: {domain}: {said}, and are trained on. If so, give {give}", file=sys.stderr)
 
 
 def _summarise(store: Store) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import InputError
 from common.parallel import all_of
 from data.decoding import look
@@ -19,6 +21,9 @@ from data.tiff import Page
 _DARK = 8  # times darker than white
 _CLIPPED = frozenset(2**bits - 1 for bits in DEPTHS)  # white of cameras, of which a merely dark picture has none
 _UPRIGHT = 4  # orientation of TIFF and EXIF that leaves rows rows; larger ones make columns of them
+NEARLY_BLACK = (
+    "nearly black: no pixel has an eighth of white. Export again, all micrographs of the domain by one factor."
+)
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -152,6 +157,11 @@ def depth_of(
         )
     each = {next(bits for bits in DEPTHS_BEFORE if one.level < 2**bits) for one in found.values()}
     return depth, each == {depth}
+
+
+def nearly_black(path: Path, page: Page, grey: np.ndarray) -> bool:
+    """Tell if a micrograph that was read as uint8 (h, w) is nearly black; of 16-bit samples `depth_of` has said it."""
+    return bool(grey.max() < 2**8 / _DARK) and look(path, page).bits != _SIXTEEN
 
 
 def _brightest(picture: tuple[Path, Page, int], broken: bool) -> Brightest | None:

@@ -24,6 +24,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def without_ending(name: str) -> str:
+    """A name without the ending of an image file, if it has one."""
+    return Path(name).stem if name.lower().endswith(SUFFIXES) else name
+
+
 def read_table(path: Path, names: Collection[str], by_folder: bool = False) -> dict[str, dict[str, object]]:
     """Read the rows of a table by the name of their micrograph, one of `names`: its values that are not empty.
 
@@ -36,7 +41,9 @@ def read_table(path: Path, names: Collection[str], by_folder: bool = False) -> d
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path of the table") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error}); save the table as UTF-8") from error
+        spreadsheet = path.read_bytes().startswith(b"PK")
+        fault = "a spreadsheet; export it as CSV" if spreadsheet else f"not UTF-8 ({error}); save the table as UTF-8"
+        raise InputError(f"{path}: {fault}") from error
     named = re.match(r"sep=([,;\t])\s*?[\r\n]", text)  # by Excel
     first = text[named.end() if named else 0 :].partition("\n")[0]
     divider = named[1] if named else max(",;\t", key=first.count)
@@ -81,7 +88,7 @@ def _filled(cells: list[str]) -> list[str]:
 def _name(cell: str, known: dict[str, str], by_folder: bool) -> str | None:
     cell = composed(cell).replace("\\", "/")
     *folders, name = cell.split("/")
-    stem = Path(name).stem if name.lower().endswith(SUFFIXES) else name
+    stem = without_ending(name)
     if by_folder and folders:
         some = (part for count in range(len(folders), 0, -1) for part in combinations(folders[-_DEEP:], count))
         return next((known[one] for part in some if (one := "_".join([*part, stem])) in known), None)

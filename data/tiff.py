@@ -98,6 +98,8 @@ class Picture:
         calibration = page.parent.imagej_metadata if page.parent.is_imagej else None
         if page.dtype == np.uint16 and (calibration or {}).get("c0") == -(1 << 15):
             raise InputError(f"{path}: ImageJ's signed 16-bit numbers (c0 = -32768); make it 8-bit in ImageJ")
+        if page.imagedepth > 1:
+            raise InputError(f"{path}: a volume of {page.imagedepth} slices behind one page; export one slice a file")
         parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
         if max(map(sum, parts), default=0) + self.slice * page.nbytes > path.stat().st_size:
             raise InputError(f"{path}: truncated, pixel data is missing at the end; copy the file again")

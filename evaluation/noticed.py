@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.bars import bar_rows, common_bar
+from data.bars import bar_rows, bars_left
 from data.copies import listed, of_one_field, pattern
 from data.images import crop_information_bar
 from data.store import digest
@@ -15,19 +15,20 @@ from data.store import digest
 class Noticed:
     """An image's name, pattern (data.copies), the digest of its pixels, and the rows of its bar, if it looks like one.
 
-    There is no digest of a uniform image, which is like any other of its kind.
+    There is no digest of a uniform image, which is like any other of its kind. cut: rows that are cut off.
     """
 
     file: str
     pattern: np.ndarray
     digest: str | None
     bar: int
+    cut: int
 
     @classmethod
     def of(cls, file: str, grey: np.ndarray, cut: int) -> "Noticed":
         """Look at a native image uint8 (h, w), of which the lowest `cut` rows are cut off."""
         bar = bar_rows(crop_information_bar(grey, cut))
-        return cls(file, pattern(grey), digest(grey) if np.ptp(grey) else None, bar and bar + cut)
+        return cls(file, pattern(grey), digest(grey) if np.ptp(grey) else None, bar and bar + cut, cut)
 
 
 def repeats(noticed: Sequence[Noticed]) -> dict[str, str]:
@@ -50,10 +51,10 @@ def warnings_of(noticed: Sequence[Noticed]) -> list[str]:
     if groups:
         alike = listed([[once[place].file for place in group] for group in groups])
         found.append(f"{alike}: look like one field with other grey levels, and count as several. If so, keep one")
-    rows, count = common_bar([one.bar for one in noticed])
-    if rows:
-        found.append(
-            f"the lowest {rows} rows of {count} of {len(noticed)} images look like an information bar, and count as "
-            f"specimen. If so, give --information-bar {rows}, or in domains.toml information_bar"
-        )
+    names, bars, cut = ([getattr(one, key) for one in noticed] for key in ("file", "bar", "cut"))
+    said, rows = bars_left(names, bars, cut, "images")
+    each = "a domains.toml with the rows of each in a table (`micrographs`), and --images-of"
+    if said:
+        give = f"--information-bar {rows}, or in domains.toml information_bar" if rows else each
+        found.append(f"{said}, and count as specimen. If so, give {give}")
     return found

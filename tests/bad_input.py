@@ -181,6 +181,12 @@ def tiff_bytes(pixels, **options) -> bytes:
     return file.getvalue()
 
 
+def volume() -> bytes:
+    content = io.BytesIO()
+    tifffile.imwrite(content, np.zeros((16, 64, 80), np.uint8), volumetric=True, photometric="minisblack", tile=None)
+    return content.getvalue()
+
+
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
 
@@ -294,6 +300,7 @@ def _images() -> Iterator[Fault]:
         return Fault("image", name, image(file, content), commands, ("verified", *says), True, "new/")
 
     yield bad("truncated TIFF", "m1.tif", half(tiff_bytes(GREY)), "truncated", "copy the file again")
+    yield bad("a volume behind one page", "m1.tif", volume(), "16 slices behind one page", "export one")
     yield bad("truncated compressed TIFF", "m1.tif", tiff_bytes(GREY, compression="deflate")[:-200], "copy")
     yield bad("truncated PNG", "m1.png", half(encoded(".png")), "damaged or truncated", "again")
     yield bad("PNG with one flipped byte", "m1.png", flipped(encoded(".png")), "damaged", "again")
@@ -623,7 +630,7 @@ def _tomls() -> Iterator[Fault]:
         "bytes that are no text",
         lambda: Path("domains.toml").write_bytes(b"\xff\xfe\0a"),
         PREPARE,
-        ("domains.toml", "not valid TOML", "mend"),
+        ("domains.toml", "not UTF-8", "save it as UTF-8"),
     )
     yield bad("damaged syntax", "scale = 1.0", "scale = ", "not valid TOML", "line 3", "mend")
     yield bad("nested without end", "scale = 1.0", "scale = " + "[" * 5000, "not valid TOML", "mend")

@@ -79,6 +79,31 @@ def test_odd_names_are_the_same_everywhere(tmp_path):
         assert sorted(row["name"] for row in csv.DictReader(file)) == sorted(names)
 
 
+@pytest.mark.parametrize("there", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED])
+def test_folders_and_masks_are_found_in_either_form(tmp_path, there, typed):
+    """In a path, in a pattern, in the names of a test set with their ending, and in a table."""
+    laboratory(tmp_path, "a", f"{there}1", "c")
+    os.rename(tmp_path / "source", tmp_path / there)
+    entry = annotated("source", test=[f"{typed}1.png"])
+    for images in (f"{typed}/images", f"{typed}/images/*", f"{typed}/im*/{typed}*", f"**/images/{typed}1.png"):
+        more = {"images": images, "masks": f"{typed}/masks/{typed}*", "micrographs": "table.csv"}
+        (tmp_path / "table.csv").write_text(f"name,mask\n{typed}1,{typed}1.png\n")
+        (tmp_path / "domains.toml").write_text(domains_toml(source=entry | more))
+        _, domains = read_domains(tmp_path / "domains.toml")
+        (found,) = [one for one in domains["source"].micrographs if one.test]
+        assert found.image == tmp_path / there / "images" / f"{there}1.png"
+        assert found.mask == tmp_path / there / "masks" / f"{there}1.png"
+
+
+def test_a_link_to_a_folder_above_gives_each_file_once(tmp_path):
+    toml = laboratory(tmp_path, "a", "b")
+    (tmp_path / "source" / "images" / "again").symlink_to(tmp_path / "source" / "images")
+    toml.write_text(domains_toml(source=annotated("source", folds=2, images="source/images/**/*.png")))
+    _, domains = read_domains(toml)
+    assert [one.name for one in domains["source"].micrographs] == ["a", "b"]
+
+
 def test_two_forms_of_one_name_are_refused_and_two_cases_warned_of(tmp_path, capsys):
     toml = laboratory(tmp_path, COMPOSED, DECOMPOSED)
     with pytest.raises(InputError, match=r"\.png has the same name, written with other Unicode characters; rename"):

@@ -178,6 +178,15 @@ def test_the_mask_of_an_ome_tiff_needs_no_ome_in_its_name(tmp_path, masks):
         assert [one.labelled for one in store.micrographs] == [True] + 3 * [False] and not warnings(printed)
 
 
+def test_what_stands_in_place_of_masks_or_of_a_folder_is_said(tmp_path, masks):
+    (masks / "m0.geojson").write_text("{}")
+    assert f"no mask in {masks}, only 1 .geojson; add some" in prepared(tmp_path, ok=False)[1]
+    said = prepared(tmp_path, ok=False, images="source/images/m0.png")[1]
+    assert "m0.png', but a file; give its folder, or a pattern" in said
+    (tmp_path / "table.csv").write_bytes(b"PK\x03\x04\xff")
+    assert "table.csv: a spreadsheet; export it as CSV" in prepared(tmp_path, ok=False, micrographs="table.csv")[1]
+
+
 def test_what_stands_in_place_of_the_images_is_said(tmp_path, masks):
     for name in ("m0", "m4"):
         cv2.imwrite(str(masks / f"{name}.png"), np.full(SIZE, 255, np.uint8))

@@ -190,7 +190,7 @@ def test_as_many_micrographs_as_workers_are_read_at_once(laboratory, monkeypatch
 
 
 def test_an_information_bar_that_is_not_cut_off_is_named(laboratory):
-    """With its rows in the file; not where one micrograph has it, it is cut off, or no field of view holds it."""
+    """With its rows in the file; of one micrograph only where too few are cut off; not in no field of view."""
     for number in range(4):
         path = str(laboratory / "source" / "images" / f"m{number}.png")
         grey = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
@@ -198,15 +198,41 @@ def test_an_information_bar_that_is_not_cut_off_is_named(laboratory):
         cv2.putText(grey, f"{number} kV", (5, 95), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255)
         cv2.imwrite(path, grey)
         if number in (0, 3):
-            named = f"source: the lowest 18 rows of {number + 1} of 4 micrographs look like an information bar"
+            which = " (m0)" if number == 0 else ""
+            named = f"source: the lowest 18 rows of {number + 1} of 4 micrographs{which} look like an information bar"
             for text, warned in (
                 (_OPTIONS.replace("1.0", "0.4") + _SOURCE, number == 3),
-                (_OPTIONS + _SOURCE + "information_bar = 8", number == 3),
+                (_OPTIONS + _SOURCE + "information_bar = 8", True),
                 (_OPTIONS + _SOURCE + "information_bar = 18", False),
                 (_OPTIONS + "field_of_view = [90, 64]" + _SOURCE, False),
             ):
                 said = call(f"prepare {_write_toml(laboratory, text)} --out {laboratory / 'stores'} --force")[1]
                 assert (named in said) == ("information bar, and" in said) == warned
+
+
+def test_information_bars_of_two_heights_are_named(laboratory):
+    for number, rows in enumerate((18, 18, 30, 30)):
+        path = str(laboratory / "source" / "images" / f"m{number}.png")
+        grey = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+        grey[-rows:] = 0
+        for line in (95, 80)[: 1 + (rows > 18)]:
+            cv2.putText(grey, f"{number} kV", (5, line), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255)
+        cv2.imwrite(path, grey)
+    for bar, named in ((0, "18 to 30 rows of 4 of 4 micrographs"), (18, "30 rows of 2 of 4 micrographs (m2, m3)")):
+        toml = _write_toml(laboratory, _OPTIONS + _SOURCE + f"information_bar = {bar}")
+        said = call(f"prepare {toml} --out {laboratory / 'stores'} --force")[1]
+        assert f"the lowest {named} look like" in said and "the rows of each in a table (`micrographs`)" in said
+
+
+def test_a_picture_that_is_nearly_black_is_named_once(laboratory):
+    """As 12 bit in floats of 16; what 16-bit samples are told of already is in test_depth.py."""
+    images = laboratory / "source" / "images"
+    for number in (1, 2):
+        grey = cv2.imread(str(images / f"m{number}.png"), cv2.IMREAD_GRAYSCALE)
+        (images / f"m{number}.png").unlink()
+        tifffile.imwrite(images / f"m{number}.tif", grey.astype(np.float32) * 16 / 65535)
+    said = call(f"prepare {laboratory / 'domains.toml'} --out {laboratory / 'stores'}")[1]
+    assert said.count("nearly black") == 1 and "m1.tif (and 1 other files): nearly black: no pixel" in said
 
 
 @pytest.mark.parametrize("workers", [1, 3])
