@@ -43,7 +43,7 @@ def coverage(members: list[Member], domain: str, specimens: int, fields: int, se
             place = (slice(row, row + FIELD[0]), slice(column, column + FIELD[1]))
             of_labels.append([structure.bainite[place].mean()])
             shown = cv2.resize(image[place], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            found = segment(networks, shown, *cut, FIELD)
+            found = segment(networks, [shown] * len(networks), *cut, FIELD)
             of_models.append([(found.classes > 0).mean()])
             by_model.append(found.fractions[:, 1])
         labels, _ = of_specimen(of_labels, np.zeros((fields, 1)))

@@ -41,7 +41,7 @@ def read_decision(path: Path | str) -> Decision:
     try:
         gap = json.loads(Path(path).read_text())
         remedy, before = gap["recommended"], gap["prepared"]
-        match = gap["source"] if remedy["match"] else before["match"]
+        match = gap["source"] if remedy["match"] == 1 else before["match"]
         decision = Decision(gap["target"], before["invert"] != remedy["invert"], match)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a readable gap.json ({error!r}). Run evaluation.gap again.") from error

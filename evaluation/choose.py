@@ -30,13 +30,17 @@ from evaluation.judge.choice import Candidate, choose, grouped
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import HALF, Remedy
 from evaluation.judge.truth import true_mious
 from evaluation.members import Member, load_member, read_otherwise, require_once, require_same_preparation
 from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
-_STATISTICS = Remedy(adabn=True)
+
+def free(adabn: bool) -> dict[str, Remedy]:
+    """Remedies that are candidates without asking, by the folder of their checkpoints. adabn: with batch norm."""
+    halfway = {"halfway": Remedy(match=HALF, adabn=HALF if adabn else 0.0)}
+    return {"statistics": Remedy(adabn=1.0)} | halfway if adabn else halfway
 
 
 def remaining(gap: Path, target: Store) -> Remedy:
@@ -57,7 +61,7 @@ def remaining(gap: Path, target: Store) -> Remedy:
         raise InputError(f"{gap}: what it recommends has no {error}. Run evaluation.gap again.") from error
     invert = prepared["invert"] != decision.invert
     matched = prepared.get("match") == decision.match and not invert  # which takes the grey levels away again
-    return replace(remedy, invert=invert, match=remedy.match and not matched)
+    return replace(remedy, invert=invert, match=0.0 if matched and remedy.match == 1 else remedy.match)
 
 
 def members_of(runs: Sequence[Path | str], device: object) -> list[Member]:
@@ -123,8 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     judge = Judge(plain.members, source, device)
     judge.calibrate(options.calibration)
     out = make_folder(options.out)
-    free = {"statistics": _STATISTICS} if judge.adabn else {}  # they cost no training
-    for folder, remedy in (free | recommended).items():
+    for folder, remedy in (free(judge.adabn) | recommended).items():
         if all(one.is_adapted or one.remedy != remedy for one in candidates):
             files = export(judge, plain.members, target, remedy, make_folder(out / folder))
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))

@@ -1,7 +1,7 @@
 """Overlap-tile inference on whole micrographs (paper 2.2, after Ronneberger et al.), in bounded memory."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -168,19 +168,22 @@ def predict(
 
 def segment(
     models: list[Network],
-    image: np.ndarray,
+    shown: Sequence[np.ndarray],
     tile: int,
     overlap: int,
     shape: tuple[int, int],
     device: torch.device | str = "cpu",
 ) -> Segmentation:
-    """Segment a micrograph, uint8 at working scale, by the models' mean probabilities, resized to `shape`.
+    """Segment a micrograph by the models' mean probabilities, resized to `shape`.
+
+    shown: the micrograph as each model is shown it, uint8 of one size, at working scale.
 
     Returns a Segmentation of (h, w) = shape. Memory holds, for every phase, one byte a pixel of the micrograph and of
     the mask. A bar shows the progress of a large micrograph.
     """
     kept = None  # in 255 steps, without the first phase, which has what the others leave
-    bands = [predict_bands(model, image, tile, overlap, device) for model in models]
+    bands = [predict_bands(model, image, tile, overlap, device) for model, image in zip(models, shown, strict=True)]
+    image = shown[0]
     with tqdm(total=len(image), unit="row", leave=False, delay=10) as progress:
         for found in zip(*bands, strict=True):
             row, each = found[0][0], np.stack([band for _, band in found])

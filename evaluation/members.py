@@ -3,7 +3,7 @@
 import copy
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +99,15 @@ class Member:
             return np.stack([cv2.resize(phase, image.shape[::-1], interpolation=cv2.INTER_LINEAR) for phase in found])
 
         return predictor
+
+
+def seen_by_each(members: Sequence[Member], image: np.ndarray) -> list[np.ndarray]:
+    """What each member's network is shown of a micrograph uint8 (h, w); one array where it is the same."""
+    found: dict[tuple, np.ndarray] = {}
+    keys = [(member.remedy.shown, None if member.levels is None else member.levels.tobytes()) for member in members]
+    for key, member in zip(keys, members, strict=True):
+        found[key] = member.seen(image) if key not in found else found[key]
+    return [found[key] for key in keys]
 
 
 def load_member(path: Path | str, which: str, device: torch.device | str, network: str = "model") -> Member:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +23,18 @@ from common.parallel import ahead
 from data.decoding import SUFFIXES
 from data.domains import AUTO, Domain, read_domains
 from data.files import Found
-from data.images import list_images, prepare_micrograph, read_image, warn_of_enlargement
+from data.images import crop_information_bar, list_images, prepare_micrograph, read_image, warn_of_enlargement
 from data.levels import FEW_LEVELS, has_few_levels, matched
 from data.pictures import write_classes
 from data.store import TWO_PHASES, differences, reported
-from data.survey import Given, depth_of, settled
+from data.survey import NEARLY_BLACK, Given, depth_of, nearly_black, settled
 from data.table import FILE
 from data.tiff import Page
 from evaluation.figures import heat, overlay
 from evaluation.fractions import FIELD, Fraction, fields_of, of_specimen, sentence
 from evaluation.inference import Segmentation, segment
 from evaluation.judge.remedies import Remedy
-from evaluation.members import Member, agreed
+from evaluation.members import Member, agreed, seen_by_each
 from evaluation.noticed import Noticed, repeats, warnings_of
 
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
@@ -68,14 +68,16 @@ def segment_folder(
     preparation, classes = members[0].preparation, members[0].classes
     if options.images_of:
         domain = _domain(folder, options.images_of)
+        labels = [one.mask for one in domain.micrographs if one.mask]
         asked = {one.image: _Asked(one.name, one.page, one.given) for one in domain.micrographs}
         _refuse_read_otherwise(folder, domain, members[0], options.invert)
     else:
-        asked = _of_folder(folder, options, members)
+        asked, labels = _of_folder(folder, options, members), []
     files = list(asked)
     for place in {file.parent for file in files}:
         if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
             raise InputError(f"{place}: --out would write into the folder of the micrographs; give another --out")
+    _refuse_to_overwrite((masks, overlays, confidence), labels)
     for member in members:
         if differing := differences(member.preparation, preparation, "here", "there"):
             raise InputError(
@@ -83,8 +85,7 @@ def segment_folder(
                 "whose stores are from one domains.toml."
             )
         read = [{key: one.preparation["native"].get(key) for key in _READ} for one in (member, members[0])]
-        alike = not member.remedy.match or np.array_equal(member.levels, members[0].levels)
-        if member.remedy.shown != members[0].remedy.shown or read[0] != read[1] or not alike:
+        if not member.remedy.votes_with(members[0].remedy) or read[0] != read[1]:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         target = member.config.get("target")
         known = target == options.images_of if options.images_of else bool(target)  # a folder has no name to tell by
@@ -96,7 +97,8 @@ def segment_folder(
     sizes, bars = ({getattr(given, key) for *_, given in asked.values()} for key in SCALE)
     size, bar = _said(sizes, "{:g} nm a pixel", "pixel size"), _said(bars, "{} rows", "bar")
     kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
-    remedy = f", then shown to the network {members[0].remedy}" if members[0].remedy != Remedy() else ""
+    remedies = " or ".join(dict.fromkeys(str(member.remedy) for member in members))
+    remedy = f", then shown to the network {remedies}" if remedies != str(Remedy()) else ""
     used = " and ".join(sorted({models.domain_in_use(member.model) for member in members} - {None}))
     statistics = f", by the batch-norm statistics of the {used}" if used else ""
     print(f"{folder}: taken to have {kind}{remedy}{statistics}")
@@ -128,6 +130,8 @@ def segment_folder(
         grey = read_image(file, depth, page)
         factor, origin = resize(pixel_size)
         image = prepare_micrograph(grey, factor, invert, bar, origin, free_memory())
+        if nearly_black(file, page, crop_information_bar(grey, bar)):
+            print(f"warning: {file}: {NEARLY_BLACK}", file=sys.stderr)
         if has_few_levels(image):
             print(
                 f"warning: {file}: {FEW_LEVELS} grey levels or fewer nearly everywhere; is it a mask? It counts in the "
@@ -136,18 +140,19 @@ def segment_folder(
             )
         image = image if levels is None else matched(image, levels)
         noticed = Noticed.of(name + file.suffix, grey, bar)
-        return _Read(name, file.suffix, members[0].seen(image), _reduced(grey), grey.shape, pixel_size, bar, noticed)
+        shown = seen_by_each(members, image)
+        return _Read(name, file.suffix, shown, _reduced(grey), grey.shape, pixel_size, bar, noticed)
 
     def segmented() -> Iterator[tuple | InputError]:
         for reading in ahead(read, files, 1):
             try:
                 one = reading.result()
-                of_image = [network(one.image) for network in networks]
+                of_image = [network(image) for network, image in zip(networks, one.shown, strict=True)]
             except InputError as error:
                 yield error
                 continue
             rows = one.shape[0] - one.information_bar
-            yield one, segment(of_image, one.image, *cut, (rows, one.shape[1]), device)
+            yield one, segment(of_image, one.shown, *cut, (rows, one.shape[1]), device)
 
     def write(result: tuple | InputError) -> tuple["_Read", Segmentation]:
         if isinstance(result, InputError):
@@ -185,11 +190,11 @@ def segment_folder(
 
 @dataclass(frozen=True)
 class _Read:
-    """A micrograph as it is segmented: what the network is shown of it, its picture, and its scale."""
+    """A micrograph as it is segmented: what each network is shown of it, its picture, and its scale."""
 
     name: str
     suffix: str
-    image: np.ndarray
+    shown: list[np.ndarray]
     picture: np.ndarray
     shape: tuple[int, int]
     pixel_size_nm: float
@@ -218,6 +223,21 @@ def _depth(asked: dict[Path, _Asked], members: list[Member]) -> int | None:
             file=sys.stderr,
         )
     return found
+
+
+def _refuse_to_overwrite(folders: Sequence[Path], labels: Iterable[Path]) -> None:
+    """Raise InputError where segmentations would replace what is none, such as masks that somebody has drawn.
+
+    A segmentation makes all of its folders before it writes, so where one is missing, what is in the others is not its.
+    """
+    drawn = {label.resolve().parent for label in labels}
+    ours = all(folder.is_dir() for folder in folders)
+    for folder in folders:
+        if folder.resolve() in drawn or (not ours and folder.is_dir() and any(folder.iterdir())):
+            raise InputError(
+                f"{folder}: has files that are no earlier segmentation, and --out would write into it; give another "
+                "--out"
+            )
 
 
 def _of_folder(folder: Path, options: argparse.Namespace, members: list[Member]) -> dict[Path, _Asked]:

@@ -236,7 +236,7 @@ class Launch:
     def changes_store(self) -> bool:
         """True where the recommended remedy changes the micrographs, so that they are prepared again."""
         remedy = self._advice["recommended"] if self.gap.exists() else {"invert": False, "match": False}
-        return remedy["invert"] or remedy["match"]
+        return remedy["invert"] or remedy["match"] == 1
 
     @property
     def data(self) -> Path:

@@ -25,7 +25,7 @@ from evaluation.judge.criteria import CRITERIA, VOTE, Shapes, criteria, shape_of
 from evaluation.judge.disturbances import Disturbance
 from evaluation.judge.judge import Look, _iou_of_labelled
 from evaluation.judge.pages import choice_page
-from evaluation.judge.remedies import Remedy, remedies
+from evaluation.judge.remedies import HALF, Remedy, remedies
 from evaluation.judge.vote import compared, dissent
 from evaluation.judge.windows import places, scaled_places, side_of, windows
 from evaluation.members import Member
@@ -108,6 +108,18 @@ def test_a_remedy_that_cannot_be_told_does_not_vote():
     assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy"
 
 
+def test_halfway_is_taken_for_any_gain_and_stands_for_the_source_model_in_a_vote():
+    """A loss of 0.15 logits is sure here, 3.6 points at 60 %."""
+    halfway = Remedy(match=HALF, adabn=HALF)
+    for expected, alone, voting in ((0.62, "remedy", "remedy"), (0.58, "safe", "remedy"), (0.55, "safe", "safe")):
+        sure = {"safe": 0.6, "remedy": expected}
+        assert choice_of(sure, remedy=halfway).chosen.candidate.name == alone
+        assert choice_of(sure | {"bold": 0.61}, remedy=halfway).chosen.candidate.name == f"{voting} and bold", expected
+    absent = {"safe": 0.0, "remedy": 0.4, "bold": 0.4}  # of a phase that all labelled micrographs have
+    found = choice_of({"safe": 0.3, "remedy": 0.4}, np.array([[0.5, 0.7], [0.3, 0.5]]), absent, remedy=halfway)
+    assert found.chosen.candidate.name == "remedy"
+
+
 def drawn_votes(seed, count):
     """Votes of four: a criterion that says how good the vote is, and how far each voter is from it."""
     rng, found = np.random.default_rng(seed), []
@@ -179,6 +191,10 @@ def test_gains_are_trusted_from_where_they_were_real():
         beyond = max(found.trusted_gain, found.error)
         untried = (found.trusted(one) for one in (Remedy(scale=2.0), Remedy(match=True), Remedy(adabn=True)))
         assert [*untried, found.trusted(Remedy(), adapted=True)] == [beyond] * 4, "no trial has scales or fractions"
+        halfway = Remedy(match=HALF, adabn=HALF)
+        assert found.trusted(halfway) == 0 and found.trusted(halfway, adapted=True) == beyond, "it has little to lose"
+        assert found.trusted(replace(halfway, scale=2.0)) == beyond
+        assert found.trusted(replace(halfway, invert=True)) == found.trusted_turn
     assert Calibration.fit(samples, miou, groups, [False] * 240).trusted_turn == np.inf, "nothing was tried"
 
 
@@ -319,12 +335,18 @@ def test_remedies_are_what_they_say():
     assert str(Remedy()) == "as it is" and Remedy().changes == 0
     both = Remedy(True, True, 2.0, True)
     assert both.changes == 4 and all(word in str(both) for word in ("inverted", "grey levels", "2", "statistics"))
+    ends = [one.apply(image, levels).astype(float) for one in (Remedy(), Remedy(match=1.0))]
+    middle = Remedy(match=HALF).apply(image, levels)
+    assert np.abs(middle - np.mean(ends, axis=0)).max() <= 0.5, "in the middle of what they are and are to be"
+    halves = (Remedy(match=HALF, adabn=HALF), Remedy(match=HALF), Remedy(adabn=HALF))
+    assert list(map(str, halves)) == ["halfway", "half grey levels of the source", "half statistics of the target"]
 
 
 def test_grey_levels_that_are_there_already_do_not_vote_twice():
-    assert len(remedies(adabn=True)) == 8 and len(remedies(adabn=False)) == 4
+    assert len(remedies(adabn=True)) == 10 and len(remedies(adabn=False)) == 6
     found = [str(one) for one in remedies(adabn=False, matched=True)]
     assert found == ["as it is", "inverted, grey levels of the source"], "which the other polarity has lost"
+    assert "halfway" in map(str, remedies(adabn=True, matched=True)), "half of the statistics are left to take"
 
 
 def test_shapes_of_what_one_can_count():
@@ -391,6 +413,8 @@ def choice_of(expected, fractions=_ANY, found_by=None, voices_heard=None, remedy
     found = [({}, Expected(miou, miou - 0.1, miou + 0.1)) for miou in expected.values()]
 
     def trusted(remedy, adapted=False):
+        if remedy.is_halfway and not adapted:
+            return 0.0
         return 0.3 if adapted or remedy.aligns or remedy.scale != 1 else 0.15
 
     trusting = SimpleNamespace(trusted=trusted, trusted_gain=0.15)
@@ -463,6 +487,11 @@ def tried(remedy, miou):
             "2 times too small: check pixel_size_nm, 2 times its value",
         ),
         ({Remedy(): 0.30, Remedy(adabn=True): 0.6}, "adapt", "batch-norm statistics of lom"),
+        (
+            {Remedy(): 0.30, Remedy(match=HALF, adabn=HALF): 0.6},
+            "adapt",
+            "take grey levels and batch-norm statistics halfway between sem and lom",
+        ),
         ({Remedy(): 0.60, Remedy(match=True): 0.61}, "adapt", "no remedy helps"),
         ({Remedy(): 0.30, Remedy(match=True): 0.33}, "label", "label five micrographs"),
     ],

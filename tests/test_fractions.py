@@ -10,6 +10,7 @@ import pytest
 
 import models
 from benchmarks.intervals import coverage
+from common.errors import InputError
 from evaluation.fractions import ACCURACY, FIELD, Fraction, fields_of, of_specimen
 from evaluation.members import Member, load_member
 from evaluation.segment_folder import SPECIMEN, segment_folder
@@ -109,6 +110,21 @@ def test_the_table_has_both_spreads_and_a_person_reads_them(tmp_path, capsys):
     assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows)
     printed = capsys.readouterr().out
     assert "95 % confidence, 6 images" in printed and "with the models' spread" in printed
+
+
+def test_masks_that_somebody_has_drawn_are_not_overwritten(tmp_path):
+    """What an earlier segmentation has written is, also after it was stopped."""
+    laboratory(tmp_path, 1)
+    drawn = tmp_path / "out" / "masks" / "m0.png"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_bytes(b"by hand")
+    with pytest.raises(InputError, match=r"out/masks: has files that are no earlier segmentation.*give another --out"):
+        segmented(tmp_path)
+    assert drawn.read_bytes() == b"by hand" and not (tmp_path / "out" / "overlays").exists()
+    drawn.unlink()
+    for _ in range(2):
+        segmented(tmp_path)
+        assert drawn.exists()
 
 
 def test_an_image_that_is_there_twice_counts_once(tmp_path, capsys):

@@ -215,7 +215,7 @@ def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
     for name, row in zip(good, rows, strict=False):
         picture = pictures[name]
         working = prepare_micrograph(picture, 0.625, invert=True, information_bar=3)
-        found = segment([network], working, 48, 8, picture[:-3].shape)
+        found = segment([network], [working], 48, 8, picture[:-3].shape)
         mask = np.pad(255 * found.classes, ((0, 3), (0, 0)))
         assert 0 < found.classes.mean() < 1 and float(row[4]) == found.classes.mean()
         assert 0.5 <= float(row[-1]) == pytest.approx(found.confidence.mean() / 255)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.judge.calibration import Expected
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import HALF, Remedy
 
 _AS_GOOD = 0.01  # mIoU: a simpler remedy that is expected to lose no more is as good
 ENOUGH = 0.9  # of what the source's own micrographs score: no training is worth its hours
@@ -205,10 +205,15 @@ def scale_asked(scale: float) -> str:
 
 def _asked(remedy: Remedy, target: str, source: str, inverted: bool) -> str:
     """Say what a person is asked to do for a remedy."""
-    keys = [f"`invert = {'false' if inverted else 'true'}`"] * remedy.invert + [f'`match = "{source}"`'] * remedy.match
+    keys = [f"`invert = {'false' if inverted else 'true'}`"] * remedy.invert
+    keys += [f'`match = "{source}"`'] * (remedy.match == 1)
     asked = [f"set {' and '.join(keys)} for {target}"] if keys else []
     if remedy.scale != 1:
         asked.append(scale_asked(remedy.scale))
-    if remedy.adabn:
+    halved = ["grey levels"] * (remedy.match == HALF) + ["batch-norm statistics"] * (remedy.adabn == HALF)
+    if halved:
+        what = " and ".join(halved)
+        asked.append(f"take {what} halfway between {source} and {target} (the checkpoints beside this report do)")
+    if remedy.adabn == 1:
         asked.append(f"take batch-norm statistics of {target} (the checkpoints beside this report have them)")
     return "; ".join(asked)

@@ -172,8 +172,11 @@ class Calibration:
         """Least gain that is trusted, in logits, of a remedy or a model that was adapted to the target.
 
         No trial has tried a scale, or phase fractions other than the source's, as adaptations and some remedies assume
-        them. Then the gain is to be beyond what the expectation may be wrong by.
+        them. Then the gain is to be beyond what the expectation may be wrong by. What goes half of the way has little
+        to lose, so it is to gain at all.
         """
+        if remedy.is_halfway and not adapted:
+            return 0.0
         least = self.trusted_turn if remedy.invert else self.trusted_gain
         return max(least, self.error) if adapted or remedy.aligns or remedy.scale != 1 else least
 

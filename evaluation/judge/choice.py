@@ -58,12 +58,12 @@ class Candidate:
     def votes_with(self, other: "Candidate") -> bool:
         """True for an adaptation to the target that can vote with another candidate, which is not of its training.
 
-        The models of both are of the same folds, so that their shares are equal; they are shown the same micrographs;
-        and they know how these were taken, which a model of a translated source does not.
+        The models of both are of the same folds, so that their shares are equal; they see the same at each pixel; and
+        they know how these were taken, which a model of a translated source does not.
         """
         folds = (sorted(str(member.config.get("fold")) for member in one.members) for one in (self, other))
         of_target = self.is_adapted and not self.foreign and not other.foreign and self.origin != other.origin
-        return of_target and self.remedy.shown == other.remedy.shown and len(set(map(tuple, folds))) == 1
+        return of_target and self.remedy.votes_with(other.remedy) and len(set(map(tuple, folds))) == 1
 
     @property
     def risk(self) -> tuple[int, int, int]:
@@ -241,6 +241,13 @@ def _decide(
     ]  # fmt: skip
     if close:
         voting = [chosen, *_of_each_training(close)[:most]]
+        if chosen is safe:  # halfway loses little and gains much: in a vote it stands for the model as it is
+            halfway = [
+                one for one in plausible
+                if one.candidate.remedy.is_halfway and one.expected.gain_over(safe.expected) > -loss
+                and all(other.candidate.votes_with(one.candidate) for other in voting[1:])
+            ]  # fmt: skip
+            voting[:1] = halfway[:1] or [safe]
         return _together(voting), _vote(voting, safe, model)
     if chosen is safe and ranked[0].expected.miou > safe.expected.miou + _AS_GOOD:
         return safe, _undecided(ranked[0], safe, model)

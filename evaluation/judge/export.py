@@ -23,9 +23,8 @@ def export(judge: Judge, members: Sequence[Member], target: Store, remedy: Remed
     for member in members:
         own = member.model
         if remedy.adabn:
-            own = with_statistics_of(
-                own, judge.windows(judge.images_of(target, member), remedy), judge.cut, judge.device
-            )
+            seen = judge.windows(judge.images_of(target, member), remedy)
+            own = with_statistics_of(own, seen, judge.cut, judge.device, remedy.adabn)
         state = {
             "config": member.config,
             "preparation": member.preparation | {"native": native_of(target)},

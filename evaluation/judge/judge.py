@@ -133,7 +133,8 @@ class Judge:
         """
         seen = self.windows(images, remedy, count)
         if remedy.adabn:
-            networks = [with_statistics_of(one, seen, self.cut, self.device) for one in networks or self.networks]
+            own = networks or self.networks
+            networks = [with_statistics_of(one, seen, self.cut, self.device, remedy.adabn) for one in own]
         segmenting = [for_inference(one) for one in networks] if networks else self._segmenting
         found = [criteria(segmenting, window, shapes or self.shapes, self.cut, self.device, judged) for window in seen]
         each = len(seen) // len(images)
@@ -325,9 +326,15 @@ def _read(kept: Path, identity: str) -> dict | None:
 
 
 def with_statistics_of(
-    network: nn.Module, seen: Sequence[np.ndarray], cut: Cut, device: torch.device | str
+    network: nn.Module, seen: Sequence[np.ndarray], cut: Cut, device: torch.device | str, share: float = 1.0
 ) -> nn.Module:
-    """Copy a model, with batch-norm statistics of windows uint8 (h, w) in place of its own, cut as it segments them."""
+    """Copy a model, with batch-norm statistics of windows uint8 (h, w), cut as it segments them.
+
+    share: how far means and variances go from its own to those; all of the way they take their place.
+    """
     model: nn.Module = copy.deepcopy(network)
     models.reestimate_statistics(model, (batch for window in seen for batch in window_batches(window, *cut, device)))
+    for own, new in zip(network.buffers(), model.buffers(), strict=True):
+        if new.is_floating_point():
+            new.copy_(own.lerp(new, share))
     return model
