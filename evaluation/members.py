@@ -102,7 +102,7 @@ class Member:
 
 
 def seen_by_each(members: Sequence[Member], image: np.ndarray) -> list[np.ndarray]:
-    """What each member's network is shown of a micrograph uint8 (h, w); one array where it is the same."""
+    """Give what each member's network is shown of a micrograph uint8 (h, w); one array where it is the same."""
     found: dict[tuple, np.ndarray] = {}
     keys = [(member.remedy.shown, None if member.levels is None else member.levels.tobytes()) for member in members]
     for key, member in zip(keys, members, strict=True):
