@@ -176,17 +176,26 @@ def segment(
 ) -> Segmentation:
     """Segment a micrograph by the models' mean probabilities, resized to `shape`.
 
-    shown: the micrograph as each model is shown it, uint8 of one size, at working scale.
+    shown: the micrograph as each model is shown it, uint8, at working scale; at others what a model finds is resized to
+    the first's.
 
     Returns a Segmentation of (h, w) = shape. Memory holds, for every phase, one byte a pixel of the micrograph and of
-    the mask. A bar shows the progress of a large micrograph.
+    the mask, and four for each model that is shown another size than the first. A bar shows the progress of a large
+    micrograph.
     """
     kept = None  # in 255 steps, without the first phase, which has what the others leave
-    bands = [predict_bands(model, image, tile, overlap, device) for model, image in zip(models, shown, strict=True)]
-    image = shown[0]
+    image, bands, whole = shown[0], {}, {}
+    for place, (model, seen) in enumerate(zip(models, shown, strict=True)):
+        if seen.shape == image.shape:
+            bands[place] = predict_bands(model, seen, tile, overlap, device)
+        else:
+            whole[place] = resized(predict(model, seen, tile, overlap, device), image.shape)
     with tqdm(total=len(image), unit="row", leave=False, delay=10) as progress:
-        for found in zip(*bands, strict=True):
-            row, each = found[0][0], np.stack([band for _, band in found])
+        for found in zip(*bands.values(), strict=True):
+            row, height = found[0][0], found[0][1].shape[1]
+            there = {place: probabilities[:, row : row + height] for place, probabilities in whole.items()}
+            there |= zip(bands, (band for _, band in found), strict=True)
+            each = np.stack([there[place] for place in range(len(models))])
             mean = each.mean(axis=0)
             if kept is None:
                 kept = np.empty((len(mean) - 1, *image.shape), np.uint8)
@@ -196,15 +205,22 @@ def segment(
                 pixels[model] += np.bincount(classes(band).ravel(), minlength=len(mean))
             progress.update(mean.shape[1])
     how = cv2.INTER_AREA if shape[0] < image.shape[0] else cv2.INTER_LINEAR
-    resized = np.stack([cv2.resize(phase, shape[::-1], interpolation=how) for phase in kept])
+    full = np.stack([cv2.resize(phase, shape[::-1], interpolation=how) for phase in kept])
     del kept
     confidence = np.empty(shape, np.uint8)
     for row in range(0, shape[0], _ROWS):  # in place, some rows at a time
-        rows = resized[:, row : row + _ROWS].astype(np.int16)
+        rows = full[:, row : row + _ROWS].astype(np.int16)
         phases = np.concatenate([255 - rows.sum(0, keepdims=True), rows])
         confidence[row : row + _ROWS] = phases.max(0)
-        resized[0, row : row + _ROWS] = classes(phases, certain=255)
-    return Segmentation(resized[0], confidence, pixels / image.size)
+        full[0, row : row + _ROWS] = classes(phases, certain=255)
+    return Segmentation(full[0], confidence, pixels / image.size)
+
+
+def resized(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Probabilities float32 (C, h, w), resized to the shape (h, w) of a micrograph."""
+    if probabilities.shape[1:] == shape:
+        return probabilities
+    return np.stack([cv2.resize(phase, shape[::-1], interpolation=cv2.INTER_LINEAR) for phase in probabilities])
 
 
 def _send(array: np.ndarray, device: torch.device) -> Tensor:

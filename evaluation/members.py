@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -16,7 +15,7 @@ import models
 from common.errors import InputError
 from data.store import Store, classes_of, differences
 from evaluation import scoring
-from evaluation.inference import Network, by_symmetries, for_inference, predict, window_batches
+from evaluation.inference import Network, by_symmetries, for_inference, predict, resized, window_batches
 from evaluation.judge.remedies import Remedy
 from evaluation.scoring import Predictor
 from training.checkpoint import load_model
@@ -93,10 +92,7 @@ class Member:
 
         def predictor(image: np.ndarray) -> np.ndarray:
             seen = self.seen(image)
-            found = predict(networks(seen), seen, **cut, device=device)
-            if found.shape[1:] == image.shape:
-                return found
-            return np.stack([cv2.resize(phase, image.shape[::-1], interpolation=cv2.INTER_LINEAR) for phase in found])
+            return resized(predict(networks(seen), seen, **cut, device=device), image.shape)
 
         return predictor
 

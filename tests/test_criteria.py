@@ -92,7 +92,7 @@ def test_where_the_source_model_finds_another_fraction_an_adaptation_votes_if_it
 
 
 def test_a_remedy_that_cannot_be_told_does_not_vote():
-    """Remedies without a training do harm more often; and models that are shown other micrographs cannot vote."""
+    """Remedies without a training do harm more often; and models of two polarities cannot vote."""
     for remedy in (Remedy(adabn=True), Remedy(scale=2.0)):
         found = choice_of({"safe": 0.6, "remedy": 0.62}, remedy=remedy)
         assert found.chosen.candidate.name == "safe" and "the safer one is kept" in found.sentence
@@ -105,7 +105,8 @@ def test_a_remedy_that_cannot_be_told_does_not_vote():
         "not one of remedy (80 (70 to 90)) and bold (80 (70 to 90)) can be trusted alone, against the source's model "
         "as it is (60 (50 to 70)); so they vote"
     )
-    assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy"
+    assert choice_of(sure, remedy=Remedy(scale=2.0)).chosen.candidate.name == "remedy and bold"
+    assert choice_of(sure, remedy=Remedy(invert=True)).chosen.candidate.name == "remedy"
 
 
 def test_halfway_is_taken_for_any_gain_and_stands_for_the_source_model_in_a_vote():

@@ -17,7 +17,15 @@ from benchmarks import inference as benchmark
 from common.errors import InputError
 from data.images import prepare_micrograph
 from evaluation.figures import overlay
-from evaluation.inference import by_symmetries, for_inference, predict, predict_bands, segment, window_batches
+from evaluation.inference import (
+    by_symmetries,
+    for_inference,
+    predict,
+    predict_bands,
+    resized,
+    segment,
+    window_batches,
+)
 from evaluation.members import Member
 from evaluation.segment_folder import SPECIMEN, segment_folder
 
@@ -223,6 +231,20 @@ def test_a_folder_is_segmented_as_each_micrograph_alone(tmp_path):
         shown = cv2.imread(str(out / "overlays" / name))[..., ::-1]
         np.testing.assert_array_equal(shown, overlay(picture, mask // 255))
         assert cv2.imread(str(out / "confidence" / name)).shape == (*picture.shape, 3)
+
+
+def test_models_that_are_shown_other_sizes_vote_by_the_mean_of_their_probabilities():
+    image = np.random.default_rng(3).integers(0, 256, (150, 170), np.uint8)
+    networks = [for_inference(models.build("deeplabv2_small").eval()) for _ in range(3)]
+    shown = [image, cv2.resize(image, None, fx=0.5, fy=0.5), cv2.resize(image, None, fx=1.4, fy=1.4)]
+    found = segment(networks, shown, 48, 8, image.shape)
+    alone = [predict(network, seen, 48, 8) for network, seen in zip(networks, shown, strict=True)]
+    mean = np.mean([resized(one, image.shape) for one in alone], axis=0)
+    assert mean.shape == (2, *image.shape) and np.mean(found.classes == mean.argmax(0)) > 0.999
+    assert np.mean(found.classes == alone[0].argmax(0)) < 0.99, "they differ, or nothing would be seen here"
+    for place, one in enumerate(alone):
+        of_all = [(resized(one, image.shape).argmax(0) == phase).mean() for phase in range(2)]
+        assert found.fractions[place] == pytest.approx(of_all, abs=1e-6)
 
 
 def test_the_benchmark_compares_with_the_plain_loop(tmp_path, monkeypatch):

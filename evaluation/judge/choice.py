@@ -58,7 +58,7 @@ class Candidate:
     def votes_with(self, other: "Candidate") -> bool:
         """True for an adaptation to the target that can vote with another candidate, which is not of its training.
 
-        The models of both are of the same folds, so that their shares are equal; they see the same at each pixel; and
+        The models of both are of the same folds, so that their shares are equal; they see the same polarity; and
         they know how these were taken, which a model of a translated source does not.
         """
         folds = (sorted(str(member.config.get("fold")) for member in one.members) for one in (self, other))

@@ -54,8 +54,8 @@ class Remedy:
         return replace(self, adabn=0.0)
 
     def votes_with(self, other: "Remedy") -> bool:
-        """True where the models that they are for see the same structures at each pixel, so that they can vote."""
-        return (self.invert, self.scale) == (other.invert, other.scale)
+        """True where the models that they are for can vote: those of one polarity."""
+        return self.invert == other.invert
 
     def apply(self, image: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Micrograph uint8 (h, w) -> uint8 (scale h, scale w). levels: of the source, as of grey_levels."""
