@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.judge import best_of
 from common.errors import InputError, exits_cleanly
 from common.files import write_csv
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import HALF, Remedy
 from evaluation.scoring import read_score
 
 # Columns that launch/pairs.sh has found before, by what they are called here.
@@ -29,6 +29,7 @@ _BEFORE = {
     "best remedy, by labels": "best remedy",
     "choice of launch/pairs.sh": "chosen",
 }
+_REMEDIES = {"adabn": str(Remedy(adabn=1.0)), "halfway": str(Remedy(match=HALF, adabn=HALF))}
 _ADAPTATION = {"demo.uda": "AdaptSegNet", "demo.half-histogram": "half-histogram"}
 CHOICE, ORACLE, CANDIDATE = "judge's choice", "oracle", "best candidate"
 LAUNCHER, OF_LAUNCHER = "choice among the launcher's trainings", "best of the launcher's trainings"
@@ -54,7 +55,7 @@ def row_of(folder: Path) -> dict[str, str | float]:
     if adapted not in _ADAPTATION:
         raise InputError(f"{config}: experiment {adapted} has no column here, only {', '.join(_ADAPTATION)}")
     row[_ADAPTATION[adapted]] = float(before["adaptation"])
-    row["adabn"] = truth[str(Remedy(adabn=True))]
+    row |= {name: truth[remedy] for name, remedy in _REMEDIES.items() if remedy in truth}
     for config in sorted(folder.glob("methods/*/config.json")):
         for path in sorted(config.parent.glob("evaluation/*/score.json")):
             teacher = ", teacher" if path.parent.name.endswith(".teacher") else ""

@@ -15,7 +15,7 @@ _LINE = 0.9  # share of a row that has one level, whichever: a frame
 _TEXT = 64  # grey levels, by which text is away from the ground
 _LETTERS, _SPREAD = 2, 0.1  # rows that have text, and the part of the width that it is spread over, at least
 _AGREE = 2  # rows by which bars of one domain differ, where JPEG blurs their edge
-_NAMED = 3
+_FEW, _NAMED = 0.1, 3  # share of the images that is told of, and how many are named
 
 
 def bar_rows(grey: np.ndarray) -> int:
@@ -52,18 +52,21 @@ def _has_text(bar: np.ndarray, level: int) -> bool:
 def bars_left(names: Sequence[str], rows: Sequence[int], cut: Sequence[int], what: str) -> tuple[str, int | None]:
     """Say which images of a domain look as if they had an information bar still; '' where none, or too few, do.
 
-    rows: of the bar of each, 0 without; cut: those of them that are cut off. what: the images, in the plural. One of
-    many may only look so, but not where a bar is cut off and more of it is left. Returns its rows too, None where the
-    images have bars of several heights.
+    rows: of the bar of each, 0 without; cut: those of them that are cut off. what: the images, in the plural. Few of
+    many may only look so; but not a tenth of them, where a bar is cut off and more of it is left. Returns its rows too,
+    None where the images have bars of several heights.
     """
     left = [place for place, of_image in enumerate(rows) if of_image]
+    middle = np.median([rows[place] for place in left]) if left else 0
+    alike = [place for place in left if abs(rows[place] - middle) <= _AGREE]
+    left = alike if 2 * len(alike) > len(rows) else left
     if few := 2 * len(left) <= len(rows):
         left = [place for place in left if cut[place]]
+        left = left if len(left) >= _FEW * len(rows) else []
     if not left:
         return "", None
     least, most = (int(end([rows[place] for place in left])) for end in (min, max))
-    alike = most - least <= _AGREE
     which = f" ({', '.join(names[place] for place in left[:_NAMED])}{', ...' * (len(left) > _NAMED)})" * few
-    height = str(most) if alike else f"{least} to {most}"
+    height = f"{least} to {most}" if most - least > 2 * _AGREE else str(most)
     said = f"the lowest {height} rows of {len(left)} of {len(rows)} {what}{which} look like an information bar"
-    return said, most if alike and not few else None
+    return said, None if few or most - least > 2 * _AGREE else most

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from data import annotations
 from data.decoding import SUFFIXES
 from data.headers import texts_beside
 from data.images import list_images
+from data.table import composed
 
 _PATTERN = re.compile(r"[*?\[]")
 _ANNOTATIONS = (*annotations.SUFFIXES, *annotations.LABEL_SUFFIXES)
@@ -44,8 +45,8 @@ class Found:
         """Name one of the files: by its stem, or after the folders too that the pattern's wildcards stand for."""
         if not by_folder or self.pattern is None:
             return file.stem
-        folders, written = file.relative_to(self.folder).parent.parts, Path(self.pattern).parts
-        return "_".join([*(part for part in folders if part not in written), file.stem])
+        folders, written = file.relative_to(self.folder).parent.parts, Path(composed(self.pattern)).parts
+        return "_".join([*(part for part in folders if composed(part) not in written), file.stem])
 
     def left(self, taken: Collection[Path]) -> str:
         """Say what lies in the folder, and for a pattern with ** below it, and was not taken: endings and counts."""
@@ -82,7 +83,7 @@ def find(root: Path, value: str) -> Found:
             folder = as_written(folder, parts.pop(0))
         if not folder.is_dir():
             raise ValueError(f"no folder '{cut(str(folder))}'; create it or correct the path")
-        found = sorted(folder / file for file in _matching(folder, str(Path(*parts))))
+        found = sorted(_matching(folder, str(Path(*parts))))
         files = [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
         return Found(folder, value, tuple(files))
     if place.is_file():
@@ -92,17 +93,30 @@ def find(root: Path, value: str) -> Found:
     return Found(place, None, tuple(sorted([*list_images(place), *_annotations_in(place)])))
 
 
-def _matching(folder: Path, pattern: str) -> set[str]:
-    """Find what a pattern names below a folder, with accents in either form, each file once.
+def _matching(folder: Path, pattern: str) -> set[Path]:
+    """Find what a pattern names below a folder, with accents in either form."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        forms = {pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))}
+        return {folder / name for form in forms for name in glob.glob(form, root_dir=folder)}
+    before, after = parts[: parts.index("**")], parts[parts.index("**") + 1 :]
+    tops = _matching(folder, str(Path(*before))) if before else {folder}
+    below = (place for top in tops if top.is_dir() for place in _folders_below(top))
+    return {file for place in below for file in _matching(place, str(Path(*after)) if after else "*")}
 
-    A link to a folder that it lies in would give every file again and again.
-    """
-    forms = {pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD"))}
-    found = {name for form in forms for name in glob.glob(form, root_dir=folder, recursive=True)}
-    if "**" not in pattern:
-        return found
-    shortest = sorted(found, key=lambda name: (len(Path(name).parts), name))
-    return set({(folder / name).resolve(): name for name in reversed(shortest)}.values())
+
+def _folders_below(top: Path) -> Iterator[Path]:
+    """Yield a folder and all below it, each once: a link may lead to one that it lies in. Hidden ones are left out."""
+    seen, own, links = set(), [top], []
+    while own or links:
+        place = own.pop() if own else links.pop(0)
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        yield place
+        for one in sorted(place.iterdir()) if os.access(place, os.R_OK | os.X_OK) else ():
+            if not one.name.startswith(".") and one.is_dir():
+                (links if one.is_symlink() else own).append(one)
 
 
 def _annotations_in(folder: Path) -> list[Path]:

@@ -36,7 +36,7 @@ from data.masks import UnknownValues, counted, read_mask
 from data.sizes import confirm, fields_of_view, odd_sizes
 from data.sources import Described, describe, same_files
 from data.store import Store, StoreWriter, store_path
-from data.survey import NEARLY_BLACK, depth_of, nearly_black
+from data.survey import depth_of, nearly_black, warn_of_black
 
 _MIRRORED = 0.5  # share of the tiles beyond the micrographs: more is a waste
 _NOT_ALWAYS = (  # parameters of stores that use them
@@ -138,9 +138,7 @@ def prepare_domain(
     if placed:
         _summarise(Store(path))
         _warn_of_bars(domain.name, described, bars)
-        if black:
-            others = f" (and {len(black) - 1} other files)" if len(black) > 1 else ""
-            print(f"warning: {black[0]}{others}: {NEARLY_BLACK}", file=sys.stderr)
+        warn_of_black(black)
     return path
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,6 @@ from data.tiff import Page
 _DARK = 8  # times darker than white
 _CLIPPED = frozenset(2**bits - 1 for bits in DEPTHS)  # white of cameras, of which a merely dark picture has none
 _UPRIGHT = 4  # orientation of TIFF and EXIF that leaves rows rows; larger ones make columns of them
-NEARLY_BLACK = (
-    "nearly black: no pixel has an eighth of white. Export again, all micrographs of the domain by one factor."
-)
 _SIXTEEN = 16  # bits of files whose camera may have had less
 
 
@@ -162,6 +159,17 @@ def depth_of(
 def nearly_black(path: Path, page: Page, grey: np.ndarray) -> bool:
     """Tell if a micrograph that was read as uint8 (h, w) is nearly black; of 16-bit samples `depth_of` has said it."""
     return bool(grey.max() < 2**8 / _DARK) and look(path, page).bits != _SIXTEEN
+
+
+def warn_of_black(files: Sequence[Path]) -> None:
+    """Print one warning of all files that are nearly black, where there are any."""
+    if files:
+        others = f" (and {len(files) - 1} other files)" if len(files) > 1 else ""
+        print(
+            f"warning: {files[0]}{others}: nearly black, no pixel has an eighth of white. Export again, all images "
+            "of the domain by one factor.",
+            file=sys.stderr,
+        )
 
 
 def _brightest(picture: tuple[Path, Page, int], broken: bool) -> Brightest | None:

@@ -41,7 +41,7 @@ def read_table(path: Path, names: Collection[str], by_folder: bool = False) -> d
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path of the table") from error
     except UnicodeDecodeError as error:
-        spreadsheet = path.read_bytes().startswith(b"PK")
+        spreadsheet = path.read_bytes().startswith((b"PK", b"\xd0\xcf\x11\xe0"))
         fault = "a spreadsheet; export it as CSV" if spreadsheet else f"not UTF-8 ({error}); save the table as UTF-8"
         raise InputError(f"{path}: {fault}") from error
     named = re.match(r"sep=([,;\t])\s*?[\r\n]", text)  # by Excel

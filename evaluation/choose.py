@@ -4,12 +4,12 @@
         --out runs/chosen/t3
     python evaluate.py runs/chosen/t3/choice.json --images lom --out segmented
 
-Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are candidates
-of their own, and so is the source's model with statistics of the target, and with what `--gap` recommends. No label
-of the target is read: the candidates are ranked by what is expected of them, as evaluation.gap does. Where the judge
-cannot say whether a remedy helps, the source's model is kept. Where it cannot say whether an adaptation does, or which
-of two is better, they vote. `--score` scores all candidates on the target's labelled test micrographs afterwards, so
-that one sees what the choice has cost.
+Runs that differ in fold only are one candidate, an ensemble. Checkpoints that a run kept (--keep-every) are
+candidates of their own, and so is the source's model with statistics of the target, halfway, and with what `--gap`
+recommends. No label of the target is read: the candidates are ranked by what is expected of them, as evaluation.gap
+does. Where the judge cannot say whether a remedy helps, the source's model is kept. Where it cannot say whether an
+adaptation does, or which of two is better, they vote. `--score` scores all candidates on the target's labelled test
+micrographs afterwards, so that one sees what the choice has cost.
 """
 
 if not __package__:
@@ -30,16 +30,16 @@ from evaluation.judge.choice import Candidate, choose, grouped
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
 from evaluation.judge.pages import choice_page
-from evaluation.judge.remedies import HALF, Remedy
+from evaluation.judge.remedies import Remedy, remedies
 from evaluation.judge.truth import true_mious
 from evaluation.members import Member, load_member, read_otherwise, require_once, require_same_preparation
 from training import checkpoint
 from training.device import choose_algorithms, choose_device
 
 
-def free(adabn: bool) -> dict[str, Remedy]:
-    """Remedies that are candidates without asking, by the folder of their checkpoints. adabn: with batch norm."""
-    halfway = {"halfway": Remedy(match=HALF, adabn=HALF if adabn else 0.0)}
+def free(adabn: bool, matched: bool) -> dict[str, Remedy]:
+    """Remedies that are candidates without asking, by the folder of their checkpoints, as of remedies.remedies."""
+    halfway = {str(one): one for one in remedies(adabn, matched) if one.is_halfway}
     return {"statistics": Remedy(adabn=1.0)} | halfway if adabn else halfway
 
 
@@ -127,7 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
     judge = Judge(plain.members, source, device)
     judge.calibrate(options.calibration)
     out = make_folder(options.out)
-    for folder, remedy in (free(judge.adabn) | recommended).items():
+    matched = target.metadata["parameters"].get("match") == source.domain
+    for folder, remedy in (free(judge.adabn, matched) | recommended).items():
         if all(one.is_adapted or one.remedy != remedy for one in candidates):
             files = export(judge, plain.members, target, remedy, make_folder(out / folder))
             candidates.append(Candidate(f"{plain.name}, {remedy}", tuple(members_of(files, device))))

@@ -4,10 +4,10 @@
     python -m evaluation.gap runs/sem --domain lom --data stores --out runs/gap/lom
 
 tries what costs no training on the target's training micrographs: polarity, scale, grey levels of the source,
-statistics of the target, alone and together. It writes gap.json and gap.html: the mIoU to expect of each, with an
-interval, and what to do. No label of the target is read. What the criteria mean is learnt from held-out source
-micrographs, disturbed in known ways (evaluation/judge). `--score` measures the model as it is and the recommended
-remedy on labelled test micrographs afterwards; it changes nothing else.
+statistics of the target, alone and together, and both half of the way. It writes gap.json and gap.html: the mIoU to
+expect of each, with an interval, and what to do. No label of the target is read. What the criteria mean is learnt
+from held-out source micrographs, disturbed in known ways (evaluation/judge). `--score` measures the model as it is
+and the recommended remedy on labelled test micrographs afterwards; it changes nothing else.
 """
 
 if not __package__:

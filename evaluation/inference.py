@@ -176,15 +176,15 @@ def segment(
 ) -> Segmentation:
     """Segment a micrograph by the models' mean probabilities, resized to `shape`.
 
-    shown: the micrograph as each model is shown it, uint8, at working scale; at others what a model finds is resized to
-    the first's.
+    shown: the micrograph as each model is shown it, uint8; what a model finds at a smaller scale is resized to the
+    largest.
 
     Returns a Segmentation of (h, w) = shape. Memory holds, for every phase, one byte a pixel of the micrograph and of
-    the mask, and four for each model that is shown another size than the first. A bar shows the progress of a large
+    the mask, and four for each model that is shown a smaller one. A bar shows the progress of a large
     micrograph.
     """
     kept = None  # in 255 steps, without the first phase, which has what the others leave
-    image, bands, whole = shown[0], {}, {}
+    image, bands, whole = max(shown, key=np.size), {}, {}
     for place, (model, seen) in enumerate(zip(models, shown, strict=True)):
         if seen.shape == image.shape:
             bands[place] = predict_bands(model, seen, tile, overlap, device)

@@ -27,7 +27,7 @@ from data.images import crop_information_bar, list_images, prepare_micrograph, r
 from data.levels import FEW_LEVELS, has_few_levels, matched
 from data.pictures import write_classes
 from data.store import TWO_PHASES, differences, reported
-from data.survey import NEARLY_BLACK, Given, depth_of, nearly_black, settled
+from data.survey import Given, depth_of, nearly_black, settled, warn_of_black
 from data.table import FILE
 from data.tiff import Page
 from evaluation.figures import heat, overlay
@@ -37,6 +37,7 @@ from evaluation.judge.remedies import Remedy
 from evaluation.members import Member, agreed, seen_by_each
 from evaluation.noticed import Noticed, repeats, warnings_of
 
+_TABLE = "phase_fractions.csv"
 OVERLAY_SIDE = 2048  # px; a picture to look at, the mask has every pixel
 SPECIMEN = "all images"
 SCALE = ("pixel_size_nm", "information_bar")
@@ -77,7 +78,7 @@ def segment_folder(
     for place in {file.parent for file in files}:
         if place.resolve() in {path.resolve() for path in (out, masks, overlays, confidence)}:
             raise InputError(f"{place}: --out would write into the folder of the micrographs; give another --out")
-    _refuse_to_overwrite((masks, overlays, confidence), labels)
+    _refuse_to_overwrite(out, (masks, overlays, confidence), labels)
     for member in members:
         if differing := differences(member.preparation, preparation, "here", "there"):
             raise InputError(
@@ -85,7 +86,9 @@ def segment_folder(
                 "whose stores are from one domains.toml."
             )
         read = [{key: one.preparation["native"].get(key) for key in _READ} for one in (member, members[0])]
-        if not member.remedy.votes_with(members[0].remedy) or read[0] != read[1]:
+        matching = member.remedy.match and members[0].remedy.match
+        alike = not matching or np.array_equal(member.levels, members[0].levels)
+        if not member.remedy.votes_with(members[0].remedy) or read[0] != read[1] or not alike:
             raise InputError(f"{member.run}: made for other micrographs than {members[0].run}. Give one at a time.")
         target = member.config.get("target")
         known = target == options.images_of if options.images_of else bool(target)  # a folder has no name to tell by
@@ -97,8 +100,9 @@ def segment_folder(
     sizes, bars = ({getattr(given, key) for *_, given in asked.values()} for key in SCALE)
     size, bar = _said(sizes, "{:g} nm a pixel", "pixel size"), _said(bars, "{} rows", "bar")
     kind = f"{size}, {'' if invert else 'not '}inverted, {bar} cut off{like}"
-    remedies = " or ".join(dict.fromkeys(str(member.remedy) for member in members))
-    remedy = f", then shown to the network {remedies}" if remedies != str(Remedy()) else ""
+    ways = list(dict.fromkeys(str(member.remedy) for member in members))
+    how = f"networks in {len(ways)} ways: {'; '.join(ways)}" if len(ways) > 1 else f"network {ways[0]}"
+    remedy = f", then shown to the {how}" if ways != [str(Remedy())] else ""
     used = " and ".join(sorted({models.domain_in_use(member.model) for member in members} - {None}))
     statistics = f", by the batch-norm statistics of the {used}" if used else ""
     print(f"{folder}: taken to have {kind}{remedy}{statistics}")
@@ -118,7 +122,7 @@ def segment_folder(
     for path in (masks, overlays, confidence):
         make_folder(path)
     (out / DONE).unlink(missing_ok=True)
-    networks = [member.networks(device) for member in members]
+    networks, black = [member.networks(device) for member in members], []
     first_of_name = {asked[file].name: file for file in reversed(files)}
 
     def read(file: Path) -> _Read:
@@ -130,8 +134,7 @@ def segment_folder(
         grey = read_image(file, depth, page)
         factor, origin = resize(pixel_size)
         image = prepare_micrograph(grey, factor, invert, bar, origin, free_memory())
-        if nearly_black(file, page, crop_information_bar(grey, bar)):
-            print(f"warning: {file}: {NEARLY_BLACK}", file=sys.stderr)
+        black.extend([file] * nearly_black(file, page, crop_information_bar(grey, bar)))
         if has_few_levels(image):
             print(
                 f"warning: {file}: {FEW_LEVELS} grey levels or fewer nearly everywhere; is it a mask? It counts in the "
@@ -177,7 +180,8 @@ def segment_folder(
         except InputError as error:
             message = str(error)
             failures.append(message if shown_name(file.name)[1:-1] in message else f"{file}: {message}")
-    table.write(out / "phase_fractions.csv")
+    table.write(out / _TABLE)
+    warn_of_black(black)
     print(f"{len(table.rows)} of {len(files)} images segmented: {out}")
     if failures:
         raise InputError("\n       ".join([f"{len(failures)} of {len(files)} images not segmented:", *failures]))
@@ -225,15 +229,17 @@ def _depth(asked: dict[Path, _Asked], members: list[Member]) -> int | None:
     return found
 
 
-def _refuse_to_overwrite(folders: Sequence[Path], labels: Iterable[Path]) -> None:
+def _refuse_to_overwrite(out: Path, folders: Sequence[Path], labels: Iterable[Path]) -> None:
     """Raise InputError where segmentations would replace what is none, such as masks that somebody has drawn.
 
-    A segmentation makes all of its folders before it writes, so where one is missing, what is in the others is not its.
+    A segmentation makes all of its folders before it writes, and its table after that. So where there is no table, and
+    one of the folders is missing, what is in the others is not its.
     """
-    drawn = {label.resolve().parent for label in labels}
-    ours = all(folder.is_dir() for folder in folders)
+    drawn = {place for label in labels for place in (label.parent.resolve(), label.resolve().parent)}
+    ours = all(folder.is_dir() for folder in folders) or any((out / name).exists() for name in (_TABLE, DONE))
     for folder in folders:
-        if folder.resolve() in drawn or (not ours and folder.is_dir() and any(folder.iterdir())):
+        files = folder.iterdir() if folder.is_dir() and not ours else ()
+        if folder.resolve() in drawn or any(not file.name.startswith(".") for file in files):
             raise InputError(
                 f"{folder}: has files that are no earlier segmentation, and --out would write into it; give another "
                 "--out"

@@ -84,6 +84,12 @@ class Launch:
         self.stores, self.remedied = self.out / "stores", self.out / "remedied"
         self.gap, self.choice = self.out / "gap" / "gap.json", self.out / "choice" / "choice.json"
         self.segmented = self.out / "segmented" / "segmentation.json"
+        drawn = {one.mask.parent.resolve() for one in target.micrographs if one.mask}
+        if (masks := self.segmented.parent / "masks").resolve() in drawn:
+            raise InputError(
+                f"{options.domains}: the masks of {target.name} are in {masks}, which the segmentation replaces. Copy "
+                "them to another folder."
+            )
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps in their order. Those after the gap report depend on what it advises."""

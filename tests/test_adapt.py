@@ -127,7 +127,7 @@ def test_an_adaptation_starts_from_what_the_judge_recommends(adapted, tmp_path):
     config = json.loads((out / "uda" / "fold0" / "config.json").read_text())
     assert config["data"] == str(out / "remedied") and config["reference"] == str(out / "supervised" / "fold0")
     choice = json.loads((out / "choice" / "choice.json").read_text())
-    assert {one["remedy"] for one in choice["ranked"]} == {"as it is", "statistics of the target"}
+    assert {one["remedy"] for one in choice["ranked"]} == {"as it is", "halfway", "statistics of the target"}
     assert sum(one["adapted"] and not one["parts"] for one in choice["ranked"]) == 1
     mask = cv2.imread(str(out / "segmented" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
     label = cv2.imread(str(laboratory / "negative" / "masks" / "m0.png"), cv2.IMREAD_GRAYSCALE) > 0
@@ -222,9 +222,11 @@ def test_more_adaptations_start_each_from_the_one_before_and_are_candidates(labo
 )
 def test_the_advice_decides_what_is_trained(laboratory, tmp_path, advice, trains):
     (tmp_path / "gap").mkdir()
-    found = {"advice": advice, "recommended": {"invert": False, "match": False}}
-    (tmp_path / "gap" / "gap.json").write_text(json.dumps(found))
-    assert ("train_uda.py" in adapt(laboratory, tmp_path, "--dry-run").stdout) == trains
+    for match, prepared in ((False, False), (0.5, False), (1.0, True)):  # of half of the grey levels there is no store
+        found = {"advice": advice, "recommended": {"invert": False, "match": match}}
+        (tmp_path / "gap" / "gap.json").write_text(json.dumps(found))
+        said = adapt(laboratory, tmp_path, "--dry-run").stdout
+        assert ("train_uda.py" in said, "remedied" in said) == (trains, trains and prepared)
     assert "train_uda.py" in adapt(laboratory, tmp_path, "--dry-run", "--always-adapt").stdout
 
 

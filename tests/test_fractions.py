@@ -1,6 +1,7 @@
 """Phase fractions with their uncertainty: intervals that hold, fields that add up, and what is said of them."""
 
 import csv
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from benchmarks.intervals import coverage
 from common.errors import InputError
 from evaluation.fractions import ACCURACY, FIELD, Fraction, fields_of, of_specimen
 from evaluation.members import Member, load_member
-from evaluation.segment_folder import SPECIMEN, segment_folder
+from evaluation.segment_folder import SPECIMEN, _refuse_to_overwrite, segment_folder
 
 
 def test_the_interval_of_normal_fields_holds_the_truth_in_95_of_100_specimens():
@@ -122,9 +123,15 @@ def test_masks_that_somebody_has_drawn_are_not_overwritten(tmp_path):
         segmented(tmp_path)
     assert drawn.read_bytes() == b"by hand" and not (tmp_path / "out" / "overlays").exists()
     drawn.unlink()
-    for _ in range(2):
-        segmented(tmp_path)
-        assert drawn.exists()
+    segmented(tmp_path)
+    shutil.rmtree(tmp_path / "out" / "confidence")  # by somebody who needs the space
+    segmented(tmp_path)
+    for name in ("phase_fractions.csv", "segmentation.json"):
+        (tmp_path / "out" / name).unlink()  # as where it was stopped
+    segmented(tmp_path)
+    assert drawn.exists()
+    with pytest.raises(InputError, match="out/masks: has files that are no earlier"):  # labels that are in use
+        _refuse_to_overwrite(tmp_path / "out", [drawn.parent], [drawn])
 
 
 def test_an_image_that_is_there_twice_counts_once(tmp_path, capsys):

@@ -17,6 +17,7 @@ from short_runs import supervised_arguments, uda_arguments
 
 import models
 from common.errors import InputError
+from data.decision import read_decision
 from data.store import Store
 from evaluation import choose as choosing
 from evaluation import gap, scoring
@@ -28,7 +29,7 @@ from evaluation.judge.choice import Candidate, grouped
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge, Look
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import HALF, Remedy
 from evaluation.judge.truth import true_miou
 from evaluation.judge.watch import TargetWatch
 from evaluation.judge.windows import labelled_part
@@ -166,6 +167,23 @@ def test_statistics_of_the_target_are_in_the_file(micrographs, trained, tmp_path
     assert found.shape == (2, *image.shape) and found.sum(0) == pytest.approx(np.ones(image.shape), abs=1e-5)
 
 
+def test_halfway_has_the_mean_of_both_statistics(micrographs, trained):
+    member = load_member(trained[0], "last", "cpu")
+    judge = judging.Judge([member], Store(micrographs / "domains" / "source.h5"))
+    seen = judge.windows(judge.images_of(Store(micrographs / "domains" / "negative.h5", labels=False)), Remedy())
+    of_target, halfway = (
+        judging.with_statistics_of(member.model, seen, judge.cut, "cpu", share).state_dict() for share in (1.0, HALF)
+    )
+    changed = 0
+    for name, own in member.model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(halfway[name], (own + of_target[name]) / 2)
+            changed += not torch.equal(halfway[name], own)
+        elif "num_batches" not in name:
+            assert torch.equal(halfway[name], own)
+    assert changed > 10
+
+
 def test_each_model_gets_statistics_of_its_own_fold(micrographs, trained, tmp_path):
     """The target has folds here: it is the source itself."""
     members = [load_member(run_folder, "last", "cpu") for run_folder in trained]
@@ -236,7 +254,8 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     candidates = [trained[0], adapted, "--gap", tmp_path / "gap" / "gap.json"]
     found = chosen(micrographs / "domains", candidates, tmp_path / "right", monkeypatch)
     names = [one["name"] for one in found["ranked"]]
-    assert len(names) == 6, "the run, its statistics, the remedy, the adaptation and two checkpoints that it kept"
+    known = "the run, its statistics, halfway, the remedy, the adaptation and two checkpoints that it kept"
+    assert len(names) == 7, known
     assert sum("step0000" in name for name in names) == 2
     assert found["runs"] == ["remedy/fold0.pt"], "from its folder, which may move"
     assert found["chosen"] == f"{trained[0]}, {remaining(tmp_path / 'gap' / 'gap.json', taken(micrographs))}"
@@ -249,7 +268,7 @@ def test_the_choice_is_made_without_labels_and_taken_by_evaluate(
     scored = chosen(micrographs / "domains", candidates, tmp_path / "scored", monkeypatch, "--score")
     assert scored["sentence"] == found["sentence"], "scores do not steer"
     truth = [float(value) for value in re.findall(r"scored ([\d.]+)", capsys.readouterr().out)]
-    assert len(truth) == 6 and max(truth) == truth[names.index(found["chosen"])]
+    assert len(truth) == 7 and max(truth) == truth[names.index(found["chosen"])]
     assert "measured" in (tmp_path / "scored" / "choice.html").read_text()
 
     options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")
@@ -269,7 +288,7 @@ def test_both_vote_where_the_judge_cannot_tell(micrographs, trained, adapted, tm
     assert names == [found["chosen"]] and "so they vote" in found["sentence"]
     assert "By itself, each that votes finds: " in found["remarks"][-1]
     files = [tmp_path / "choice" / path for path in found["runs"]]
-    assert [path.resolve() for path in files] == [adapted, tmp_path / "choice" / "as_it_is" / "fold0.pt"]
+    assert [path.resolve() for path in files] == [adapted, tmp_path / "choice" / "halfway" / "fold0.pt"]
     members, target = [load_member(path, "last", "cpu") for path in files], Store(micrographs / "domains/negative.h5")
     models.set_domain(members[0].model, "target")
     together = scoring.ensemble([member.predictor("cpu") for member in members])
@@ -385,6 +404,11 @@ def test_the_choice_has_what_is_left_of_the_remedy(micrographs, tmp_path):
     assert remaining(file, by_hand) == Remedy(scale=0.5, adabn=True)
     file.write_text(json.dumps(gap | {"recommended": recommended}))
     assert remaining(file, by_hand) == Remedy(match=True, scale=0.5, adabn=True)
+    file.write_text(json.dumps(gap | {"recommended": {"invert": False, "match": 0.5, "scale": 1.0, "adabn": 0.5}}))
+    plain = SimpleNamespace(domain="negative", metadata={"parameters": {"invert": False}})
+    assert remaining(file, plain) == Remedy(match=HALF, adabn=HALF)
+    assert read_decision(file).match is None, "no store has half of the grey levels"
+    file.write_text(json.dumps(gap | {"recommended": recommended}))
     levels = SimpleNamespace(domain="negative", metadata={"parameters": {"invert": False, "match": "source"}})
     assert remaining(file, levels) == Remedy(**recommended), "inverting takes the grey levels away"
     file.write_text(json.dumps(gap | {"recommended": recommended, "target": "lom"}))
@@ -404,6 +428,7 @@ def test_the_model_as_it_is_segments_micrographs_of_the_target(micrographs, trai
     text = domains_toml(source=annotated("source", folds=3), negative=annotated("negative", invert=True))
     (micrographs / "inverted.toml").write_text(text)
     run("-m", "data.prepare", micrographs / "inverted.toml", "--out", tmp_path / "stores")
+    monkeypatch.setattr(choosing, "free", lambda *of: {})  # which are expected to be a little better
     found = chosen(tmp_path / "stores", trained[:1], tmp_path / "choice", monkeypatch)
     assert found["runs"] == ["as_it_is/fold0.pt"]
     options = ("--images", micrographs / "negative" / "images", "--out", tmp_path / "masks")

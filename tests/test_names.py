@@ -96,12 +96,35 @@ def test_folders_and_masks_are_found_in_either_form(tmp_path, there, typed):
         assert found.mask == tmp_path / there / "masks" / f"{there}1.png"
 
 
-def test_a_link_to_a_folder_above_gives_each_file_once(tmp_path):
+def test_folders_are_named_in_either_form(tmp_path):
+    """Of several folders those that wildcards stand for are in the names, and no others."""
+    for folder in ("x", "y"):
+        draw(tmp_path / "n" / folder / DECOMPOSED, 2, seed=1, contrast=1.0)
+    for typed in (COMPOSED, DECOMPOSED):
+        entry = annotated("source") | {"images": f"n/*/{typed}/images/*", "masks": f"n/*/{typed}/masks/*"}
+        (tmp_path / "domains.toml").write_text(domains_toml(source=entry))
+        _, domains = read_domains(tmp_path / "domains.toml")
+        found = {one.name: one.mask for one in domains["source"].micrographs}
+        assert list(found) == ["x_m0", "x_m1", "y_m0", "y_m1"] and all(found.values())
+
+
+def test_links_to_folders_give_each_file_once(tmp_path):
     toml = laboratory(tmp_path, "a", "b")
-    (tmp_path / "source" / "images" / "again").symlink_to(tmp_path / "source" / "images")
+    images = tmp_path / "source" / "images"
+    for link in ("again", "once more"):
+        (images / link).symlink_to(images)
+    (images / "loop.png").symlink_to(images / "loop.png")
+    (images / "c.png").symlink_to(images / "a.png")
+    shutil.copy(tmp_path / "source" / "masks" / "a.png", tmp_path / "source" / "masks" / "c.png")
     toml.write_text(domains_toml(source=annotated("source", folds=2, images="source/images/**/*.png")))
+    status, printed = call(f"prepare {toml} --out {tmp_path / 'stores'}")
+    assert status == 2 and "loop.png: cannot be read" in printed
+    (images / "loop.png").unlink()
+    (images / "old").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(images / "a.png", tmp_path / "elsewhere" / "d.png")
     _, domains = read_domains(toml)
-    assert [one.name for one in domains["source"].micrographs] == ["a", "b"]
+    assert [one.name for one in domains["source"].micrographs] == ["a", "b", "c", "d"], "a file's own link has its name"
 
 
 def test_two_forms_of_one_name_are_refused_and_two_cases_warned_of(tmp_path, capsys):

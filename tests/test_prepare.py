@@ -232,7 +232,7 @@ def test_a_picture_that_is_nearly_black_is_named_once(laboratory):
         (images / f"m{number}.png").unlink()
         tifffile.imwrite(images / f"m{number}.tif", grey.astype(np.float32) * 16 / 65535)
     said = call(f"prepare {laboratory / 'domains.toml'} --out {laboratory / 'stores'}")[1]
-    assert said.count("nearly black") == 1 and "m1.tif (and 1 other files): nearly black: no pixel" in said
+    assert said.count("nearly black") == 1 and "m1.tif (and 1 other files): nearly black, no pixel" in said
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -50,7 +50,8 @@ def load_pretraining(model: Network, name: str, pretraining: str, classes: Seque
         if changes.get("invert") or changes.get("match") or changes.get("scale", 1) != 1:
             raise InputError(
                 f"--pretraining {pretraining}: its network is shown changed micrographs ({changes}), which training "
-                "does not do. Make the change in domains.toml, and start from the run itself."
+                "does not do. Start from the run itself; in domains.toml, polarity, scale and the source's grey levels "
+                "are for training too."
             )
         learnt = classes_of(state.get("preparation", {}))
         if learnt != tuple(classes):

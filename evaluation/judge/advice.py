@@ -107,7 +107,8 @@ def advise(
     sentence = f"{_asked(chosen.remedy, target, source, inverted)}: {gain} {100 * source_miou:.0f}."
     if enough:
         return Advice("remedy", chosen, sentence)
-    then = "Adaptation from there" if chosen.remedy.scale == 1 else "Correct that first; then adaptation"
+    then = "Adaptation from there" if chosen.remedy.invert or chosen.remedy.match == 1 else "Adaptation"
+    then = "Correct that first; then adaptation" if chosen.remedy.scale != 1 else then
     return Advice("adapt", chosen, f"{sentence} {then} is worth its hours.")
 
 

@@ -65,6 +65,11 @@ class Candidate:
         of_target = self.is_adapted and not self.foreign and not other.foreign and self.origin != other.origin
         return of_target and self.remedy.votes_with(other.remedy) and len(set(map(tuple, folds))) == 1
 
+    def of_same_models(self, other: "Candidate") -> bool:
+        """True where both are the same models of the source, under whichever remedy."""
+        mine, theirs = ([(member.config, member.step) for member in one.members] for one in (self, other))
+        return not self.is_adapted and mine == theirs
+
     @property
     def risk(self) -> tuple[int, int, int]:
         """Order from safe to bold: source model, with a remedy, adapted; then the later checkpoint."""
@@ -199,7 +204,8 @@ def _decide(
     """Choose among the ranked, and say why. safe: the source's model, which is called `model` in the sentence.
 
     Where an adaptation may be better or worse than what is safer, they vote: their mean loses less than the worse of
-    them, and gains most of what the better one does. So do adaptations of which either may be the better one.
+    them, and gains most of what the better one does. So do adaptations of which either may be the better one. In a vote
+    halfway stands for the source's model: it loses little, and is more often the better one.
 
     What assumes phase fractions like the source's is wrong on a target that has others, and no trial has tried one. So
     it is taken alone only where its gain is beyond what the expectation may be wrong by. Where the safer one finds
@@ -241,10 +247,11 @@ def _decide(
     ]  # fmt: skip
     if close:
         voting = [chosen, *_of_each_training(close)[:most]]
-        if chosen is safe:  # halfway loses little and gains much: in a vote it stands for the model as it is
+        if chosen is safe:
             halfway = [
                 one for one in plausible
-                if one.candidate.remedy.is_halfway and one.expected.gain_over(safe.expected) > -loss
+                if one.candidate.remedy.is_halfway and one.candidate.of_same_models(safe.candidate)
+                and one.expected.gain_over(safe.expected) > -loss
                 and all(other.candidate.votes_with(one.candidate) for other in voting[1:])
             ]  # fmt: skip
             voting[:1] = halfway[:1] or [safe]

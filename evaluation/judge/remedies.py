@@ -1,4 +1,4 @@
-"""Remedies that need no training: polarity, scale, grey levels of the source, statistics of the target."""
+"""Remedies that need no training: polarity, scale, grey levels of the source, statistics of the target, halfway."""
 
 from dataclasses import dataclass, replace
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 import cv2
 import numpy as np
 
-from data.levels import matched
+from data.levels import grey_levels, transfer
 
 HALF = 0.5  # of the way: as far as is safe where nobody knows if the target's phase fractions are the source's
 
@@ -61,7 +61,9 @@ class Remedy:
         """Micrograph uint8 (h, w) -> uint8 (scale h, scale w). levels: of the source, as of grey_levels."""
         image = 255 - image if self.invert else image
         if self.match:
-            image = np.rint(image + self.match * (matched(image, levels) - image.astype(np.float32))).astype(np.uint8)
+            own = np.arange(256.0)
+            table = own + self.match * (transfer(grey_levels([image]), levels) - own)
+            image = np.rint(table).astype(np.uint8)[image]
         return scaled(image, self.scale)
 
 
