@@ -1,7 +1,7 @@
 """How right the judge was, on pairs whose targets have labels: a row for each folder of launch/adapt.sh.
 
     launch/pairs.sh                                                   # makes such folders, and this table
-    python -m benchmarks.judge runs/pairs/*.? --out docs/judge_pairs.csv
+    python -m benchmarks.judge runs/pairs/*.? --out docs/judge_pairs.csv --remedies docs/remedies_pairs.csv
 
 Every remedy that evaluation.gap has tried is scored on the target's labelled micrographs, and beside it what
 evaluation.choose had to choose from; truth.json in each folder has the remedies, which are not scored again then.
@@ -27,7 +27,7 @@ from data.store import Store, store_path
 from evaluation.judge.choice import Candidate
 from evaluation.judge.export import export
 from evaluation.judge.judge import Judge
-from evaluation.judge.remedies import Remedy
+from evaluation.judge.remedies import Remedy, remedies
 from evaluation.judge.truth import true_miou
 from evaluation.members import load_member
 from training.device import choose_algorithms, choose_device
@@ -120,12 +120,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.judge", description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="that launch/adapt.sh has written to")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
+    parser.add_argument(
+        "--remedies", type=Path, metavar="FILE", help="CSV file of all remedies but scales, to write too"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     options = parser.parse_args()
     choose_algorithms(deterministic=False, amp="off")
     device = choose_device(options.device)
     rows = [row_of(folder, device) for folder in options.folders]
     write_csv(options.out, [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+    if options.remedies:
+        truth = {folder.name: json.loads((folder / "truth.json").read_text()) for folder in options.folders}
+        names = [name for name in map(str, remedies(adabn=True)) if all(name in one for one in truth.values())]
+        write_csv(
+            options.remedies,
+            [{"pair": pair} | {name: round(one[name], 4) for name in names} for pair, one in truth.items()],
+        )
     print("\n".join(summary(rows)))
 
 

@@ -11,6 +11,7 @@ import torch
 
 import models
 from benchmarks import methods
+from benchmarks.judge import main as judge_table
 from benchmarks.judge import row_of as judge_row
 from benchmarks.judge import summary
 from common.errors import InputError
@@ -116,9 +117,11 @@ def test_halfway_is_taken_for_any_gain_and_stands_for_the_source_model_in_a_vote
         sure = {"safe": 0.6, "remedy": expected}
         assert choice_of(sure, remedy=halfway).chosen.candidate.name == alone
         assert choice_of(sure | {"bold": 0.61}, remedy=halfway).chosen.candidate.name == f"{voting} and bold", expected
-    absent = {"safe": 0.0, "remedy": 0.4, "bold": 0.4}  # of a phase that all labelled micrographs have
-    found = choice_of({"safe": 0.3, "remedy": 0.4}, np.array([[0.5, 0.7], [0.3, 0.5]]), absent, remedy=halfway)
-    assert found.chosen.candidate.name == "remedy"
+    labelled, found_by = np.array([[0.5, 0.7], [0.3, 0.5]]), {"safe": 0.0, "remedy": 0.2}
+    for expected, taken in ((0.55, "safe"), (0.65, "remedy")):  # of 0.6, between one phase everywhere and the source's
+        found = choice_of({"safe": 0.5, "remedy": expected}, labelled, found_by, remedy=halfway)
+        assert found.chosen.candidate.name == taken, "the target may have none of a phase that halfway finds"
+        assert ("is the right one" in " ".join(found.remarks)) == (taken == "remedy")
 
 
 def drawn_votes(seed, count):
@@ -684,7 +687,7 @@ def test_models_vote_in_equal_shares():
     assert _repeats(source) == [[0], [1]] and _repeats([*adapted, source[0]]) == [[0], [1], [2]]
 
 
-def test_the_benchmark_names_both_that_vote_and_takes_no_vote_for_a_candidate(tmp_path):
+def test_the_benchmark_names_both_that_vote_and_takes_no_vote_for_a_candidate(tmp_path, monkeypatch):
     expected = {"miou": 0.7}
     ranked = [
         {"name": "bold", "adapted": True, "remedy": "as it is", "parts": [], "expected": expected},
@@ -704,6 +707,15 @@ def test_the_benchmark_names_both_that_vote_and_takes_no_vote_for_a_candidate(tm
     row = judge_row(tmp_path, "cpu")
     assert row["of it"] == "statistics of the target and adaptation"
     assert (row["adaptation"], row["chosen"], row["best candidate"]) == (0.8, 0.85, 0.8)
+    words = ["judge", tmp_path, "--out", tmp_path / "table.csv", "--remedies", tmp_path / "remedies.csv"]
+    monkeypatch.setattr("sys.argv", list(map(str, [*words, "--device", "cpu"])))
+    judge_table()
+    assert (tmp_path / "remedies.csv").read_text().split() == [
+        "pair,as",
+        "it",
+        "is,inverted",
+        f"{tmp_path.name},0.6,0.5",
+    ]
 
 
 def test_all_that_vote_are_shown(monkeypatch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def advise(
         # In the wrong polarity phases may change places, and look as plausible: it has to gain over all in the right,
         # those that contradict themselves too: else drawn t2, whose polarity is right, would be turned.
         safer = kept if each.remedy.invert else before
-        contradicted = each.remedy.aligns and implausible(each.fractions, each.expected, labelled, least)
+        contradicted = implausible(each.remedy, each.fractions, each.expected, labelled, least)
         gains = each is not before and each.expected.surely_over(safer.expected, trusted(each.remedy))
         if gains and not contradicted:
             taken.append(each)
@@ -133,7 +134,7 @@ def remarks(
     if better and best.remedy.scale not in (1, chosen.remedy.scale):
         known = f"expected mIoU {best.expected} against {chosen.expected}"
         found.append(f"Not sure, but {scale_asked(best.remedy.scale)}: {known}.")
-    aligned = chosen.fractions if chosen.remedy.aligns else None
+    aligned = chosen.fractions if chosen.remedy.moves else None
     found += absent_remarks(as_it_is(tried).fractions, aligned, labelled, classes)
     return found + unlike_remarks(chosen.fractions, labelled, classes)
 
@@ -152,13 +153,25 @@ def unlike(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:
     return [phase for phase, (found, (least, most)) in ranges if more(found, most) or more(least, found)]
 
 
-def implausible(fractions: Sequence[float], expected: Expected, labelled: np.ndarray, least: float) -> bool:
+class Moving(Protocol):
+    """Remedy, or candidate of the choice: if it moves the target's distribution to the source's, and all of the way."""
+
+    @property
+    def moves(self) -> bool: ...
+
+    @property
+    def aligns(self) -> bool: ...
+
+
+def implausible(
+    what: Moving, fractions: Sequence[float], expected: Expected, labelled: np.ndarray, least: float
+) -> bool:
     """Tell if something that assumes fractions like the source's contradicts itself, or has too little to show.
 
     least: mIoU that it is to be expected to have. Where the model as it is finds nothing of a phase, it is halfway from
     one phase everywhere to the source's score: in a target without that phase, such a thing finds it all the same.
     """
-    return bool(unlike(fractions, labelled)) or expected.miou < least
+    return (what.aligns and bool(unlike(fractions, labelled))) or (what.moves and expected.miou < least)
 
 
 def absent(fractions: Sequence[float], labelled: np.ndarray) -> list[int]:

@@ -55,6 +55,11 @@ class Candidate:
         """True where it has learnt, or is shown, the target as if its phase fractions were like the source's."""
         return self.is_adapted or self.remedy.aligns
 
+    @property
+    def moves(self) -> bool:
+        """True where it has learnt, or is shown, the target as if it were more like the source than it is."""
+        return self.is_adapted or self.remedy.moves
+
     def votes_with(self, other: "Candidate") -> bool:
         """True for an adaptation to the target that can vote with another candidate, which is not of its training.
 
@@ -190,7 +195,7 @@ def choose(judge: Judge, candidates: Sequence[Candidate], target: Store) -> Choi
         ranked = sorted([*ranked, chosen], key=lambda one: -one.expected.miou)
     by_name = {one.candidate.name: one for one in ranked}
     segmenting = [by_name[part.name] for part in chosen.parts] or [chosen]  # of a vote the safer one last
-    aligned = chosen.fractions if segmenting[0].candidate.aligns else None
+    aligned = chosen.fractions if segmenting[0].candidate.moves else None
     said = absent_remarks(safe.fractions, aligned, judge.fractions, target.classes)
     found = [remark for one in segmenting for remark in unlike_remarks(one.fractions, judge.fractions, target.classes)]
     said += found[-1:]  # the safer one's, of a vote
@@ -217,7 +222,7 @@ def _decide(
     plausible = [
         one for one in ranked
         if one is not safe
-        and not (one.candidate.aligns and implausible(one.fractions, one.expected, labelled, least))
+        and not implausible(one.candidate, one.fractions, one.expected, labelled, least)
     ]  # fmt: skip
 
     def trusted(one: Ranked) -> float:

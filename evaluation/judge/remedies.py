@@ -44,6 +44,11 @@ class Remedy:
         return self == Remedy(match=HALF, adabn=self.adabn) and self.adabn in (0, HALF)
 
     @property
+    def moves(self) -> bool:
+        """True where it moves the target's distribution towards the source's, by half or all of the way."""
+        return self.match > 0 or self.adabn > 0
+
+    @property
     def aligns(self) -> bool:
         """True where it makes the target's distribution the source's: that assumes like phase fractions."""
         return self.match == 1 or self.adabn == 1
