@@ -11,6 +11,7 @@ from evaluation.judge.choice import Choice
 from evaluation.judge.criteria import CRITERIA
 from evaluation.judge.search import Gap
 
+_HALFWAY = "Halfway: grey levels and batch-norm statistics in the middle between source and target."
 _BEST = 3
 _LINE = 36  # characters above a picture
 _MEASURED = ["measured [%]"]  # column, where labelled micrographs were scored
@@ -40,7 +41,7 @@ def gap_page(gap: Gap, truth: dict[str, float]) -> str:
         page.table(header, rows, wrapped=True),
         "<p class='note'>The mIoU is expected, not measured: no label of the target was read for it. In brackets the "
         "interval that held nine of ten disturbed source micrographs. A target may differ in ways that no disturbance "
-        "has; then the interval is too narrow. So look at the pictures.</p>",
+        f"has; then the interval is too narrow. So look at the pictures. {_HALFWAY}</p>",
         f"<p class='note'>Criteria grow as predictions get worse:</p><ul class='note'>{meanings}</ul>",
         f"<p class='note'>Calibrated on disturbed source micrographs: mean absolute error "
         f"{100 * calibration.mae:.1f} points, Spearman correlation {calibration.spearman:.2f}, each in "
@@ -78,7 +79,7 @@ def choice_page(choice: Choice, truth: dict[str, float]) -> str:
         page.table(header, rows, wrapped=True),
         "<p class='note'>The mIoU is expected, not measured: the choice was made without a label of the target"
         + (", and what was measured afterwards did not change it" if truth else "")
-        + ".</p>",
+        + f". {_HALFWAY}</p>",
         page.drawn(_pictures, [(one.candidate.name, one.expected, one.pictures) for one in shown], choice.classes),
     ]
     return page.whole(f"Which model for {choice.target}", sections)
