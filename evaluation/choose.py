@@ -39,7 +39,7 @@ from training.device import choose_algorithms, choose_device
 
 def free(adabn: bool, matched: bool) -> dict[str, Remedy]:
     """Remedies that are candidates without asking, by the folder of their checkpoints, as of remedies.remedies."""
-    halfway = {str(one): one for one in remedies(adabn, matched) if one.is_halfway}
+    halfway = {"halfway": one for one in remedies(adabn, matched) if one.is_halfway}
     return {"statistics": Remedy(adabn=1.0)} | halfway if adabn else halfway
 
 
