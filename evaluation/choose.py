@@ -39,8 +39,8 @@ from training.device import choose_algorithms, choose_device
 
 def free(adabn: bool, matched: bool) -> dict[str, Remedy]:
     """Remedies that are candidates without asking, by the folder of their checkpoints, as of remedies.remedies."""
-    halfway = {"halfway": one for one in remedies(adabn, matched) if one.is_halfway}
-    return {"statistics": Remedy(adabn=1.0)} | halfway if adabn else halfway
+    statistics = [("statistics", Remedy(adabn=1.0))] * adabn
+    return dict([*statistics, *(("halfway", one) for one in remedies(adabn, matched) if one.is_halfway)])
 
 
 def remaining(gap: Path, target: Store) -> Remedy:
